@@ -1,0 +1,60 @@
+# Every target needs `install`, which makes .venv once (again when pyproject.toml changes).
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 12))
+
+.PHONY: install check test test-slow test-gpu docs demo clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@set -e; \
+	python=$$($(MAKE) --no-print-directory -s find-python); \
+	if [ -z "$$python" ]; then \
+	  echo "pendel needs Python 3.12 or newer, and none was found on PATH or among pyenv's versions." >&2; \
+	  echo "Install one, e.g. 'pyenv install 3.13', 'apt install python3.12-venv' or from python.org, then repeat." >&2; \
+	  exit 1; \
+	fi; \
+	if ! $(BIN)/python -c '$(SUITABLE)' 2>/dev/null; then \
+	  echo "making .venv with $$python"; \
+	  "$$python" -m venv --clear .venv || { \
+	    echo "$$python cannot make a virtual environment; install its venv module (e.g. apt install python3-venv)." >&2; \
+	    exit 1; }; \
+	fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	touch $(STAMP)
+
+# The first suitable interpreter: PATH, newest name first, then pyenv's versions, newest first.
+.PHONY: find-python
+find-python:
+	@pyenv=$${PYENV_ROOT:-$$HOME/.pyenv}/versions; \
+	for candidate in python3.14 python3.13 python3.12 python3 \
+	    $$(ls -d "$$pyenv"/3.*/bin/python 2>/dev/null | sort --version-sort --reverse); do \
+	  if "$$candidate" -c '$(SUITABLE)' 2>/dev/null; then command -v "$$candidate"; exit 0; fi; \
+	done
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+test: check
+	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+test-gpu: install
+	$(BIN)/pytest -m gpu
+
+# README and docs are run as doctests.
+docs: install
+	$(BIN)/pytest tests/test_docs.py
+
+demo: install
+	$(BIN)/pendel demo
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

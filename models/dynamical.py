@@ -1,0 +1,73 @@
+r"""Dynamical diffraction as least-squares programs do it: Gaussian errors and one thickness distribution.
+
+The generative story, for measurement m of hkl r in frame f:
+
+    displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
+    log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
+    log_scale_f  ~ Normal(log_scale_mean, scale_spread)
+    log_thickness(alpha) ~ GP(log_thickness_mean, thickness_spread, 40 deg)      one stiff curve
+    I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
+    I_obs,m ~ Normal(I_m, sqrt(sigma_m^2 + (0.02 I_m)^2))
+
+All frames share the relative width of the thickness. The 2 % is the instability factor of the usual weights (1 % of the
+amplitude); standard uncertainties from this model are too small whenever the model misses strong reflections by more.
+"""
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+from pendel.likelihood import gaussian
+from pendel.parameters import with_parameters
+from pendel.simulate import simulate_intensities
+from pendel.thickness import lognormal, matern_covariance
+
+LENGTH_DEG = 40.0  # stiffer than in `robust`: one slowly bending curve
+
+
+def model(crystal, datasets, *, intensities=None, mask=None):
+    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
+    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
+    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
+    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
+    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain)
+    numpyro.deterministic("fract", structure.fract)
+    numpyro.deterministic("U_aniso", structure.u_aniso)
+
+    for number, (experiment, plan) in enumerate(datasets):
+        suffix = f"_{number + 1}" if number else ""
+        frames = f"frames{suffix}"
+        alpha = jnp.asarray(experiment.alpha)
+
+        strongest = jnp.log(jnp.max(experiment.intensity))
+        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
+        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
+        tilt_spread = numpyro.sample(f"tilt_spread{suffix}", dist.HalfNormal(0.1), infer={"fixed_in_map": 0.08})
+        with numpyro.plate(frames, plan.frames):
+            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
+            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).expand([2]).to_event(1))  # deg
+
+        mean = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
+        spread = numpyro.sample(f"thickness_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
+        log_thickness = numpyro.sample(
+            f"log_thickness{suffix}",
+            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG)),
+            infer={"plate": frames},
+        )
+        log_width = numpyro.sample(f"log_width{suffix}", dist.Normal(jnp.log(0.15), 0.7))
+        nodes, weights = lognormal(log_thickness, jnp.broadcast_to(log_width, log_thickness.shape))
+        mean_thickness = numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))  # Å
+        variance = jnp.sum(weights * (nodes - mean_thickness[:, None]) ** 2, axis=1)
+        numpyro.deterministic(f"thickness_width{suffix}", jnp.sqrt(variance))
+
+        calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
+        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
+        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
+            numpyro.sample(
+                f"intensity{suffix}",
+                gaussian(calculated, experiment.sigma, b=0.02),
+                obs=None if intensities is None else intensities[number],
+                infer={"plate": frames, "frame": experiment.frame_index},
+            )

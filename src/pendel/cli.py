@@ -1,0 +1,246 @@
+"""The command line. Exit codes: 0 done, 2 bad input or an output that cannot be written, 1 everything else."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pendel.constants import InputError
+from pendel.datasets import demo_rows, example
+from pendel.estimate import check_memory
+from pendel.plans import first_plans
+from pendel.problem import Settings, read_problem
+from pendel.progress import TerminalProgress
+from pendel.refine import Outcome
+from pendel.refine import refine as run_refinement
+from pendel.report.tables import closing_table, comparison_table
+from pendel.run_folder import RECORD
+from pendel.sanity import sanity_report
+from pendel.synthetic import Imperfections, simulate_files
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+app = typer.Typer(
+    help="Refine crystal structures against electron diffraction, with posteriors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Structure = Annotated[Path, typer.Argument(metavar="STRUCTURE.cif", help="start structure")]
+Data = Annotated[list[Path], typer.Argument(metavar="DATA.cif_pets...", help="one file per measured crystal")]
+OneData = Annotated[Path, typer.Argument(metavar="DATA.cif_pets", help="measured frames and reflections")]
+Select = Annotated[str, typer.Option(help="nearest: each measurement once; klar: the published rule")]
+Rsg = Annotated[float, typer.Option(help="klar: largest |S_g| / span")]
+Dsg = Annotated[float, typer.Option(help="klar: smallest span - |S_g| [Å⁻¹]")]
+GMax = Annotated[float | None, typer.Option(help="cutoff of the beams [Å⁻¹]; from the data's resolution")]
+SgMax = Annotated[float | None, typer.Option(help="largest excitation error of a beam [Å⁻¹]")]
+Tilts = Annotated[int | None, typer.Option(help="tilts per frame; from thickness and resolution")]
+Frames = Annotated[str, typer.Option(help="start:stop:step, e.g. ::3")]
+CellChoice = Annotated[str, typer.Option(help="which cell counts: header, structure or ub")]
+Geometry = Annotated[str | None, typer.Option(help="rotation or precession, instead of what the file says")]
+EnergyEv = Annotated[float | None, typer.Option(help="beam energy [eV], instead of the file's wavelength")]
+Hydrogen = Annotated[bool, typer.Option("--hydrogen", help="keep hydrogen atoms")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+
+
+@app.command()
+def refine(
+    structure: Structure,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="run folder")],
+    model: Annotated[str, typer.Option(help="robust, dynamical, or a Python file")] = "robust",
+    infer: Annotated[str, typer.Option(help="map or svi")] = "svi",
+    select: Select = "nearest",
+    rsg: Rsg = 0.9,
+    dsg: Dsg = 0.0015,
+    g_max: GMax = None,
+    sg_max: SgMax = None,
+    tilts: Tilts = None,
+    frames: Frames = ":",
+    cell: CellChoice = "header",
+    geometry: Geometry = None,
+    energy_ev: EnergyEv = None,
+    hydrogen: Hydrogen = False,
+    holdout: Annotated[float, typer.Option(help="fraction of the unique hkl left out")] = 0.0,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
+) -> None:
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI."""
+    settings = Settings(
+        model=model,
+        infer=infer,
+        select=select,
+        rsg=rsg,
+        dsg=dsg,
+        g_max=g_max,
+        sg_max=sg_max,
+        tilts=tilts,
+        frames=frames,
+        cell=cell,
+        geometry=geometry,
+        energy_ev=energy_ev,
+        hydrogen=hydrogen,
+        holdout=holdout,
+        seed=seed,
+    )
+    with _plain_errors(out):
+        _refine_and_print(structure, data, out, settings, force=force)
+
+
+@app.command()
+def check(
+    structure: Structure,
+    data: Data,
+    select: Select = "nearest",
+    rsg: Rsg = 0.9,
+    dsg: Dsg = 0.0015,
+    g_max: GMax = None,
+    sg_max: SgMax = None,
+    tilts: Tilts = None,
+    frames: Frames = ":",
+    cell: CellChoice = "header",
+    geometry: Geometry = None,
+    energy_ev: EnergyEv = None,
+    hydrogen: Hydrogen = False,
+) -> None:
+    """Read and check the files; say what a fit would use and cost. Writes nothing."""
+    settings = Settings(
+        select=select,
+        rsg=rsg,
+        dsg=dsg,
+        g_max=g_max,
+        sg_max=sg_max,
+        tilts=tilts,
+        frames=frames,
+        cell=cell,
+        geometry=geometry,
+        energy_ev=energy_ev,
+        hydrogen=hydrogen,
+    )
+    with _plain_errors():
+        problem = read_problem(structure, data, settings)
+        plans = first_plans(problem, settings)
+        Console().print(sanity_report(problem, plans))
+        check_memory(problem.crystal, plans)
+
+
+@app.command()
+def simulate(
+    structure: Structure,
+    data: OneData,
+    out: Annotated[Path, typer.Option(help="the .cif_pets file to write")],
+    thickness: Annotated[float, typer.Option(help="mean thickness [Å] in the middle of the tilt range")] = 800.0,
+    width: Annotated[float, typer.Option(help="relative standard deviation of the thickness")] = 0.15,
+    wedge: Annotated[bool, typer.Option("--wedge", help="uniform between two thicknesses; else log-normal")] = False,
+    slope_per_degree: Annotated[float, typer.Option(help="relative change of thickness and width per degree")] = 0.0,
+    misorientation: Annotated[float, typer.Option(help="of every frame, standard deviation [deg]")] = 0.0,
+    model_error: Annotated[float, typer.Option(help="relative error that is no counting noise")] = 0.0,
+    counts: Annotated[float, typer.Option(help="of the strongest reflection")] = 1e5,
+    background: Annotated[float, typer.Option(help="counts under every reflection")] = 20.0,
+    g_max: GMax = None,
+    sg_max: SgMax = 0.02,
+    tilts: Tilts = None,
+    cell: CellChoice = "header",
+    geometry: Geometry = None,
+    energy_ev: EnergyEv = None,
+    hydrogen: Hydrogen = False,
+    seed: Seed = 0,
+) -> None:
+    """Write a synthetic experiment: frames and reflections of DATA, intensities of STRUCTURE, the truth inside."""
+    settings = Settings(
+        g_max=g_max,
+        sg_max=sg_max,
+        tilts=tilts,
+        cell=cell,
+        geometry=geometry,
+        energy_ev=energy_ev,
+        hydrogen=hydrogen,
+        seed=seed,
+    )
+    imperfections = Imperfections(
+        thickness=thickness,
+        width=width,
+        is_wedge=wedge,
+        slope=slope_per_degree,
+        misorientation_deg=misorientation,
+        model_error=model_error,
+        counts=counts,
+        background=background,
+    )
+    with _plain_errors():
+        experiment = simulate_files(structure, data, out, settings, imperfections).experiment
+        print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
+    infer: Annotated[str, typer.Option(help="map or svi")] = "svi",
+    seed: Seed = 0,
+) -> None:
+    """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
+    with _plain_errors(out):
+        files = example()
+        outcome = _refine_and_print(files.structure, [files.data], out, Settings(infer=infer, seed=seed), force=True)
+        Console().print(comparison_table(demo_rows(files, outcome.refined)))
+
+
+def main() -> None:
+    """Entry point of `pendel`."""
+    if os.environ.get("PENDEL_DEBUG") != "1":
+        sys.excepthook = _one_line
+    typer.main.get_command(app)()
+
+
+def _refine_and_print(structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool) -> Outcome:
+    with TerminalProgress(Console(stderr=True)) as progress:
+        outcome = run_refinement(structure, data, out, settings, force=force, progress=progress)
+    errors, console = Console(stderr=True), Console()
+    for note in outcome.notes:
+        errors.print(f"note: {note}", highlight=False, markup=False)
+    refined = outcome.refined
+    table = closing_table(
+        outcome.summary,
+        refined.crystal,
+        fract_su=refined.fract_su,
+        u_equivalent_su=refined.u_equivalent_su,
+    )
+    console.print(table)
+    seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
+    console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
+    return outcome
+
+
+@contextmanager
+def _plain_errors(out: Path | None = None) -> Iterator[None]:
+    """Errors of the user's making become one line and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        kept = out is not None and (out / RECORD).is_file()
+        _stop("interrupted" + (f"; {out} keeps its completed stages and the same command resumes" if kept else ""), 1)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _stop(f"found {error.filename or 'a file'}: {error.strerror}; expected a writable place; do: change --out", 2)
+
+
+def _stop(message: str, code: int) -> None:
+    print("pendel:", " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Unexpected errors: what and how to see more."""
+    del trace
+    print(f"pendel: {kind.__name__}: {' '.join(str(error).split())} (PENDEL_DEBUG=1 shows where)", file=sys.stderr)

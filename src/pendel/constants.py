@@ -1,0 +1,50 @@
+"""Physical constants, the beam convention and the one error type for wrong input.
+
+Convention: plane waves are exp(+2 pi i k.r); the beam travels along -z, so the incident wave vector is
+K = (0, 0, -1/wavelength); reciprocal vectors are in Å⁻¹ without the factor 2 pi; rotations are active and act on
+columns.
+"""
+
+import jax
+import numpy as np
+
+type Array = jax.Array | np.ndarray
+
+# CODATA 2018 (exact in the SI of 2019, except the electron mass).
+PLANCK = 6.62607015e-34  # J s
+ELEMENTARY_CHARGE = 1.602176634e-19  # C
+SPEED_OF_LIGHT = 299792458.0  # m s^-1
+ELECTRON_MASS = 9.1093837015e-31  # kg
+ELECTRON_REST_ENERGY_EV = ELECTRON_MASS * SPEED_OF_LIGHT**2 / ELEMENTARY_CHARGE  # eV
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line: found, expected, what to do."""
+
+    def __init__(self, *, found: str, expected: str, do: str) -> None:
+        super().__init__(f"found {found}; expected {expected}; do: {do}")
+
+
+def wavelength(energy_ev: float) -> float:
+    """Relativistic electron wavelength [Å] of a kinetic energy [eV].
+
+    lambda = h / sqrt(2 m e E (1 + E / 2 m c^2)); e.g. 0.0250793 Å at 200 keV.
+    """
+    if not energy_ev > 0:
+        raise InputError(
+            found=f"energy {energy_ev} eV", expected="a positive energy", do="give --energy-ev in eV, e.g. 200000"
+        )
+    joule = energy_ev * ELEMENTARY_CHARGE
+    momentum = np.sqrt(2 * ELECTRON_MASS * joule * (1 + energy_ev / (2 * ELECTRON_REST_ENERGY_EV)))
+    return float(PLANCK / momentum * 1e10)
+
+
+def energy_ev(wavelength_angstrom: float) -> float:
+    """Kinetic energy [eV] of an electron of the given wavelength [Å]; the inverse of `wavelength`."""
+    pc_ev = PLANCK * SPEED_OF_LIGHT / (wavelength_angstrom * 1e-10) / ELEMENTARY_CHARGE
+    return float(np.hypot(pc_ev, ELECTRON_REST_ENERGY_EV) - ELECTRON_REST_ENERGY_EV)
+
+
+def relativistic_gamma(wavelength_angstrom: float) -> float:
+    """Lorentz factor 1 + E / (m c^2) of an electron of the given wavelength [Å]."""
+    return 1.0 + energy_ev(wavelength_angstrom) / ELECTRON_REST_ENERGY_EV

@@ -1,0 +1,122 @@
+"""What a plan will cost: beams, Chebyshev steps, memory and time, before anything is solved."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pendel.constants import InputError
+from pendel.crystal import Crystal
+from pendel.simulate import Plan
+from pendel.simulate.chebyshev import expansion_length
+from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.plan import chunk_size, largest_radius
+
+FRAME_PARAMETERS = 5  # scale, two tilts, thickness and its width
+OTHER_GLOBALS = 8  # error model and means of the hierarchies
+FIT_PASSES = 30  # Jacobians a fit takes, about
+FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupCost:
+    """One padded size of segments."""
+
+    segments: int
+    beams: int
+    tilts: int
+    propagator: str
+    radius: float  # R [rad/Å]
+    steps: int  # of the Chebyshev expansion at the given thickness
+    operations: float  # floating point operations of one simulation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of one data set."""
+
+    groups: tuple[GroupCost, ...]
+    memory_bytes: float
+    simulation_seconds: float
+    fit_seconds: float
+
+
+def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
+    """Beams, steps, memory and time of a fit at a thickness [Å]; good within a factor of about two."""
+    row = beam_axis_row(jnp.zeros((plan.frames, 2)))
+    radii = largest_radius(crystal, plan, row)
+    groups = tuple(_group(group, radius, plan, thickness) for group, radius in zip(plan.groups, radii, strict=True))
+    seconds = sum(group.operations / _speed(group, plan.dtype) for group in groups)
+    passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    return Cost(
+        groups=groups,
+        memory_bytes=memory_bytes(crystal, plan),
+        simulation_seconds=seconds,
+        fit_seconds=seconds * passes * FORWARD_MODE * FIT_PASSES,
+    )
+
+
+def memory_bytes(crystal: Crystal, plan: Plan) -> float:
+    """Largest arrays of one Jacobian: matrices of a chunk of segments with all tangents, and the Jacobian itself."""
+    number = 4 if plan.dtype == "float32" else 8
+    tangents = 1 + max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)  # one site's at a time
+    largest = 0.0
+    for group in plan.groups:
+        count, beams, tilts = min(chunk_size(group), len(group.frame)), group.hkl.shape[1], group.matrix.shape[1]
+        largest = max(largest, tangents * number * count * (4 * beams**2 + 12 * beams * tilts))
+    passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    return largest + tangents * 16 * float(np.prod(plan.box)) + 3 * 8 * passes * plan.measurements
+
+
+def check_memory(crystal: Crystal, plans: Sequence[Plan]) -> None:
+    """Raises InputError when a Jacobian will not fit the machine's memory."""
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for plan in plans:
+        needed = memory_bytes(crystal, plan)
+        if needed > present:
+            beams = max(group.hkl.shape[1] for group in plan.groups)
+            raise InputError(
+                found=f"{beams} beams, which need about {needed / 1e9:.0f} GB",
+                expected=f"at most the {present / 1e9:.0f} GB of this machine",
+                do="lower --g-max or --sg-max",
+            )
+
+
+def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
+    segments, beams = group.hkl.shape[:2]
+    tilts = group.matrix.shape[1]
+    steps = int(expansion_length(jnp.asarray(radius * thickness), plan.dtype))
+    per_segment = 8.0 * beams**2 * tilts * steps
+    if group.propagator == "eigen":
+        per_segment = 100.0 * beams**3 * tilts
+    return GroupCost(
+        segments=segments,
+        beams=beams,
+        tilts=tilts,
+        propagator=group.propagator,
+        radius=radius,
+        steps=0 if group.propagator == "eigen" else steps,
+        operations=per_segment * segments,
+    )
+
+
+def _speed(group: GroupCost, dtype: str) -> float:
+    """Operations per second of this machine on products of the group's shape, measured."""
+    count = max(1, min(group.segments, 20_000 // (group.beams * group.tilts)))
+    matrix = jnp.ones((count, 2 * group.beams, group.beams), dtype) / group.beams
+    state = jnp.ones((count, group.beams, 2 * group.tilts), dtype)
+
+    @jax.jit
+    def repeat(state):
+        return jax.lax.fori_loop(0, 20, lambda _, x: (matrix @ x)[:, : group.beams], state)
+
+    repeat(state).block_until_ready()
+    began = time.perf_counter()
+    repeat(state).block_until_ready()
+    return 20 * 8.0 * group.beams**2 * group.tilts * count / (time.perf_counter() - began)

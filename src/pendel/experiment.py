@@ -1,0 +1,227 @@
+"""One measured crystal: frames, and a flat list of measured intensities; which of them count.
+
+Geometry: a reciprocal vector at the centre of a frame is g = Rx(alpha) Ry(beta) `orientation` hkl [Å⁻¹]; the beam
+travels along -z, so the excitation error is S_g = (|K|^2 - |K + g|^2) / (2 |K|) = g_z - (wavelength / 2) |g|^2.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pendel.cell import Cell
+from pendel.constants import Array, InputError
+
+OBSERVED_SIGMA = 3.0  # a measurement is observed when I > 3 sigma
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Frames of one crystal and the intensities measured on them.
+
+    `cell` [Å, deg] is the cell the orientation was built with (the header cell under `--cell ub`); `orientation` [Å⁻¹]
+    has the columns a*, b*, c* in the laboratory at zero goniometer angles; `alpha` (about x), `beta` (about y) and
+    `semi_angle` (half the sweep, or the precession cone's semi-angle) are in degrees; `frame_index` points into the
+    frame arrays; intensities and `sigma` are in the file's units; `weight` counts the file rows behind a measurement.
+    """
+
+    name: str = dataclasses.field(metadata={"static": True})
+    geometry: Literal["rotation", "precession"] = dataclasses.field(metadata={"static": True})
+    cell: Cell = dataclasses.field(metadata={"static": True})
+    wavelength: float = dataclasses.field(metadata={"static": True})
+    dstar_max: float = dataclasses.field(metadata={"static": True})
+    selection: str = dataclasses.field(metadata={"static": True})
+    notes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    orientation: Float[Array, "3 3"]
+    frame_id: Int[Array, "frames"]
+    alpha: Float[Array, "frames"]
+    beta: Float[Array, "frames"]
+    semi_angle: Float[Array, "frames"]
+    frame_index: Int[Array, "reflections"]
+    hkl: Int[Array, "reflections 3"]
+    intensity: Float[Array, "reflections"]
+    sigma: Float[Array, "reflections"]
+    weight: Int[Array, "reflections"]
+
+
+def goniometer_rotations(alpha: Float[Array, "frames"], beta: Float[Array, "frames"]) -> Float[Array, "frames 3 3"]:
+    """Rotations Rx(alpha) Ry(beta), angles in degrees, active on column vectors."""
+    a, b = np.radians(alpha), np.radians(beta)
+    zero, one = np.zeros_like(a), np.ones_like(a)
+    about_x = np.array([[one, zero, zero], [zero, np.cos(a), -np.sin(a)], [zero, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), zero, np.sin(b)], [zero, one, zero], [-np.sin(b), zero, np.cos(b)]])
+    return np.einsum("ijf,jkf->fik", about_x, about_y)
+
+
+def frame_rotations(experiment: Experiment) -> Float[Array, "frames 3 3"]:
+    """Goniometer rotations of all frames: g at a frame's centre is its rotation times `orientation` hkl."""
+    return goniometer_rotations(experiment.alpha, experiment.beta)
+
+
+def central_vectors(experiment: Experiment) -> Float[Array, "reflections 3"]:
+    """Reciprocal vectors g [Å⁻¹] of all measurements at the centre of their frames, at the file's orientation."""
+    at_zero = np.asarray(experiment.hkl) @ np.asarray(experiment.orientation).T
+    return np.einsum("rij,rj->ri", frame_rotations(experiment)[experiment.frame_index], at_zero)
+
+
+def excitation_error(g: Float[Array, "*batch 3"], wavelength: float) -> Float[Array, "*batch"]:
+    """Excitation error S_g = g_z - (wavelength / 2) |g|^2 [Å⁻¹] for a beam along -z; NumPy or JAX arrays."""
+    return g[..., 2] - 0.5 * wavelength * (g * g).sum(-1)
+
+
+def span(experiment: Experiment) -> Float[Array, "reflections"]:
+    """Half-range [Å⁻¹] over which S_g sweeps in its frame: lever arm times semi-angle in radians.
+
+    The lever arm is |(g_y, g_z)| for rotation about x and |(g_x, g_y)| for precession about the beam.
+    """
+    g = central_vectors(experiment)
+    first, second = (1, 2) if experiment.geometry == "rotation" else (0, 1)
+    return np.hypot(g[:, first], g[:, second]) * np.radians(experiment.semi_angle)[experiment.frame_index]
+
+
+def is_observed(experiment: Experiment) -> Bool[Array, "reflections"]:
+    """True where the intensity is above 3 sigma."""
+    return np.asarray(experiment.intensity > OBSERVED_SIGMA * experiment.sigma)
+
+
+def unique(experiment: Experiment) -> Experiment:
+    """Each (hkl, I, sigma) once, in the frame where |S_g| / span is smallest; weights of the merged rows are added.
+
+    Virtual frames overlap: the same measurement stands in several of them and is one datum, not several.
+    """
+    closeness = _closeness(experiment)
+    keys = np.column_stack([experiment.hkl, experiment.intensity, experiment.sigma])
+    order = np.lexsort((closeness, *keys.T[::-1]))
+    starts = np.flatnonzero(np.r_[True, np.any(np.diff(keys[order], axis=0) != 0, axis=1)])
+    rows = order[starts]
+    weight = np.add.reduceat(np.asarray(experiment.weight)[order], starts)
+    back_to_file_order = np.argsort(rows)
+    kept = _keep_rows(experiment, rows[back_to_file_order], selection="unique")
+    return dataclasses.replace(kept, weight=weight[back_to_file_order])
+
+
+def select(
+    experiment: Experiment, rule: Literal["nearest", "klar"] = "nearest", *, rsg: float = 0.9, dsg: float = 0.0015
+) -> Experiment:
+    """The measurements that count; frames left without any are dropped and named in the notes.
+
+    nearest: every unique (hkl, I, sigma) once, where |S_g| / span is smallest, if there |S_g| < span.
+    klar: all rows with |S_g| / span < rsg and span - |S_g| > dsg [Å⁻¹], repeats allowed (Klar et al. 2023), for
+    comparison with published R factors. S_g is taken at the file's orientation. InputError when nothing is left.
+    """
+    if rule not in ("nearest", "klar"):
+        raise InputError(found=f"selection rule {rule!r}", expected="nearest or klar", do="change --select")
+    candidates = unique(experiment) if rule == "nearest" else experiment
+    closeness = _closeness(candidates)
+    if rule == "nearest":
+        chosen, selection = closeness < 1.0, "nearest"
+    else:
+        half_range = span(candidates)
+        error = np.abs(excitation_error(central_vectors(candidates), candidates.wavelength))
+        chosen, selection = (closeness < rsg) & (half_range - error > dsg), f"klar(rsg={rsg:g}, dsg={dsg:g})"
+    if not chosen.any():
+        raise InputError(
+            found=f"{experiment.name}: none of {len(experiment.hkl)} rows inside the sweep of its frame ({selection})",
+            expected="measurements with |S_g| below the sweep half-range",
+            do="check precession_angle, --geometry, --cell and the wavelength, or relax --rsg and --dsg",
+        )
+    return _keep_rows(candidates, np.flatnonzero(chosen), selection=selection)
+
+
+def thin(experiment: Experiment, step: slice) -> Experiment:
+    """The experiment with the frames `step` picks (in file order, e.g. slice(None, None, 3)) and their rows only."""
+    keep = np.zeros(len(experiment.frame_id), dtype=bool)
+    keep[step] = True
+    if not keep.any():
+        raise InputError(
+            found=f"{experiment.name}: no frame of {len(keep)} left by --frames",
+            expected="at least one frame",
+            do="use a smaller start or step, e.g. --frames ::3",
+        )
+    return _keep_frames(experiment, keep)
+
+
+def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Experiment:
+    """The experiment without frames that hold fewer than `minimum_observed` intensities above 3 sigma.
+
+    The criterion uses no model, so that frames cannot be excluded for fitting badly; a note names those dropped.
+    """
+    counts = np.bincount(experiment.frame_index[is_observed(experiment)], minlength=len(experiment.frame_id))
+    keep = counts >= max(minimum_observed, 1)
+    if keep.all():
+        return experiment
+    if not keep.any():
+        raise InputError(
+            found=f"{experiment.name}: no frame with {minimum_observed} intensities above 3 sigma",
+            expected="frames with observed reflections",
+            do="check the sigmas of the file, or lower the minimum",
+        )
+    dropped = np.asarray(experiment.frame_id)[~keep]
+    note = f"{_named(dropped)} left out: fewer than {minimum_observed} intensities above 3 sigma"
+    return dataclasses.replace(_keep_frames(experiment, keep), notes=(*experiment.notes, note))
+
+
+def split(experiment: Experiment, fraction: float, seed: int) -> Bool[Array, "reflections"]:
+    """True where a measurement is used in the fit; False for those of a random `fraction` of the unique hkl.
+
+    All measurements of one hkl are on the same side: frames repeat reflections, so single rows or whole frames would
+    not be independent of the fit.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise InputError(found=f"hold-out fraction {fraction}", expected="0 <= fraction < 1", do="change --holdout")
+    indices, which = np.unique(experiment.hkl, axis=0, return_inverse=True)
+    left_out = np.random.default_rng(seed).permutation(len(indices))[: round(fraction * len(indices))]
+    return ~np.isin(which.reshape(-1), left_out)
+
+
+def _closeness(experiment: Experiment) -> Float[Array, "reflections"]:
+    """|S_g| / span; infinite where the frame does not sweep."""
+    error = np.abs(excitation_error(central_vectors(experiment), experiment.wavelength))
+    half_range = span(experiment)
+    return np.divide(error, half_range, out=np.full_like(error, np.inf), where=half_range > 0)
+
+
+def _keep_rows(experiment: Experiment, rows: Int[Array, "kept"], *, selection: str) -> Experiment:
+    """Those rows, in that order, without the frames that lose all theirs (named in a note)."""
+    kept = _take(experiment, rows, selection=selection)
+    filled = np.bincount(kept.frame_index, minlength=len(kept.frame_id)) > 0
+    if filled.all():
+        return kept
+    dropped = np.asarray(kept.frame_id)[~filled]
+    note = f"{_named(dropped)} left out: no measurement under the selection {selection}"
+    return dataclasses.replace(_keep_frames(kept, filled), notes=(*kept.notes, note))
+
+
+def _take(experiment: Experiment, rows: Array, *, selection: str) -> Experiment:
+    return dataclasses.replace(
+        experiment,
+        selection=selection,
+        frame_index=experiment.frame_index[rows],
+        hkl=experiment.hkl[rows],
+        intensity=experiment.intensity[rows],
+        sigma=experiment.sigma[rows],
+        weight=experiment.weight[rows],
+    )
+
+
+def _keep_frames(experiment: Experiment, keep: Bool[Array, "frames"]) -> Experiment:
+    """Only those frames and their rows, with `frame_index` renumbered."""
+    rows = np.flatnonzero(keep[experiment.frame_index])
+    kept = _take(experiment, rows, selection=experiment.selection)
+    return dataclasses.replace(
+        kept,
+        frame_index=(np.cumsum(keep) - 1)[kept.frame_index],
+        frame_id=experiment.frame_id[keep],
+        alpha=experiment.alpha[keep],
+        beta=experiment.beta[keep],
+        semi_angle=experiment.semi_angle[keep],
+    )
+
+
+def _named(frame_ids: Int[Array, "frames"]) -> str:
+    ids = ", ".join(str(int(frame)) for frame in frame_ids[:10])
+    more = f" and {len(frame_ids) - 10} more" if len(frame_ids) > 10 else ""
+    return f"{len(frame_ids)} frame{'s' if len(frame_ids) > 1 else ''} ({ids}{more})"

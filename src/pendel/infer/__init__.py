@@ -1,0 +1,1 @@
+"""Inference for any NumPyro model with frames: MAP and Laplace, SVI with a neural guide; knows no physics."""

@@ -1,0 +1,262 @@
+"""Maximum a posteriori: Levenberg-Marquardt with Fisher scoring, then L-BFGS in the metric of its last matrix.
+
+The Gauss-Newton matrix leaves out the curvature of I_calc itself, which is large along thicknesses; so damped steps
+come near the maximum in a few forward-mode matrices, and L-BFGS in coordinates whitened by the last one finishes
+with reverse-mode gradients, about ten times cheaper. With very many global parameters L-BFGS works alone.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
+
+from pendel.constants import Array
+from pendel.infer.layout import Layout, fixed_values, inspect_model
+from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
+from pendel.infer.spreads import best_spreads
+
+MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
+CONVERGED = 0.02  # predicted gain of a step in log density
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class MapFit:
+    """A maximum of the posterior density and the Laplace approximation around it.
+
+    `values`: constrained value of every latent site, the spreads included; `unconstrained`: the vector z [n] of
+    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n]; `potential`: negative log density.
+    """
+
+    values: dict[str, Array]
+    unconstrained: Float[Array, " n"]
+    covariance: Float[Array, "n n"]
+    layout: Layout
+    spreads: dict[str, Array]
+    potential: float
+    steps: int
+    converged: bool
+    method: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """The compiled functions of one model and data set; `forward` and `reverse` are its arguments for either mode."""
+
+    layout: Layout
+    value: Callable
+    matrix: Callable
+    gradient: Callable
+    forward: tuple
+    reverse: tuple
+    progress: Progress | None
+
+
+def fit_map(
+    model: Callable,
+    *args: Any,
+    start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
+    spreads: Mapping[str, Array] | None = None,
+    max_steps: int = 200,
+    spread_rounds: int = 2,
+    tolerance: float = CONVERGED,
+    progress: Progress | None = None,
+    **kwargs: Any,
+) -> MapFit:
+    """Maximise the log density of a model over its unconstrained parameters.
+
+    The spreads of hierarchies have no joint mode with what they spread; they are held, and moved between rounds to the
+    maximum of their expected log density under the Laplace approximation (one EM step each).
+
+    Args:
+        model: a NumPyro model, called as model(*args, **kwargs).
+        start: constrained start values by site (others start at 0 in unconstrained space), or several such sets:
+            each is fitted and the best one is returned.
+        spreads: values of the spreads; the model's own when not given.
+        max_steps: of the optimisers, per start and round.
+        spread_rounds: how often the spreads are moved.
+        tolerance: converged when a Newton step promises less gain in log density.
+        progress: called as progress(stage, step, total, info) after every step.
+
+    Returns:
+        the best fit, with its Laplace covariance.
+
+    Raises:
+        FloatingPointError: the density is not finite at any start.
+    """
+    forward = differentiable((args, kwargs), "forward")
+    layout = inspect_model(model, *forward, with_fixed=False)
+    spreads = {**fixed_values(model, *forward), **(spreads or {})}
+    objective = _compile(model, layout, forward, progress)
+    starts = [start] if isinstance(start, Mapping) else list(start) or [{}]
+    fits = [_maximise(objective, _start_vector(layout, one), spreads, max_steps, tolerance) for one in starts]
+    best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
+    if not np.isfinite(best.potential):
+        raise FloatingPointError(
+            "found a log density that is not finite; expected finite intensities at the start; "
+            "do: start from a smaller thickness or make the plan with a larger thickness_max"
+        )
+    steps = best.steps
+    for _ in range(spread_rounds if spreads else 0):
+        spreads = best_spreads(model, layout, best.z, _inverse(best.matrix), spreads, *forward)
+        best = _maximise(objective, best.z, spreads, max_steps, tolerance, damped_steps=0)
+        steps += best.steps
+    method = "L-BFGS" if layout.globals > MANY_GLOBALS else "Fisher scoring, then L-BFGS in its metric"
+    state = "converged" if best.converged else "NOT converged"
+    return MapFit(
+        values={**layout.constrain(best.z), **spreads},
+        unconstrained=np.asarray(best.z),
+        covariance=_inverse(best.matrix),
+        layout=layout,
+        spreads=dict(spreads),
+        potential=best.potential,
+        steps=steps,
+        converged=best.converged,
+        method=method,
+        message=f"{method}: {layout.globals} global and {layout.size - layout.globals} frame parameters, "
+        f"{state} after {steps} steps",
+    )
+
+
+def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
+    """Draws of all latent sites from the normal distribution around a maximum; the spreads are constant.
+
+    Returns:
+        constrained values by site, the draws on the leading axis.
+    """
+    root = np.linalg.cholesky(fit.covariance)
+    noise = jax.random.normal(key, (draws, fit.layout.size))
+    values = fit.layout.constrain_many(jnp.asarray(fit.unconstrained) + noise @ root.T)
+    return {**values, **{k: jnp.broadcast_to(v, (draws, *jnp.shape(v))) for k, v in fit.spreads.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Optimum:
+    z: Float[Array, " n"]
+    potential: float
+    matrix: Float[Array, "n n"]
+    steps: int
+    converged: bool
+
+
+def _compile(model: Callable, layout: Layout, forward: tuple, progress: Progress | None) -> _Objective:
+    columns = frame_columns(layout)
+    bound = partial(negative_log_density, model, layout)
+    return _Objective(
+        layout=layout,
+        value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
+        matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
+        gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
+        forward=forward,
+        reverse=differentiable(forward, "reverse"),
+        progress=progress,
+    )
+
+
+def _maximise(objective, z, spreads, max_steps, tolerance, damped_steps=4) -> _Optimum:
+    """Damped Fisher-scoring steps, then L-BFGS in the metric; a Newton step from the end must promise no more gain."""
+    potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
+    steps, converged = 0, False
+    if damped_steps and objective.layout.globals <= MANY_GLOBALS:
+        z, matrix, steps = _damped_scoring(objective, z, (potential, gradient, matrix), spreads, damped_steps)
+    while steps < max_steps and not converged:
+        z, more = _metric_lbfgs(objective, z, matrix, spreads, max_steps - steps, tolerance)
+        steps += max(more, 1)
+        potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
+        converged = float(_damped_step(matrix, gradient, 0.0)[1]) < 10 * tolerance
+        if not np.isfinite(float(potential)):
+            break
+    return _Optimum(z, float(potential), matrix, steps, converged)
+
+
+def _damped_scoring(objective, z, state, spreads, max_steps):
+    """Levenberg-Marquardt; the damping follows the ratio of actual to predicted gain (Nielsen 1999)."""
+    damping, growth, step, began = 1e-3, 2.0, 0, time.monotonic()
+    potential, gradient, matrix = state
+    for step in range(1, max_steps + 1):
+        move, predicted = _damped_step(matrix, gradient, damping)
+        trial = float(objective.value(z + move, spreads, objective.forward))
+        gain = (float(potential) - trial) / float(predicted)
+        if np.isfinite(trial) and gain > 1e-3:
+            damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+            improvement = float(potential) - trial
+            z = z + move
+            potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
+            if improvement < 5.0:
+                break
+        else:
+            damping, growth = damping * growth, growth * 2
+        _report(objective, step, max_steps, -float(potential), began)
+    return z, matrix, step
+
+
+def _metric_lbfgs(objective, z, matrix, spreads, max_steps, tolerance):
+    """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
+    value, vector = np.linalg.eigh(np.asarray(matrix))
+    root = vector / np.sqrt(np.maximum(value, 1e-6 * value[-1]))
+    origin, began, count = np.asarray(z), time.monotonic(), 0
+
+    def whitened(y):
+        potential, gradient = objective.gradient(jnp.asarray(origin + root @ y), spreads, objective.reverse)
+        if not np.isfinite(float(potential)):
+            return 1e30, np.zeros_like(y)
+        return float(potential), root.T @ np.asarray(gradient)
+
+    def tell(intermediate_result):
+        nonlocal count
+        count += 1
+        _report(objective, count, max_steps, -float(intermediate_result.fun), began)
+
+    options = {"maxiter": max_steps, "maxcor": 30, "gtol": np.sqrt(tolerance) / 10, "ftol": tolerance / 1e5}
+    result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
+    return jnp.asarray(origin + root @ result.x), count
+
+
+def _report(objective, step, total, log_density, began):
+    if objective.progress is not None:
+        info = {"log_density": log_density, "seconds": time.monotonic() - began}
+        objective.progress("map", step, total, info)
+
+
+@jax.jit
+def _damped_step(matrix, gradient, damping):
+    """Solve (H + damping diag H) step = -g; also the gain the quadratic model predicts."""
+    diagonal = jnp.maximum(jnp.diag(matrix), 1e-6)
+    damped = matrix + jnp.diag(damping * diagonal)
+    value, vector = jnp.linalg.eigh(damped / jnp.sqrt(jnp.outer(diagonal, diagonal)))
+    scaled = gradient / jnp.sqrt(diagonal)
+    step = -(vector @ ((vector.T @ scaled) / jnp.maximum(value, 1e-9))) / jnp.sqrt(diagonal)
+    return step, -(gradient @ step + 0.5 * step @ matrix @ step)
+
+
+def _inverse(matrix) -> Float[np.ndarray, "n n"]:
+    """Inverse of the Gauss-Newton matrix; directions the data and prior leave flat get a large, finite variance."""
+    value, vector = np.linalg.eigh(np.asarray(matrix))
+    value = np.maximum(value, 1e-8 * value[-1])
+    return (vector / value) @ vector.T
+
+
+def _start_vector(layout: Layout, values: Mapping[str, Array]) -> Float[Array, " n"]:
+    """Unconstrained start: given sites at their values, others at zero."""
+    start = layout.split(jnp.zeros(layout.size))
+    for site in layout.sites:
+        if site.name in values:
+            start[site.name] = jnp.asarray(site.transform.inv(jnp.asarray(values[site.name], dtype=float)))
+    return layout.join(start)
+
+
+def differentiable(tree: Any, mode: str) -> Any:
+    """Arguments that know several ways of being differentiated are switched to the given one."""
+    return jax.tree.map(
+        lambda leaf: leaf.with_mode(mode) if hasattr(leaf, "with_mode") else leaf,
+        tree,
+        is_leaf=lambda leaf: hasattr(leaf, "with_mode"),
+    )

@@ -1,0 +1,1 @@
+"""Files: structures and data in, results out. gemmi lives here and nowhere else."""

@@ -1,0 +1,62 @@
+"""Statistical models by name or by path: a user's edited copy is as good as a shipped one."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from pendel.constants import InputError
+
+PACKAGE = "pendel.models"
+
+
+def load_model(name_or_path: str) -> Callable:
+    """The function `model` of a shipped model ("robust") or of a Python file ("my_model.py").
+
+    Raises InputError when there is no such model, when the file cannot be run, or when it defines no `model`.
+    """
+    model = getattr(_module(name_or_path), "model", None)
+    if not callable(model):
+        raise InputError(
+            found=f"{name_or_path} without a function `model`",
+            expected="def model(crystal, datasets, *, intensities=None, mask=None)",
+            do="start from a copy of a shipped model",
+        )
+    return model
+
+
+def model_file(name_or_path: str) -> Path:
+    """The source file of a model, e.g. to record its hash."""
+    return Path(str(_module(name_or_path).__file__))
+
+
+def _module(name_or_path: str) -> ModuleType:
+    path = Path(name_or_path)
+    return _from_file(path) if path.suffix == ".py" else _shipped(name_or_path)
+
+
+def _shipped(name: str) -> ModuleType:
+    folder = Path(next(iter(importlib.import_module(PACKAGE).__path__)))
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    if name not in names:
+        raise InputError(
+            found=f"model {name!r}", expected=f"one of {', '.join(names)}, or a path ending in .py", do="change --model"
+        )
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def _from_file(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"pendel_user_model_{path.stem}", path)
+    if not path.is_file() or specification is None or specification.loader is None:
+        raise InputError(found=f"no file {path}", expected="a Python file with a model", do="check --model")
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            found=f"{path} cannot be run ({type(error).__name__}: {error})",
+            expected="a Python file with a model",
+            do="correct the file",
+        ) from error
+    return module

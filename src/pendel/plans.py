@@ -1,0 +1,60 @@
+"""Plans of a run: beams for finding start values, then beams around what was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pendel.constants import Array
+from pendel.evaluate import suffix
+from pendel.problem import Problem, Settings
+from pendel.simulate import Plan, make_plan
+from pendel.simulate.plan import default_tilts
+
+SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
+THICKNESS_ROOM = 2.2  # the expansion reaches this many times the thickest frame of the start
+
+
+def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
+    """Beams of every data set at the file's orientations, for finding start values."""
+    return tuple(
+        make_plan(
+            problem.crystal,
+            experiment,
+            g_max=settings.g_max,
+            sg_max=settings.sg_max or SG_MAX,
+            tilts=settings.tilts,
+        )
+        for experiment in problem.experiments
+    )
+
+
+def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
+    """Beams around the tilts that were found; tilts and expansion for the thickness that was found."""
+    plans = []
+    for number, experiment in enumerate(problem.experiments):
+        thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
+        plan = make_plan(
+            problem.crystal,
+            experiment,
+            g_max=settings.g_max,
+            sg_max=settings.sg_max or SG_MAX,
+            tilts=settings.tilts or default_tilts(experiment, float(np.median(thickness))),
+            thickness_max=THICKNESS_ROOM * float(thickness.max()),
+            tilt=values[f"tilt{suffix(number)}"],
+        )
+        plans.append(plan)
+    return tuple(plans)
+
+
+def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
+    """Every default that was derived from the data, for run.json."""
+    found = {}
+    for number, plan in enumerate(plans):
+        groups = [
+            {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
+            for group in plan.groups
+        ]
+        settings = {"dtype": plan.dtype, "max_steps": plan.max_steps, "groups": groups}
+        found[f"plan{suffix(number)}"] = {**dict(plan.settings), **settings}
+    return found

@@ -1,0 +1,214 @@
+"""The refinement of a structure against one or several measured crystals, from files to a run folder."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pendel.compile_clock import CompileClock
+from pendel.constants import Array
+from pendel.estimate import check_memory
+from pendel.evaluate import suffix
+from pendel.experiment import Experiment
+from pendel.infer.layout import inspect_model
+from pendel.infer.map import MapFit, fit_map, laplace_draws
+from pendel.infer.svi import fit_svi
+from pendel.load_model import load_model, model_file
+from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
+from pendel.plans import describe_plans, final_plans, first_plans
+from pendel.problem import Problem, Settings, read_problem
+from pendel.run_folder import RunFolder, check_folder, claim_folder, run_key
+from pendel.simulate import Plan
+from pendel.stages import (
+    Chosen,
+    Guided,
+    pack_guided,
+    pack_map,
+    pack_start,
+    unpack_guided,
+    unpack_map,
+    unpack_start,
+)
+from pendel.start import find_start
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run: its folder, what summary.json says, the refined structure, and notes on the input."""
+
+    folder: Path
+    summary: Summary
+    refined: Refined
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What every stage needs."""
+
+    folder: RunFolder
+    model: Callable
+    problem: Problem
+    settings: Settings
+    progress: Progress | None
+    clock: Callable[[], Mapping[str, float]]
+
+    def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
+        return tuple(zip(self.problem.experiments, plans, strict=True))
+
+    def observations(self) -> dict[str, Any]:
+        intensities = tuple(experiment.intensity for experiment in self.problem.experiments)
+        return {"intensities": intensities, "mask": self.problem.used}
+
+    def key(self, number: int) -> Array:
+        return jax.random.fold_in(jax.random.key(self.settings.seed), number)
+
+
+def refine(
+    structure: Path | str,
+    data: Sequence[Path | str],
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI; every stage leaves its results.
+
+    The folder `out` may be new, empty, or that of the same run (same inputs, settings and code), which is resumed after
+    its last completed stage. Interrupting leaves the last completed stage readable.
+
+    Args:
+        structure: CIF of the start structure.
+        data: `.cif_pets` files, one per measured crystal.
+        out: the run folder.
+        settings: see `Settings`; defaults where not given.
+        force: overwrite pendel's files in any folder.
+        progress: called as progress(stage, step, total, info).
+
+    Raises:
+        InputError: unusable input, or an `out` that cannot be written; nothing half-written is left.
+    """
+    settings = settings or Settings()
+    structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
+    clock = CompileClock()
+    problem = read_problem(structure, data, settings)
+    model = load_model(settings.model)
+    inputs = {"structure": structure, "model": model_file(settings.model)}
+    inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
+    key = run_key(inputs, dataclasses.asdict(settings))
+    check_folder(out, key, force=force)
+    plans = first_plans(problem, settings)
+    check_memory(problem.crystal, plans)
+    folder = claim_folder(out, key, force=force, seed=settings.seed)
+    with clock:
+        run = _Run(folder=folder, model=model, problem=problem, settings=settings, progress=progress, clock=clock.read)
+        summary, refined = _stages(run, plans, clock)
+    return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
+
+
+def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
+    """Start, MAP and SVI; completed ones come from the folder."""
+    start = _resumed(run, "start", lambda: _find_start(run, plans), pack_start, unpack_start, clock)
+    plans = final_plans(run.problem, run.settings, start.values)
+    check_memory(run.problem.crystal, plans)
+    derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
+    run.folder.update(derived={**derived, **describe_plans(plans)})
+    args = (run.problem.crystal, run.datasets(plans))
+    fit = _resumed(
+        run,
+        "map",
+        lambda: _fit_map(run, args, start),
+        pack_map,
+        lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
+        clock,
+    )
+    if run.settings.infer == "map":
+        return _write(run, plans, _laplace(run, fit, is_last=True))
+    if run.folder.record().get("results_of") not in ("map", "svi"):
+        _write(run, plans, _laplace(run, fit, is_last=False))
+    guided = _resumed(run, "svi", lambda: _fit_svi(run, args, fit), pack_guided, unpack_guided, clock)
+    return _write(run, plans, _guided(run, fit, guided))
+
+
+def _resumed(run: _Run, stage: str, make: Callable, pack: Callable, unpack: Callable, clock: CompileClock) -> Any:
+    """A stage from its checkpoint, or made now and kept."""
+    if stage in run.folder.completed():
+        clock.add_elapsed(run.folder.record()["stages"][stage]["seconds"])
+        return unpack(run.folder.load_stage(stage))
+    began = time.monotonic()
+    value = make()
+    run.folder.save_stage(stage, pack(value), time.monotonic() - began)
+    return value
+
+
+def _find_start(run: _Run, plans: tuple[Plan, ...]) -> Chosen:
+    found = find_start(run.problem.crystal, run.datasets(plans), progress=run.progress)
+    return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+
+
+def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
+    """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
+    layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
+    shapes = {site.name: site.shape for site in layout.sites}
+    values = {
+        name: value if np.shape(value) == shapes[name] else np.asarray(np.mean(value))
+        for name, value in start.values.items()
+        if name in shapes and shapes[name] in (np.shape(value), ())
+    }
+    return fit_map(run.model, *args, start=values, progress=run.progress, **run.observations())
+
+
+def _fit_svi(run: _Run, args: tuple, fit: MapFit) -> Guided:
+    angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
+    found = fit_svi(
+        run.model,
+        *args,
+        start=fit,
+        key=run.key(1),
+        angles=angles,
+        progress=run.progress,
+        **run.observations(),
+    )
+    return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses))
+
+
+def _laplace(run: _Run, fit: MapFit, *, is_last: bool) -> StageResult:
+    draws = laplace_draws(fit, run.key(0), DRAWS)
+    return StageResult(stage="map", point=fit.values, draws=draws, facts=_map_facts(fit), is_last=is_last)
+
+
+def _guided(run: _Run, fit: MapFit, guided: Guided) -> StageResult:
+    point = {name: np.mean(np.asarray(values), axis=0) for name, values in guided.draws.items()}
+    facts = {**_map_facts(fit), "svi_steps": len(guided.losses), "elbo": -float(np.mean(guided.losses[-50:]))}
+    return StageResult(stage="svi", point=point, draws=guided.draws, facts=facts, is_last=True)
+
+
+def _write(run: _Run, plans: tuple[Plan, ...], result: StageResult) -> tuple[Summary, Refined]:
+    written = write_stage(
+        run.folder,
+        run.model,
+        run.problem,
+        plans,
+        run.settings,
+        result,
+        clock=run.clock,
+        progress=run.progress,
+    )
+    run.folder.update(results_of=result.stage)
+    return written
+
+
+def _map_facts(fit: MapFit) -> dict[str, Any]:
+    return {
+        "converged": fit.converged,
+        "map_log_density": -fit.potential,
+        "map_message": fit.message,
+        "n_parameters": int(fit.layout.size),
+    }

@@ -1,0 +1,220 @@
+"""The folder of one run: who may write there, what it was made from, and the stages that are done."""
+
+import dataclasses
+import datetime
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pendel.constants import Array, InputError
+
+RECORD = "run.json"
+OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "reflections.csv", RECORD)
+STAGES = ("start", "map", "svi")
+LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
+
+type Key = dict[str, Any]
+type Stage = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A claimed folder. Its record and checkpoints are on disk; this object only knows where."""
+
+    path: Path
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says now."""
+        return json.loads((self.path / RECORD).read_text(encoding="utf-8"))
+
+    def update(self, **entries: Any) -> None:
+        """Replace entries of `run.json`."""
+        self.write(RECORD, _json({**self.record(), **entries}))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the run completely or not at all; raises InputError when that is impossible."""
+        write_atomically(self.path / name, content)
+
+    def completed(self) -> tuple[str, ...]:
+        """Stages whose checkpoint is complete, in order."""
+        done = self.record()["stages"]
+        return tuple(stage for stage in STAGES if stage in done and self._checkpoint(stage).is_file())
+
+    def save_stage(self, stage: str, arrays: Mapping[str, Array], seconds: float) -> None:
+        """Keep the arrays of a completed stage and note it in `run.json`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+        self.write(self._checkpoint(stage).name, buffer.getvalue())
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        stages = {**self.record()["stages"], stage: {"finished": now, "seconds": round(seconds, 2)}}
+        self.update(stages=stages)
+
+    def load_stage(self, stage: str) -> Stage:
+        """The arrays of a completed stage."""
+        with np.load(self._checkpoint(stage), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.path / f"stage_{stage}.npz"
+
+
+def run_key(inputs: Mapping[str, Path], settings: Mapping[str, Any]) -> Key:
+    """What decides whether a folder may be resumed: content of the inputs, settings, and pendel's own source.
+
+    Args:
+        inputs: files by role, e.g. {"structure": ..., "data": ...}.
+        settings: everything the user can set, as plain values.
+    """
+    return {
+        "inputs": {role: {"path": str(path), "sha256": file_hash(path)} for role, path in inputs.items()},
+        "settings": dict(settings),
+        "code_sha256": code_hash(),
+    }
+
+
+def check_folder(path: Path, key: Key, *, force: bool) -> bool:
+    """True when the run in the folder can be resumed, False when it starts anew; writes nothing.
+
+    Raises InputError for a folder that holds something else and no `force`.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(found=f"{path}, which is a file", expected="a folder for the run", do="choose another --out")
+    try:
+        entries = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    except OSError as error:
+        raise InputError(
+            found=f"{path}, which cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
+        ) from error
+    if not entries or force:
+        return False
+    if RECORD not in entries:
+        raise InputError(
+            found=f"{path} with files of something else ({', '.join(entries[:3])})",
+            expected="a new or empty folder, or one of this same run",
+            do="choose another --out, or overwrite with --force",
+        )
+    differences = _differences(_read_record(path), key)
+    if differences:
+        raise InputError(
+            found=f"{path} with another run (different: {', '.join(differences)})",
+            expected="the same inputs, settings and code version",
+            do="choose another --out, or overwrite with --force",
+        )
+    return True
+
+
+def claim_folder(path: Path, key: Key, *, force: bool = False, seed: int) -> RunFolder:
+    """Make the folder this run's own, keeping the completed stages of the same run.
+
+    With `force` the files pendel writes are removed first, nothing else. Raises InputError as `check_folder` does, and
+    when the place cannot be written; a folder that was made for nothing is then removed again.
+    """
+    folder = RunFolder(path)
+    if check_folder(path, key, force=force):
+        return folder
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (*OUTPUTS, *(f"stage_{stage}.npz" for stage in STAGES)):
+            (path / name).unlink(missing_ok=True)
+        folder.write(RECORD, _json({**key, "versions": versions(), "seed": seed, "derived": {}, "stages": {}}))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except InputError:
+        if is_new:
+            path.rmdir()
+        raise
+    return folder
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """The file appears complete or not at all; raises InputError when it cannot be written."""
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    attempt(target, lambda: (save(temporary), os.replace(temporary, target)), temporary)
+
+
+def attempt(target: Path, write: Callable[[], Any], temporary: Path | None = None) -> None:
+    """Run `write`; an OSError becomes an InputError about `target`, and `temporary` is removed."""
+    try:
+        write()
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        if temporary is not None and temporary.exists():
+            temporary.unlink()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; raises InputError when it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            found=f"{path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
+        ) from error
+
+
+def code_hash() -> str:
+    """SHA-256 over pendel's own source and data files: the version of the code as it is, edited or not."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *(package / "data").glob("*.json")]):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that make the numbers."""
+    found = {"python": sys.version.split()[0]}
+    for library in LIBRARIES:
+        found[library] = metadata.version(library)
+    return found
+
+
+def _differences(record: Mapping[str, Any], key: Key) -> list[str]:
+    """Names of what differs between a folder's record and the key of this run."""
+    if not {"inputs", "settings", "code_sha256"} <= set(record):
+        return ["no complete run.json"]
+    found = []
+    for role in sorted(set(record["inputs"]) | set(key["inputs"])):
+        old, new = record["inputs"].get(role, {}), key["inputs"].get(role, {})
+        found += [role] if old.get("sha256") != new.get("sha256") else []
+    plain = json.loads(json.dumps(key["settings"]))
+    for name in sorted(set(record["settings"]) | set(plain)):
+        found += [name] if record["settings"].get(name) != plain.get(name) else []
+    return found + (["code version"] if record["code_sha256"] != key["code_sha256"] else [])
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        found=f"{path} cannot be written ({error.strerror or error})",
+        expected="a writable folder with free space",
+        do="choose another --out or make room; the same command resumes after the last completed stage",
+    )

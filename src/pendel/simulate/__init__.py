@@ -1,0 +1,9 @@
+"""The dynamical simulator, in the order of the calculation.
+
+scattering (U_g), geometry, beams, matrix, propagators (eigen, chebyshev), plan, forward (intensities).
+"""
+
+from pendel.simulate.forward import simulate_intensities, thickness_table
+from pendel.simulate.plan import Plan, make_plan
+
+__all__ = ["Plan", "make_plan", "simulate_intensities", "thickness_table"]

@@ -1,0 +1,170 @@
+"""Which beams take part at which tilts: selection, segments of neighbouring tilts, padding to few sizes."""
+
+import dataclasses
+import itertools
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pendel.constants import Array
+from pendel.crystal import Crystal, reciprocal_matrix
+from pendel.experiment import Experiment
+from pendel.simulate.geometry import excitation_error, tilt_matrices
+
+EIGEN_BEAMS = 16  # up to this many beams a dense eigen-decomposition is the faster propagator
+GROUPS = 2  # padded sizes per data set, so that few programs are compiled
+TILTS_PER_SEGMENT = 7
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["hkl", "present", "matrix", "tilt_weight", "frame", "measurement"],
+    meta_fields=["rows", "propagator"],
+)
+@dataclasses.dataclass(frozen=True)
+class SegmentGroup:
+    """Segments (neighbouring tilts of one frame) padded to one number of beams. Beam 0 is the incident beam."""
+
+    hkl: Int[Array, "segments beams 3"]
+    present: Bool[Array, "segments beams"]
+    matrix: Float[Array, "segments tilts 3 3"]  # hkl -> laboratory vector [Å⁻¹]
+    tilt_weight: Float[Array, "segments tilts"]  # sums to 1 over a frame
+    frame: Int[Array, " segments"]
+    measurement: Int[Array, "segments rows"]  # of each leading beam; the number of measurements where it has none
+    rows: int
+    propagator: str
+
+
+def select_beams(
+    crystal: Crystal,
+    experiment: Experiment,
+    axis_row: Float[Array, "frames 3"],
+    *,
+    g_max: float,
+    sg_max: float,
+    tilts: int,
+) -> list[dict]:
+    """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
+
+    Measured beams stand first, behind 000. A frame's tilts are cut into segments of about seven.
+
+    Args:
+        axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
+        g_max, sg_max: cutoffs [Å⁻¹].
+        tilts: tilts per frame.
+    """
+    candidates = reflections_within(crystal, g_max)
+    g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
+    segments = []
+    for frame in range(len(experiment.frame_id)):
+        matrices = tilt_matrices(experiment, frame, tilts)
+        g_z = candidates @ np.einsum("i,kij->kj", axis_row[frame], matrices).T
+        error = np.abs(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
+        (measured,) = np.nonzero(experiment.frame_index == frame)
+        for part in _segment_tilts(tilts):
+            (chosen,) = np.nonzero(np.any(error[:, part] < sg_max, axis=1))
+            segments.append(_segment(candidates[chosen], matrices[part], frame, tilts, measured, experiment))
+    return segments
+
+
+def reflections_within(crystal: Crystal, g_max: float) -> Int[np.ndarray, "hkl 3"]:
+    """All hkl with 0 < |g| < g_max that the lattice centring allows."""
+    direct_lengths = np.asarray(crystal.cell[:3])
+    limit = np.ceil(g_max * direct_lengths).astype(int)
+    axes = [np.arange(-n, n + 1) for n in limit]
+    hkl = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(hkl @ reciprocal_matrix(crystal.cell).T, axis=1)
+    keep = (length < g_max) & (length > 0)
+    identity = np.all(crystal.rotations == np.eye(3), axis=(1, 2))
+    for translation in np.asarray(crystal.translations)[identity]:
+        phase = hkl @ translation
+        keep &= np.abs(phase - np.round(phase)) < 1e-6
+    return hkl[keep]
+
+
+def pad_segments(segments: list[dict], measurements: int, propagator: str) -> tuple[SegmentGroup, ...]:
+    """Sort segments by size and pad them to at most `GROUPS` numbers of beams (multiples of 8)."""
+    order = sorted(range(len(segments)), key=lambda i: len(segments[i]["hkl"]))
+    sizes = np.array([-(-len(segments[i]["hkl"]) // 8) * 8 for i in order])
+    bounds = _group_bounds(sizes)
+    return tuple(
+        _pad_group([segments[order[i]] for i in range(start, stop)], int(sizes[stop - 1]), measurements, propagator)
+        for start, stop in bounds
+    )
+
+
+def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, int], Int[np.ndarray, "g 3"]]:
+    """Shape of the box that holds every difference h - h' of beams, and its Friedel-unique reflections in use."""
+    half = np.max([np.max(np.ptp(np.asarray(group.hkl), axis=1), axis=0) for group in groups], axis=0)
+    box = (int(2 * half[0] + 1), int(2 * half[1] + 1), int(2 * half[2] + 1))
+    used = np.zeros(box, dtype=bool)
+    for group in groups:
+        for hkl in np.asarray(group.hkl):
+            difference = (hkl[:, None] - hkl[None, :] + half).reshape(-1, 3)
+            used[tuple(difference.T)] = True
+    support = np.argwhere(used) - half
+    first = np.array([tuple(h) > (0, 0, 0) for h in support])
+    return box, support[first]
+
+
+def _segment_tilts(tilts: int) -> list[slice]:
+    """Cut the tilts into nearly equal runs of about `TILTS_PER_SEGMENT`."""
+    count = max(1, round(tilts / TILTS_PER_SEGMENT))
+    edges = np.linspace(0, tilts, count + 1).round().astype(int)
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def _segment(hkl, matrices, frame, tilts, measured, experiment) -> dict:
+    """One segment: its beams with the measured ones first, and which measurement each leading beam is."""
+    index = {tuple(h): i for i, h in enumerate(hkl.tolist())}
+    found = [(index[key], m) for m in measured if (key := tuple(experiment.hkl[m].tolist())) in index]
+    leading = dict(reversed(found))  # of measurements with one hkl the first; the plan copies it to the others
+    rest = [i for i in range(len(hkl)) if i not in leading]
+    order = [*leading, *rest]
+    return {
+        "hkl": np.concatenate([np.zeros((1, 3), dtype=int), hkl[order]]),
+        "matrix": matrices,
+        "weight": np.full(len(matrices), 1.0 / tilts),
+        "frame": frame,
+        "measurement": np.array([*leading.values()], dtype=int),
+    }
+
+
+def _group_bounds(sizes: np.ndarray) -> list[tuple[int, int]]:
+    """Cut sorted padded sizes into at most `GROUPS` runs with the least work, sum of count x size^2."""
+    distinct = np.unique(sizes)
+    ends = [int(np.searchsorted(sizes, size, side="right")) for size in distinct]
+    best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [])}
+    for j, end in enumerate(ends, start=1):
+        for groups in range(1, GROUPS + 1):
+            options = [
+                (cost + (end - (ends[i - 1] if i else 0)) * float(distinct[j - 1]) ** 2, [*cuts, end])
+                for i in range(j)
+                for cost, cuts in [best.get((i, groups - 1), (np.inf, []))]
+            ]
+            best[j, groups] = min(options, key=lambda option: option[0])
+    _, cuts = min((best[len(ends), groups] for groups in range(1, GROUPS + 1)), key=lambda option: option[0])
+    return list(zip([0, *cuts[:-1]], cuts, strict=True))
+
+
+def _pad_group(segments: list[dict], beams: int, measurements: int, propagator: str) -> SegmentGroup:
+    tilts = max(len(segment["matrix"]) for segment in segments)
+    rows = 1 + max(len(segment["measurement"]) for segment in segments)
+    count = len(segments)
+    hkl = np.zeros((count, beams, 3), dtype=np.int32)
+    present = np.zeros((count, beams), dtype=bool)
+    matrix = np.zeros((count, tilts, 3, 3))
+    weight = np.zeros((count, tilts))
+    measurement = np.full((count, rows), measurements, dtype=np.int32)
+    for i, segment in enumerate(segments):
+        n, k = len(segment["hkl"]), len(segment["matrix"])
+        hkl[i, :n], present[i, :n] = segment["hkl"], True
+        matrix[i, :k], matrix[i, k:] = segment["matrix"], segment["matrix"][-1]
+        weight[i, :k] = segment["weight"]
+        measurement[i, 1 : 1 + len(segment["measurement"])] = segment["measurement"]
+    if propagator == "auto":
+        propagator = "eigen" if beams <= EIGEN_BEAMS else "chebyshev"
+    frame = np.array([segment["frame"] for segment in segments], dtype=np.int32)
+    return SegmentGroup(hkl, present, matrix, weight, frame, measurement, rows, propagator)

@@ -1,0 +1,102 @@
+"""Calculated intensities of every measurement: the one call that models make."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Complex, Float
+
+from pendel.constants import Array
+from pendel.crystal import Crystal
+from pendel.simulate.beams import SegmentGroup
+from pendel.simulate.chebyshev import propagate_chebyshev
+from pendel.simulate.eigen import propagate_eigen
+from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
+from pendel.simulate.plan import Plan, chunk_size, plan_coupling
+
+
+def simulate_intensities(
+    crystal: Crystal,
+    plan: Plan,
+    *,
+    tilt: Float[Array, "frames 2"],
+    thickness: Float[Array, "frames nodes"],
+    weights: Float[Array, "frames nodes"],
+) -> Float[Array, " measurements"]:
+    """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
+
+    Args:
+        crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
+        plan: frozen beams and tilts of the experiment.
+        tilt: small laboratory tilt of every frame about x and y [deg].
+        thickness: nodes of every frame's thickness distribution [Å].
+        weights: of the nodes, summing to 1 per frame.
+
+    Returns:
+        intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
+    """
+
+    def reduce(density, chunk):
+        return jnp.einsum("sqrk,sq,sk->sr", density, jnp.asarray(weights)[chunk.frame], chunk.tilt_weight)
+
+    return _over_segments(crystal, plan, tilt, jnp.asarray(thickness), reduce)
+
+
+def thickness_table(
+    crystal: Crystal, plan: Plan, *, tilt: Float[Array, "frames 2"], thickness: Float[Array, " nodes"]
+) -> Float[Array, "measurements nodes"]:
+    """Integrated intensities of every measurement at each of the given thicknesses [Å]; other arguments as above."""
+
+    def reduce(density, chunk):
+        return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
+
+    nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
+    return _over_segments(crystal, plan, tilt, nodes, reduce)
+
+
+def exit_waves(
+    coupling: Complex[Array, " box"],
+    plan: Plan,
+    group: SegmentGroup,
+    axis_row: Float[Array, "frames 3"],
+    thickness: Float[Array, "frames nodes"],
+) -> Complex[Array, "segments nodes rows tilts"]:
+    """Flux-normalised amplitudes of the leading beams of every segment in a group."""
+    diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
+    single = plan.dtype == "float32"
+    interaction = interaction_matrix(coupling.astype(jnp.complex64 if single else jnp.complex128), group, plan.box)
+    nodes = thickness[group.frame]
+    if group.propagator == "eigen":
+        return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
+    return propagate_chebyshev(
+        interaction, diagonal, flux, nodes, rows=group.rows, max_steps=plan.max_steps, mode=plan.mode
+    )
+
+
+def _over_segments(crystal, plan, tilt, thickness, reduce):
+    """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time."""
+    coupling = plan_coupling(crystal, plan)
+    axis_row = beam_axis_row(jnp.asarray(tilt))
+    total = jnp.zeros(())
+    for group in plan.groups:
+
+        def one_chunk(chunk):
+            wave = exit_waves(coupling, plan, chunk, axis_row, thickness)
+            return reduce((jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64), chunk)
+
+        part = _map_chunks(one_chunk, group, chunk_size(group))
+        if total.ndim == 0:
+            total = jnp.zeros((plan.measurements + 1, *part.shape[2:]))
+        total = total.at[jnp.asarray(group.measurement)].add(part)
+    return total[jnp.asarray(plan.same_as)]
+
+
+def _map_chunks(function, group: SegmentGroup, size: int):
+    """`function` over equal chunks of segments, the last one filled up with repeats that are cut off again."""
+    count = group.frame.shape[0]
+    chunks = -(-count // size)
+    size = -(-count // chunks)
+    if chunks == 1:
+        return function(group)
+    index = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+    parts = jax.lax.map(lambda i: function(jax.tree.map(lambda x: jnp.asarray(x)[i], group)), index)
+    return parts.reshape(chunks * size, *parts.shape[2:])[:count]

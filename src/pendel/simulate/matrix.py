@@ -1,0 +1,66 @@
+"""The structure matrix of every segment: couplings from U_g, diagonal and flux factors from the geometry."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Complex, Float
+
+from pendel.constants import Array
+from pendel.simulate.beams import SegmentGroup
+from pendel.simulate.geometry import excitation_error, flux_factor
+
+
+def coupling_box(
+    u_g: Complex[Array, " g"], support: Array, box: tuple[int, int, int], wavelength: float
+) -> Complex[Array, " box"]:
+    """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; U_{-g} = conj(U_g), zero at g = 0 and unused places.
+
+    Args:
+        u_g: Fourier coefficients [Å⁻²] of the Friedel-unique reflections `support` [g 3].
+        box: shape of the box of differences, its middle is g = 0.
+        wavelength: 1 / K_n [Å].
+    """
+    place = jnp.asarray(support) @ _strides(box)
+    middle = _middle(box)
+    coupling = jnp.pi * wavelength * u_g
+    flat = jnp.zeros(int(np.prod(box)), coupling.dtype)
+    return flat.at[middle + place].set(coupling).at[middle - place].set(jnp.conj(coupling))
+
+
+def interaction_matrix(
+    coupling: Complex[Array, " box"], group: SegmentGroup, box: tuple[int, int, int]
+) -> Complex[Array, "segments beams beams"]:
+    """Element (g, h) is V_{h-g} [rad/Å], zero for padding.
+
+    U_g is built with exp(+2 pi i h.r), so for waves exp(+2 pi i k.r) the coefficient that scatters beam h into beam g
+    is U_{h-g}; U_{g-h} would simulate the enantiomorph.
+    """
+    place = jnp.asarray(group.hkl) @ _strides(box)
+    index = place[:, None, :] - place[:, :, None] + _middle(box)
+    both = group.present[:, :, None] & group.present[:, None, :]
+    return jnp.where(both, coupling[jnp.where(both, index, _middle(box))], 0.0)
+
+
+def diagonal_and_flux(
+    group: SegmentGroup, axis_row: Float[Array, "frames 3"], wavelength: float
+) -> tuple[Float[Array, "segments beams tilts"], Float[Array, "segments beams tilts"]]:
+    """D = 2 pi S_g M_g^2 [rad/Å] and M_g at every tilt; padding repeats the incident beam (D = 0, M = 1).
+
+    Args:
+        axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
+        wavelength: [Å].
+    """
+    hkl = jnp.asarray(group.hkl, dtype=jnp.float64)
+    z_row = jnp.einsum("si,skij->skj", axis_row[group.frame], group.matrix)
+    g_z = jnp.einsum("snj,skj->snk", hkl, z_row)
+    centre = jnp.einsum("snj,sij->sni", hkl, group.matrix[:, 0])
+    g_squared = jnp.sum(centre**2, axis=-1)[:, :, None]
+    flux = flux_factor(g_z, wavelength)
+    return 2 * jnp.pi * excitation_error(g_z, jnp.broadcast_to(g_squared, g_z.shape), wavelength) * flux**2, flux
+
+
+def _strides(box: tuple[int, int, int]) -> np.ndarray:
+    return np.array([box[1] * box[2], box[2], 1], dtype=np.int32)
+
+
+def _middle(box: tuple[int, int, int]) -> int:
+    return int(_strides(box) @ (np.array(box) // 2))

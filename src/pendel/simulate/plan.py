@@ -1,0 +1,156 @@
+"""The `Plan`: everything about a simulation that stays fixed while parameters move."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from pendel.constants import Array, InputError
+from pendel.crystal import Crystal, reciprocal_matrix
+from pendel.experiment import Experiment
+from pendel.io.form_factors import form_factors
+from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams
+from pendel.simulate.chebyshev import expansion_length, spectral_interval
+from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
+from pendel.simulate.scattering import structure_factors
+
+STATE_NUMBERS = 20_000  # complex amplitudes per chunk: a few chunks of state fit a core's cache
+STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["groups", "support_hkl", "support_form_factor", "same_as"],
+    meta_fields=["measurements", "frames", "wavelength", "box", "dtype", "mode", "max_steps", "settings"],
+)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Beams, tilts, padding and precision of a simulation; a pytree that models pass through unread."""
+
+    groups: tuple[SegmentGroup, ...]
+    support_hkl: Int[Array, "g 3"]  # Friedel-unique reflections whose U_g is needed
+    support_form_factor: Float[Array, "sites g"]  # [Å]
+    same_as: Int[Array, " measurements"]  # the first measurement of the same hkl in the same frame
+    measurements: int
+    frames: int
+    wavelength: float  # Å
+    box: tuple[int, int, int]  # shape of the box of all differences of beams
+    dtype: str  # of the propagator
+    mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
+    max_steps: int
+    settings: tuple[tuple[str, float], ...]
+
+    def with_mode(self, mode: str) -> "Plan":
+        """The same plan for forward-mode ("forward") or reverse-mode ("reverse") differentiation."""
+        return dataclasses.replace(self, mode=mode)
+
+
+def make_plan(
+    crystal: Crystal,
+    experiment: Experiment,
+    *,
+    g_max: float | None = None,
+    sg_max: float = 0.01,
+    tilts: int | None = None,
+    thickness_max: float = 3000.0,
+    tilt: Float[Array, "frames 2"] | None = None,
+    dtype: str = "float32",
+    propagator: str = "auto",
+    form_factor_table: str = "lobato",
+) -> Plan:
+    """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, and pad them to few sizes.
+
+    Args:
+        g_max: cutoff of the beams [Å⁻¹]; 1.1 x the resolution of the data when not given.
+        sg_max: largest excitation error of a beam [Å⁻¹].
+        tilts: tilts per frame; see `default_tilts` when not given.
+        thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
+        tilt: frame tilts around which the beams are selected [deg].
+        dtype: precision of the propagator, "float32" or "float64".
+        propagator: "eigen", "chebyshev" or "auto" (by size).
+        form_factor_table: "lobato" or "peng".
+
+    Raises:
+        InputError: no measured reflection is among the beams.
+    """
+    g_max = g_max or round(1.1 * experiment.dstar_max, 2)
+    tilts = tilts or default_tilts(experiment, thickness_max / 3)
+    start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
+    row = beam_axis_row(start)
+    segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max, tilts=tilts)
+    if not any(len(segment["measurement"]) for segment in segments):
+        raise InputError(
+            found=f"no measured reflection among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
+            expected="measured reflections inside the cutoffs",
+            do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
+        )
+    measurements = len(experiment.intensity)
+    groups = pad_segments(segments, measurements, propagator)
+    box, support = difference_box(groups)
+    g = np.linalg.norm(support @ reciprocal_matrix(crystal.cell).T, axis=1)
+    plan = Plan(
+        groups=groups,
+        support_hkl=support,
+        support_form_factor=form_factors(crystal.elements, g, form_factor_table),
+        same_as=_first_of_same(experiment),
+        measurements=measurements,
+        frames=len(experiment.frame_id),
+        wavelength=experiment.wavelength,
+        box=box,
+        dtype=dtype,
+        mode="forward",
+        max_steps=0,
+        settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
+    )
+    radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
+    steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
+    return dataclasses.replace(plan, max_steps=steps)
+
+
+def default_tilts(experiment: Experiment, thickness: float) -> int:
+    """Tilts per frame so that S t of the outermost measured reflection moves by at most 1.25 cycles a tilt.
+
+    Args:
+        thickness: expected thickness [Å].
+    """
+    semi = np.deg2rad(float(np.max(experiment.semi_angle)))
+    cycles = 2 * semi * experiment.dstar_max * thickness
+    return int(np.clip(np.ceil(cycles / 1.25) + 1, 7, 120))
+
+
+def _first_of_same(experiment: Experiment) -> Int[np.ndarray, " measurements"]:
+    key = np.column_stack([experiment.frame_index, experiment.hkl])
+    _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    return first[inverse.ravel()]
+
+
+def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 3"]) -> list[float]:
+    """Largest spectral radius R [rad/Å] of each group, as the Chebyshev expansion bounds it."""
+    coupling = plan_coupling(crystal, plan)
+
+    @jax.jit
+    def group_radius(group):
+        def one(chunk):
+            return spectral_interval(
+                interaction_matrix(coupling, chunk, plan.box), *diagonal_and_flux(chunk, axis_row, plan.wavelength)
+            )[1][0]
+
+        single = jax.tree.map(lambda x: jnp.asarray(x)[:, None], group)
+        return jnp.max(jax.lax.map(one, single))
+
+    return [float(group_radius(group)) for group in plan.groups]
+
+
+def plan_coupling(crystal: Crystal, plan: Plan) -> Array:
+    """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal."""
+    u_g = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength)
+    return coupling_box(u_g, plan.support_hkl, plan.box, plan.wavelength)
+
+
+def chunk_size(group: SegmentGroup) -> int:
+    """Segments handled together, so that the state stays in cache and memory bounded."""
+    return max(1, STATE_NUMBERS // (group.hkl.shape[1] * group.matrix.shape[1]))

@@ -1,0 +1,181 @@
+"""Start values: thickness basins, frame scales and tilts, all under the integrated dynamical model.
+
+A table of intensities on a grid of thicknesses costs little more than one thickness, because every node shares the
+Chebyshev states. Each frame's misfit is found for every (tilt, mean thickness, width); a profile along the
+goniometer angle follows by dynamic programming, and the distinct minima of the summed misfit are the basins.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from pendel.constants import Array
+from pendel.crystal import Crystal
+from pendel.experiment import Experiment
+from pendel.simulate import Plan, thickness_table
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+GRID_STEP = 20.0  # Å; a quarter of the shortest fringe, 1 / S at the edge of the beam selection
+TILT_STEP = 0.08  # deg
+WIDTHS = (0.05, 0.15, 0.35)  # relative widths tried
+MODEL_ERROR = 0.12  # relative, of the misfit used here
+ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
+BASINS = 4
+BASIN_DISTANCE = 0.12  # in log thickness
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Start values of the frame parameters, one set per thickness basin, the best basin first.
+
+    `values`: sites log_scale, tilt [deg], log_thickness, log_width and their means, with the data set's suffix;
+    `basins`: (median thickness [Å], misfit) of each set; `landscape`: (thicknesses [Å], misfit of the best width).
+    """
+
+    values: tuple[dict[str, Array], ...]
+    basins: tuple[tuple[float, float], ...]
+    landscape: tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]
+
+
+def find_start(
+    crystal: Crystal,
+    datasets: tuple[tuple[Experiment, Plan], ...],
+    *,
+    thickness_min: float = 100.0,
+    progress: Progress | None = None,
+) -> Start:
+    """Scan thickness, width and tilt for all frames of every data set, with scales fitted.
+
+    Args:
+        crystal: start structure.
+        datasets: (experiment, plan) pairs; the plan's `thickness_max` [Å] ends the scan.
+        thickness_min: where the scan starts [Å].
+    """
+    sets, landscapes = [], []
+    for number, (experiment, plan) in enumerate(datasets):
+        suffix = f"_{number + 1}" if number else ""
+        values, scores, landscape = _scan(crystal, experiment, plan, thickness_min, suffix, progress)
+        sets.append((values, scores))
+        landscapes.append(landscape)
+    count = min(len(values) for values, _ in sets)
+    merged = tuple({k: v for values, _ in sets for k, v in values[basin].items()} for basin in range(count))
+    basins = tuple(
+        (float(np.exp(np.median(sets[0][0][i]["log_thickness"]))), float(sum(scores[i] for _, scores in sets)))
+        for i in range(count)
+    )
+    return Start(merged, basins, landscapes[0])
+
+
+def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
+    """Basins of one data set: start values and misfits, best first."""
+    thickness_max = dict(plan.settings)["thickness_max"]
+    nodes = np.arange(thickness_min, thickness_max, GRID_STEP)
+    means = np.exp(np.arange(np.log(1.2 * thickness_min), np.log(0.8 * thickness_max), 0.03))
+    density = _lognormal_weights(nodes, means)
+    table = jax.jit(thickness_table)
+    tilts = TILT_STEP * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
+    misfit, log_scale = [], []
+    for number, tilt in enumerate(tilts):
+        everywhere = jnp.broadcast_to(jnp.asarray(tilt), (plan.frames, 2))
+        intensity = np.asarray(table(crystal, plan, tilt=everywhere, thickness=jnp.asarray(nodes))) @ density
+        frame_misfit, frame_scale = _frame_misfit(experiment, plan.frames, intensity)
+        misfit.append(frame_misfit + 0.5 * np.sum((tilt / 0.1) ** 2))
+        log_scale.append(frame_scale)
+        if progress is not None:
+            progress("start", number + 1, len(tilts), {})
+    misfit, log_scale = np.array(misfit), np.array(log_scale)  # [tilts frames means*widths]
+    best_tilt = np.argmin(misfit, axis=0)
+    frames = np.arange(plan.frames)[:, None]
+    states = np.arange(misfit.shape[2])[None, :]
+    lowest = misfit[best_tilt, frames, states].reshape(plan.frames, len(means), len(WIDTHS))
+    total = lowest.sum(axis=0)
+    values, scores = [], []
+    for mean in _basins(means, total.min(axis=1)):
+        width = int(np.argmin(total[mean]))
+        path, score = _profile(lowest[:, :, width], experiment.alpha, means, mean)
+        state = path * len(WIDTHS) + width
+        chosen = best_tilt[np.arange(plan.frames), state]
+        scale = log_scale[chosen, np.arange(plan.frames), state]
+        log_thickness = np.log(means[path])
+        values.append(
+            {
+                f"log_scale{suffix}": scale,
+                f"log_scale_mean{suffix}": np.mean(scale),
+                f"tilt{suffix}": 0.5 * tilts[chosen],
+                f"log_thickness{suffix}": log_thickness,
+                f"log_thickness_mean{suffix}": np.mean(log_thickness),
+                f"log_width{suffix}": np.full(plan.frames, np.log(WIDTHS[width])),
+                f"log_width_mean{suffix}": np.log(WIDTHS[width]),
+            }
+        )
+        scores.append(score)
+    order = np.argsort(scores)
+    return [values[i] for i in order], [scores[i] for i in order], (means, total.min(axis=1))
+
+
+def _lognormal_weights(nodes, means):
+    """Weights [nodes means*widths] of log-normal densities on the fixed grid."""
+    offset = np.log(nodes)[:, None, None] - np.log(means)[None, :, None]
+    weight = np.exp(-0.5 * (offset / np.array(WIDTHS)) ** 2) / nodes[:, None, None]
+    return (weight / weight.sum(axis=0)).reshape(len(nodes), -1)
+
+
+def _frame_misfit(experiment, frames, intensity):
+    """Student-t misfit (nu = 4) and log scale [frames states] after fitting each frame's scale."""
+    observed, sigma = experiment.intensity[:, None], experiment.sigma[:, None]
+    index = experiment.frame_index
+    member = (np.arange(frames)[:, None] == index).astype(float)
+
+    def per_frame(x):
+        return member @ x
+
+    weight = 1 / (sigma**2 + (MODEL_ERROR * np.maximum(observed, 0)) ** 2)
+    scale = per_frame(weight * observed * intensity) / np.maximum(per_frame(weight * intensity**2), 1e-300)
+    for _ in range(2):
+        scale = np.maximum(scale, 1e-6 * np.max(scale))
+        calculated = scale[index] * intensity
+        spread = sigma**2 + (MODEL_ERROR * calculated) ** 2
+        weight = 1 / (spread * (1 + (observed - calculated) ** 2 / (4 * spread)))
+        scale = per_frame(weight * observed * intensity) / np.maximum(per_frame(weight * intensity**2), 1e-300)
+    scale = np.maximum(scale, 1e-6 * np.max(scale))
+    calculated = scale[index] * intensity
+    spread = sigma**2 + (MODEL_ERROR * calculated) ** 2
+    misfit = 2.5 * np.log1p((observed - calculated) ** 2 / (4 * spread)) + 0.5 * np.log(spread)
+    return per_frame(misfit), np.log(scale)
+
+
+def _basins(means, total):
+    """Indices of the lowest minima of the summed misfit that stand apart from each other."""
+    chosen: list[int] = []
+    for i in np.argsort(total):
+        if all(abs(np.log(means[i] / means[j])) > BASIN_DISTANCE for j in chosen):
+            chosen.append(int(i))
+        if len(chosen) == BASINS:
+            break
+    return chosen
+
+
+def _profile(misfit, alpha, means, basin):
+    """Smoothest cheap path of log thickness along the angle that stays near a basin (Viterbi), and its cost."""
+    order = np.argsort(alpha)
+    log_means = np.log(means)
+    near = 0.5 * ((log_means - log_means[basin]) / ROUGHNESS) ** 2
+    jump = 0.5 * (log_means[:, None] - log_means[None, :]) ** 2
+    cost, back = misfit[order[0]] + near, []
+    for before, frame in itertools.pairwise(order):
+        variance = ROUGHNESS**2 * max(abs(alpha[frame] - alpha[before]), 0.5) / 20.0
+        step = cost[:, None] + jump / variance
+        back.append(np.argmin(step, axis=0))
+        cost = step[back[-1], np.arange(len(means))] + misfit[frame] + near
+    path = [int(np.argmin(cost))]
+    for pointer in reversed(back):
+        path.append(int(pointer[path[-1]]))
+    result = np.empty(len(alpha), dtype=int)
+    result[order] = path[::-1]
+    return result, float(np.min(cost))

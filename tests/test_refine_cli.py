@@ -1,0 +1,251 @@
+"""The command line: every kind of bad input, interruption and resumption, and the files a run leaves."""
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import pendel
+from pendel.cli import app
+from pendel.datasets import example
+
+# Kinematic scattering with the sites a refinement expects: the whole flow in seconds.
+KINEMATIC = """
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from pendel.likelihood import gaussian
+from pendel.parameters import displaced
+
+def model(crystal, datasets, *, intensities=None, mask=None):
+    shift = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([len(crystal.position_basis)]).to_event(1))
+    u_iso = numpyro.sample("u_iso", dist.LogNormal(-4.6, 0.5))
+    fract = numpyro.deterministic("fract", displaced(crystal, shift))
+    numpyro.deterministic("U_aniso", u_iso / 0.01 * jnp.asarray(crystal.u_aniso))
+    (experiment, plan), = datasets
+    with numpyro.plate("frames", plan.frames):
+        log_scale = numpyro.sample("log_scale", dist.Normal(5.0, 3.0))
+        tilt = numpyro.sample("tilt", dist.Normal(0, 0.1).expand([2]).to_event(1))
+        thickness = numpyro.sample("log_thickness", dist.Normal(6.5, 0.3))
+    numpyro.deterministic("thickness", jnp.exp(thickness))
+    phase = jnp.sum(jnp.cos(2 * jnp.pi * jnp.asarray(experiment.hkl) @ fract.T), axis=1)
+    strength = jnp.exp(log_scale + tilt.sum(1))[experiment.frame_index] * phase**2
+    calculated = numpyro.deterministic("calculated", strength)
+    with numpyro.handlers.mask(mask=True if mask is None else mask[0]):
+        numpyro.sample(
+            "intensity",
+            gaussian(calculated, experiment.sigma, b=0.3),
+            obs=None if intensities is None else intensities[0],
+            infer={"plate": "frames", "frame": experiment.frame_index},
+        )
+"""
+FILES = {"summary.json", "posterior.nc", "refined.cif", "reflections.csv", "run.json"}
+SMALL = {"frames": "::11", "g_max": 0.9, "sg_max": 0.004, "tilts": 5}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of the embedded example that a test may spoil."""
+    files = example()
+    structure, data = tmp_path / "start.cif", tmp_path / "data.cif_pets"
+    structure.write_text(files.structure.read_text())
+    data.write_text(files.data.read_text())
+    return structure, data
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Exit code and what stderr says."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stderr
+
+
+def refused(out: Path, *arguments: object) -> str:
+    """The one line of a refusal: exit code 2, found / expected / do, and no output folder."""
+    existed = out.exists()
+    code, message = run("refine", *arguments, "--out", out)
+    assert code == 2, message
+    assert len(message.strip().splitlines()) == 1
+    assert message.startswith("pendel: found ")
+    assert "; expected " in message
+    assert "; do: " in message
+    assert out.exists() == existed
+    return message
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def change_column(path: Path, name: str, value: str, rows: int | None) -> None:
+    """Set a loop column to a value, in its first rows or in all."""
+    document = gemmi.cif.read(str(path))
+    column = document.sole_block().find_values(name)
+    for row in range(len(column) if rows is None else rows):
+        column[row] = value
+    document.write_file(str(path))
+
+
+def test_missing_files(inputs, tmp_path: Path):
+    structure, data = inputs
+    assert "absent.cif" in refused(tmp_path / "run", tmp_path / "absent.cif", data)
+    assert "absent.cif_pets" in refused(tmp_path / "run", structure, tmp_path / "absent.cif_pets")
+
+
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_not_a_cif(inputs, tmp_path: Path, spoiled):
+    inputs[spoiled].write_text("These are my notes.\n")
+    assert "not a CIF" in refused(tmp_path / "run", *inputs)
+
+
+SPOILED = {
+    "unknown element": (0, "O1 O 0.8620", "O1 Qq 0.8620", "Qq"),
+    "cell mismatch": (0, "_cell_length_a 4.913", "_cell_length_a 5.413", "%"),
+    "atoms too close": (0, "O1 O 0.8620 0.5785 0.6120", "O1 O 0.02 0.47 0.85", "Å"),
+    "non-positive ADP": (0, "O1 0.01 0.01 0.01", "O1 0.01 0.01 -0.01", "O1"),
+    "no atoms": (0, "_atom_site_fract_z", "_atom_site_other", "start.cif"),
+    "no intensities": (1, "_refln_intensity_meas", "_refln_other", "no reflections"),
+    "no wavelength": (1, "_diffrn_radiation_wavelength", "_diffrn_other", "wavelength"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_spoiled_items(inputs, tmp_path: Path, case):
+    which, old, new, named = SPOILED[case]
+    replaced(inputs[which], old, new)
+    assert named in refused(tmp_path / "run", *inputs)
+
+
+COLUMNS = {
+    "negative sigma": ("_refln_intensity_sigma", "-1", 1, "-1"),
+    "all-zero sigma": ("_refln_intensity_sigma", "0", None, "sigma"),
+    "NaN intensity": ("_refln_intensity_meas", "nan", 1, "nan"),
+    "frame without row": ("_refln_zone_axis_id", "99", 1, "99"),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_spoiled_columns(inputs, tmp_path: Path, case):
+    name, value, rows, named = COLUMNS[case]
+    change_column(inputs[1], name, value, rows)
+    assert named in refused(tmp_path / "run", *inputs)
+
+
+def test_singular_ub(inputs, tmp_path: Path):
+    document = gemmi.cif.read(str(inputs[1]))
+    block = document.sole_block()
+    for row in "123":
+        block.set_pair(f"_diffrn_orient_matrix_UB_{row}2", block.find_value(f"_diffrn_orient_matrix_UB_{row}1"))
+    document.write_file(str(inputs[1]))
+    assert "singular UB" in refused(tmp_path / "run", *inputs)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--infer", "nuts", "expected map or svi"),
+        ("--select", "all", "nearest or klar"),
+        ("--cell", "mine", "header or structure or ub"),
+        ("--geometry", "spiral", "rotation or precession"),
+        ("--frames", "every third", "start:stop:step"),
+        ("--holdout", "1.5", "a fraction"),
+        ("--g-max", "-1", "a positive number"),
+        ("--model", "nothing", "one of dynamical, robust"),
+        ("--energy-ev", "0", "a positive number"),
+    ],
+)
+def test_bad_options(inputs, tmp_path: Path, option, value, named):
+    assert named in refused(tmp_path / "run", *inputs, f"{option}={value}")
+
+
+def test_the_same_data_twice(inputs, tmp_path: Path):
+    assert "twice" in refused(tmp_path / "run", *inputs, inputs[1])
+
+
+def test_foreign_folder_needs_force(inputs, tmp_path: Path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter.tex").write_text("words")
+    assert "--force" in refused(out, *inputs)
+    assert [path.name for path in out.iterdir()] == ["chapter.tex"]
+
+
+def full_disk(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk(inputs, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    assert "No space left" in refused(tmp_path / "run", *inputs, *options)
+
+
+def test_simulate_refuses_to_overwrite_its_input(inputs):
+    before = inputs[1].read_text()
+    code, message = run("simulate", *inputs, "--out", inputs[1])
+    assert code == 2
+    assert "is an input" in message
+    assert inputs[1].read_text() == before
+
+
+def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path):
+    (tmp_path / "kinematic.py").write_text(KINEMATIC)
+    settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, **SMALL)
+    out, seen = tmp_path / "run", []
+
+    def stop_in_svi(stage, step, total, info):
+        seen.append(stage)
+        if stage == "svi":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pendel.refine(inputs[0], [inputs[1]], out, settings, progress=stop_in_svi)
+    assert {"start", "map", "svi"} <= set(seen)
+    assert {path.name for path in out.iterdir()} == FILES | {"stage_start.npz", "stage_map.npz"}
+    assert json.loads((out / "summary.json").read_text())["stage"] == "map"
+    assert pendel.Posterior.load(out / "posterior.nc").data.attrs["stage"] == "map"
+
+    seen.clear()
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage))
+    assert "start" not in seen
+    assert "map" not in seen
+    check_files(out, outcome)
+    with pytest.raises(pendel.InputError, match="different: seed"):
+        pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
+
+
+def check_files(out: Path, outcome: pendel.Outcome) -> None:
+    """Every file agrees with the others."""
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stage"] == "svi"
+    keys = {"r_obs_pooled", "wr2_pooled", "r_obs_heldout", "r_obs_mean_klar", "wr2_mean_klar", "r_obs_pooled_klar"}
+    keys |= {"wr2_pooled_klar", "n_frames", "n_scored", "n_observed", "n_scored_klar", "elapsed_s", "compile_s"}
+    keys |= {"max_r_hat", "min_ess_bulk", "n_divergent", "thickness_mean_angstrom", "model", "seed"}
+    assert keys <= set(summary)
+    assert summary["max_r_hat"] is None
+    posterior = pendel.Posterior.load(out / "posterior.nc").data
+    groups = {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior", "observed_data"}
+    assert groups | {"constant_data", "log_likelihood_heldout"} == set(posterior.children)
+    fract = posterior["posterior"]["fract"]
+    assert fract.dims == ("chain", "draw", "site", "axis")
+    assert fract["site"].values.tolist() == ["Si1", "O1"]
+    likelihood = posterior["log_likelihood"]["intensity"]
+    assert likelihood.sizes["measurement"] == summary["n_scored"]
+    assert summary["n_scored"] + summary["n_heldout"] == posterior["observed_data"]["intensity"].size
+    refined = pendel.read_crystal(out / "refined.cif")
+    np.testing.assert_allclose(refined.fract, outcome.refined.crystal.fract, atol=1e-3)
+    np.testing.assert_allclose(fract.mean(("chain", "draw")), outcome.refined.crystal.fract, atol=1e-3)
+    with open(out / "reflections.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == posterior["observed_data"]["intensity"].size
+    assert sum(int(row["used"]) for row in rows) == summary["n_scored"]
