@@ -205,7 +205,7 @@ def _refine_and_print(structure: Path, data: list[Path], out: Path, settings: Se
         outcome = run_refinement(structure, data, out, settings, force=force, progress=progress)
     errors, console = Console(stderr=True), Console()
     for note in outcome.notes:
-        errors.print(f"note: {note}", highlight=False, markup=False)
+        errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     refined = outcome.refined
     table = closing_table(
         outcome.summary,

@@ -117,7 +117,7 @@ def simulate_experiment(
         dtype="float64",
     )
     exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))
-    intensity, sigma = _measure(exact, imperfections, generator)
+    intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)
     notes = ("simulated",)
     return Synthetic(
@@ -141,10 +141,14 @@ def write_synthetic(path: Path, synthetic: Synthetic, truth: Crystal) -> None:
     write_text(path, path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + "\n".join(lines) + "\n")
 
 
-def _measure(
+def measured(
     exact: Float[np.ndarray, "reflections"], imperfections: Imperfections, generator: np.random.Generator
 ) -> tuple[Float[np.ndarray, "reflections"], Float[np.ndarray, "reflections"]]:
-    """Counts N ~ Poisson(I (1 + model error) + background); intensity N - background and sigma sqrt(N)."""
+    """Intensities N - background and their sigmas sqrt(N), in counts N ~ Poisson(I (1 + model error) + background).
+
+    Args:
+        exact: calculated intensities in any unit; the strongest one gets `imperfections.counts`.
+    """
     scaled = exact * imperfections.counts / exact.max()
     wrong = np.maximum(scaled * (1 + imperfections.model_error * generator.standard_normal(len(exact))), 0.0)
     counted = generator.poisson(wrong + imperfections.background)

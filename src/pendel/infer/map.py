@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from pendel.constants import Array
 from pendel.infer.layout import Layout, fixed_values, inspect_model
 from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
-from pendel.infer.spreads import best_spreads
+from pendel.infer.spreads import best_spreads, spread_loss
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
 CONVERGED = 0.02  # predicted gain of a step in log density
@@ -55,6 +55,7 @@ class _Objective:
     value: Callable
     matrix: Callable
     gradient: Callable
+    spread: Callable
     forward: tuple
     reverse: tuple
     progress: Progress | None
@@ -106,7 +107,7 @@ def fit_map(
         )
     steps = best.steps
     for _ in range(spread_rounds if spreads else 0):
-        spreads = best_spreads(model, layout, best.z, _inverse(best.matrix), spreads, *forward)
+        spreads = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
         best = _maximise(objective, best.z, spreads, max_steps, tolerance, damped_steps=0)
         steps += best.steps
     method = "L-BFGS" if layout.globals > MANY_GLOBALS else "Fisher scoring, then L-BFGS in its metric"
@@ -155,6 +156,7 @@ def _compile(model: Callable, layout: Layout, forward: tuple, progress: Progress
         value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
         matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
         gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
+        spread=spread_loss(model, layout),
         forward=forward,
         reverse=differentiable(forward, "reverse"),
         progress=progress,

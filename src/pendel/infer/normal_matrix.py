@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from pendel.constants import Array
 from pendel.infer.density import fisher_information, log_likelihood, prior_and_prediction
 from pendel.infer.layout import Layout
+from pendel.infer.prune import pruned
 
 LOOPS = frozenset({"while", "scan"})  # primitives that make a computation expensive
 
@@ -54,8 +55,7 @@ def normal_matrix(
     def predict(values):
         return prior_and_prediction(model, layout, values, fixed, args, kwargs)[1].parameters
 
-    def prior(x):
-        return prior_and_prediction(model, layout, layout.split(x), fixed, args, kwargs)[0]
+    prior = pruned(lambda x: prior_and_prediction(model, layout, layout.split(x), fixed, args, kwargs)[0], z)
 
     log_prior, prediction = prior_and_prediction(model, layout, layout.split(z), fixed, args, kwargs)
     finite = jnp.isfinite(prediction.parameters)

@@ -12,50 +12,55 @@ from scipy.optimize import minimize
 
 from pendel.constants import Array
 from pendel.infer.layout import Layout
+from pendel.infer.prune import pruned
 
 
 def best_spreads(
-    model: Callable,
+    loss: Callable,
     layout: Layout,
     z: Float[Array, " n"],
     covariance: Float[Array, "n n"],
     spreads: Mapping[str, Array],
-    args: tuple,
-    kwargs: dict[str, Any],
-    draws: int = 32,
+    data: tuple,
+    draws: int = 16,
 ) -> dict[str, Array]:
     """Spreads that maximise the expected log prior under the Laplace approximation: the M step of EM.
 
-    The observations do not depend on the spreads given the spread values, so only the prior counts.
+    Given the spreads' effect on what they spread, the observations do not depend on them, so only the prior counts.
 
     Args:
+        loss: from `spread_loss`, compiled.
         z, covariance: centre and covariance of the Laplace approximation, unconstrained.
         spreads: current values, constrained and positive.
+        data: the model's (args, kwargs).
         draws: number of (antithetic) draws in the expectation.
     """
     noise = np.random.default_rng(0).standard_normal((draws // 2, layout.size))
     points = np.asarray(z) + np.concatenate([noise, -noise]) @ np.linalg.cholesky(np.asarray(covariance)).T
-    values = jax.vmap(layout.constrain)(jnp.asarray(points))
     names = sorted(spreads)
+    start = np.log(np.array([float(np.asarray(spreads[name])) for name in names]))
 
-    @jax.jit
-    @jax.value_and_grad
-    def loss(log_spreads):
-        current = {name: jnp.exp(log_spreads[k]) for k, name in enumerate(names)}
+    def value(x):
+        result, slope = loss(dict(zip(names, x, strict=True)), jnp.asarray(points), data)
+        return float(result), np.array([float(slope[name]) for name in names])
 
-        def one(drawn):
-            trace = handlers.trace(handlers.substitute(model, data={**drawn, **current})).get_trace(*args, **kwargs)
-            latent = [s for s in trace.values() if s["type"] == "sample" and not s["is_observed"]]
+    bounds = [(s - 2, s + 2) for s in start]
+    result = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return {name: jnp.asarray(np.exp(result.x[k])) for k, name in enumerate(names)}
+
+
+def spread_loss(model: Callable, layout: Layout) -> Callable:
+    """Compiled function (log spreads, points [draws n], (args, kwargs)) -> minus mean log prior, and its slope."""
+
+    def loss(log_spreads: dict[str, Array], points: Float[Array, "draws n"], data: tuple[tuple, dict[str, Any]]):
+        def log_prior(z, log_spreads):
+            spreads = {name: jnp.exp(value) for name, value in log_spreads.items()}
+            values: Any = {**layout.constrain(z), **spreads}
+            trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*data[0], **data[1])
+            latent = [site for site in trace.values() if site["type"] == "sample" and not site["is_observed"]]
             return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in latent)
 
-        return -jnp.mean(jax.vmap(one)(values)) - jnp.sum(log_spreads)
+        one = pruned(log_prior, points[0], log_spreads)
+        return -jnp.mean(jax.vmap(lambda z: one(z, log_spreads))(points)) - sum(log_spreads.values())
 
-    start = np.log(np.array([float(np.asarray(spreads[name])) for name in names]))
-    result = minimize(
-        lambda x: tuple(np.asarray(part) for part in loss(x)),
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(s - 2, s + 2) for s in start],
-    )
-    return {name: jnp.asarray(np.exp(result.x[k])) for k, name in enumerate(names)}
+    return jax.jit(jax.value_and_grad(loss))

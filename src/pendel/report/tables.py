@@ -62,8 +62,9 @@ def z_scores(rows: Sequence[tuple[str, float, float, float, float]]) -> Float[np
 
 
 def _agreement(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"agreement after {summary['stage']}, model {summary['model']}")
-    for column in ("selection", "R_obs", "wR2", "R_obs mean", "wR2 mean", "observed", "all", "frames"):
+    caption = "R over all frames, and mean R of the frames; klar: one refitted scale a frame"
+    table = Table(title=f"agreement after {summary['stage']}, model {summary['model']}", caption=caption)
+    for column in ("selection", "R_obs", "wR2", "mean R", "mean wR2", "n obs", "n", "frames"):
         table.add_column(column, justify="left" if column == "selection" else "right")
 
     def percent(name: str) -> str:
@@ -72,12 +73,12 @@ def _agreement(summary: Mapping[str, Any]) -> Table:
 
     counts = [str(summary[name]) for name in ("n_observed", "n_scored", "n_frames")]
     names = ("r_obs_pooled", "wr2_pooled", "r_obs_mean", "wr2_mean")
-    table.add_row(f"{summary['selection']}, in the fit", *map(percent, names), *counts)
+    table.add_row(str(summary["selection"]), *map(percent, names), *counts)
     if summary.get("r_obs_heldout") is not None:
         counts = [str(summary[name]) for name in ("n_observed_heldout", "n_heldout")]
         table.add_row("held out", percent("r_obs_heldout"), percent("wr2_heldout"), "", "", *counts, "")
     counts = [str(summary[name]) for name in ("n_observed_klar", "n_scored_klar", "n_frames_klar")]
-    rule = f"klar {summary['rsg']:g}/{summary['dsg']:g}, scales refitted"
+    rule = f"klar {summary['rsg']:g}/{summary['dsg']:g}".replace("0.", ".")
     table.add_row(rule, *(percent(f"{name}_klar") for name in names), *counts)
     return table
 
