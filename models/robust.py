@@ -7,11 +7,12 @@ The generative story, for measurement m of hkl r in frame f:
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness(alpha) ~ GP(log_thickness_mean, thickness_spread, 20 deg)      Matérn 3/2 along the goniometer angle
-    log_width(alpha)     ~ GP(log_width_mean, width_spread, 20 deg)
+    log_taper(alpha)     ~ GP(log_taper_mean, taper_spread, 20 deg)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
 
-The thickness of a frame is log-normal with median exp(log_thickness) and relative width exp(log_width).
+The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
+k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out to nothing (1).
 """
 
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ import numpyro.distributions as dist
 from pendel.likelihood import student_t
 from pendel.parameters import with_parameters
 from pendel.simulate import simulate_intensities
-from pendel.thickness import lognormal, matern_covariance
+from pendel.thickness import matern_covariance, tapered
 
 LENGTH_DEG = 20.0  # the profile of a crystal in a rotation series changes over tens of degrees
 
@@ -56,22 +57,22 @@ def model(crystal, datasets, *, intensities=None, mask=None):
             log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
             tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).expand([2]).to_event(1))  # deg
 
-        # Thickness: crystals for 3D-ED are 10-500 nm; the width is the spread over illuminated area and mosaic.
+        # Thickness: crystals for 3D-ED are 10-500 nm; the taper says how much of the lit area is thinner than the rest.
         mean = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
         spread = numpyro.sample(f"thickness_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
-        width_mean = numpyro.sample(f"log_width_mean{suffix}", dist.Normal(jnp.log(0.15), 0.7))
-        width_spread = numpyro.sample(f"width_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.3})
+        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.3), 0.7))
+        taper_spread = numpyro.sample(f"taper_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.3})
         log_thickness = numpyro.sample(
             f"log_thickness{suffix}",
             dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG)),
             infer={"plate": frames},
         )
-        log_width = numpyro.sample(
-            f"log_width{suffix}",
-            dist.MultivariateNormal(width_mean, matern_covariance(alpha, width_spread, LENGTH_DEG)),
+        log_taper = numpyro.sample(
+            f"log_taper{suffix}",
+            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG)),
             infer={"plate": frames},
         )
-        nodes, weights = lognormal(log_thickness, log_width)
+        nodes, weights = tapered(log_thickness, log_taper)
         mean_thickness = numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))  # Å
         variance = jnp.sum(weights * (nodes - mean_thickness[:, None]) ** 2, axis=1)
         numpyro.deterministic(f"thickness_width{suffix}", jnp.sqrt(variance))

@@ -1,7 +1,9 @@
 """Crystals and experiments of the physics tests, described once and built both for pendel and for the slow oracle."""
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -150,9 +152,15 @@ def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavele
     )
     box, support = difference_box((group,))
     length = np.sqrt(np.einsum("gi,ij,gj->g", support, np.linalg.inv(slow_bloch.metric(crystal.cell)), support))
-    u_g = structure_factors(crystal, support, form_factors(crystal.elements, length, table), wavelength)
-    interaction = interaction_matrix(coupling_box(u_g, support, box, wavelength), group, box)
-    return (interaction, *diagonal_and_flux(group, jnp.array([[0.0, 0.0, 1.0]]), wavelength))
+    factors = form_factors(crystal.elements, length, table)
+
+    @jax.jit
+    def build(crystal, group):
+        u_g = structure_factors(crystal, support, factors, wavelength)
+        interaction = interaction_matrix(coupling_box(u_g, support, box, wavelength), group, box)
+        return interaction, *diagonal_and_flux(group, jnp.array([[0.0, 0.0, 1.0]]), wavelength)
+
+    return build(crystal, group)
 
 
 def propagate(problem, thickness, *, propagator="eigen", dtype="float64", mode="forward"):
@@ -160,13 +168,12 @@ def propagate(problem, thickness, *, propagator="eigen", dtype="float64", mode="
     interaction, diagonal, flux = problem
     nodes = jnp.broadcast_to(jnp.asarray(thickness, dtype=float), (interaction.shape[0], len(thickness)))
     if propagator == "eigen":
-        return propagate_eigen(interaction, diagonal, flux, nodes)
+        return jax.jit(propagate_eigen)(interaction, diagonal, flux, nodes)
     interaction = interaction.astype(jnp.complex64 if dtype == "float32" else jnp.complex128)
-    radius = float(jnp.max(spectral_interval(interaction, diagonal, flux)[1]))
+    radius = float(jnp.max(jax.jit(spectral_interval)(interaction, diagonal, flux)[1]))
     steps = int(expansion_length(jnp.asarray(radius * float(np.max(thickness))), dtype))
-    return propagate_chebyshev(
-        interaction, diagonal, flux, nodes, rows=interaction.shape[1], max_steps=steps, mode=mode
-    )
+    options = {"rows": interaction.shape[1], "max_steps": -(-steps // 100) * 100, "mode": mode}
+    return jax.jit(partial(propagate_chebyshev, **options))(interaction, diagonal, flux, nodes)
 
 
 def exit_intensities(

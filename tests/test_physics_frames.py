@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from physics_cases import (
     orientation_of,
 )
 
+SIMULATE = jax.jit(simulate_intensities)
 G_MAX, SG_MAX, STEPS = 1.0, 0.012, 14
 TILT = np.array([[0.0, 0.0], [0.21, -0.34]])
 THICKNESS = np.array([[320.0, 700.0, 1010.0], [410.0, 555.0, 900.0]])
@@ -111,7 +113,7 @@ def test_frame_intensities(case, dtype, propagator, tolerance):
     _, crystal, plan, expected = case
     groups = tuple(dataclasses.replace(group, propagator=propagator) for group in plan.groups)
     plan = dataclasses.replace(plan, groups=groups, dtype=dtype)
-    intensity = simulate_intensities(crystal, plan, tilt=TILT, thickness=THICKNESS, weights=WEIGHTS)
+    intensity = SIMULATE(crystal, plan, tilt=TILT, thickness=THICKNESS, weights=WEIGHTS)
     assert expected.max() > 0.05
     np.testing.assert_allclose(intensity, expected, atol=tolerance)
     other_hand = simulate_intensities(invert(crystal), plan, tilt=TILT, thickness=THICKNESS, weights=WEIGHTS)
@@ -121,11 +123,9 @@ def test_frame_intensities(case, dtype, propagator, tolerance):
 def test_table_holds_every_thickness(case):
     _, crystal, plan, _ = case
     nodes = np.array([250.0, 480.0, 1100.0])
-    table = thickness_table(crystal, plan, tilt=TILT, thickness=nodes)
+    table = jax.jit(thickness_table)(crystal, plan, tilt=TILT, thickness=nodes)
     for q, thickness in enumerate(nodes):
-        alone = simulate_intensities(
-            crystal, plan, tilt=TILT, thickness=np.full((2, 1), thickness), weights=np.ones((2, 1))
-        )
+        alone = SIMULATE(crystal, plan, tilt=TILT, thickness=np.full((2, 1), thickness), weights=np.ones((2, 1)))
         np.testing.assert_allclose(table[:, q], alone, atol=1e-10)
 
 
@@ -143,7 +143,7 @@ def test_measurements_in_any_order_and_repeated(case):
             thickness_max=1200.0,
             dtype="float64",
         )
-        intensity = simulate_intensities(crystal, plan, tilt=TILT, thickness=THICKNESS, weights=WEIGHTS)
+        intensity = SIMULATE(crystal, plan, tilt=TILT, thickness=THICKNESS, weights=WEIGHTS)
         np.testing.assert_allclose(intensity, expected[chosen], atol=5e-9)
 
 

@@ -30,7 +30,7 @@ def geometry() -> pendel.Experiment:
 
 @pytest.fixture(scope="module")
 def made(truth, geometry):
-    imperfections = pendel.Imperfections(thickness=300, width=0.2, is_wedge=True, slope=0.01, misorientation_deg=0.1)
+    imperfections = pendel.Imperfections(thickness=300.0, width=0.2, is_wedge=True, slope=0.01, misorientation_deg=0.1)
     return simulate_experiment(truth, geometry, imperfections, seed=1, **FEW)
 
 
@@ -41,7 +41,7 @@ def test_thickness_follows_the_angle(made, geometry):
 
 
 def test_seed_decides(made, truth, geometry):
-    again = simulate_experiment(truth, geometry, pendel.Imperfections(thickness=300), seed=2, **FEW)
+    again = simulate_experiment(truth, geometry, pendel.Imperfections(thickness=300.0), seed=2, **FEW)
     assert np.any(again.experiment.intensity != made.experiment.intensity)
     np.testing.assert_array_equal(again.misorientation_deg, 0.0)
 

@@ -9,7 +9,7 @@ import jax
 
 jax.config.update("jax_enable_x64", True)  # before anything makes an array
 
-from pendel.constants import InputError
+from pendel.constants import InputError, wavelength
 from pendel.crystal import Crystal, invert
 from pendel.experiment import Experiment, select, split, thin
 from pendel.io.cif import read_crystal
@@ -53,4 +53,5 @@ __all__ = [
     "split",
     "thickness_table",
     "thin",
+    "wavelength",
 ]

@@ -24,6 +24,24 @@ def gaussian(
     return dist.Normal(calculated, total_sigma(calculated, sigma, a=a, b=b))
 
 
+def amplitude_gaussian(
+    calculated: Float[Array, " reflections"],
+    sigma: Float[Array, " reflections"],
+    *,
+    amplitude_error: float | Float[Array, ""],
+) -> dist.Normal:
+    """Normal errors of least squares on amplitudes: s^2 = sigma^2 + (2 e sqrt(I_calc))^2.
+
+    A model error e of every amplitude |F| = sqrt(I), whatever its size, is 2 |F| e in intensity.
+
+    Args:
+        calculated: I_calc on the scale of the data, not negative.
+        sigma: reported standard deviations, same unit.
+        amplitude_error: e, in the unit of |F|.
+    """
+    return dist.Normal(calculated, jnp.sqrt(sigma**2 + 4 * amplitude_error**2 * calculated))
+
+
 def student_t(
     calculated: Float[Array, " reflections"],
     sigma: Float[Array, " reflections"],

@@ -1,7 +1,7 @@
 """Start values: thickness basins, frame scales and tilts, all under the integrated dynamical model.
 
 A table of intensities on a grid of thicknesses costs little more than one thickness, because every node shares the
-Chebyshev states. Each frame's misfit is found for every (tilt, mean thickness, width); a profile along the
+Chebyshev states. Each frame's misfit is found for every (tilt, thickness, taper); a profile along the
 goniometer angle follows by dynamic programming, and the distinct minima of the summed misfit are the basins.
 """
 
@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 GRID_STEP = 20.0  # Å; a quarter of the shortest fringe, 1 / S at the edge of the beam selection
 TILT_STEP = 0.08  # deg
-WIDTHS = (0.05, 0.15, 0.35)  # relative widths tried
+TAPERS = (0.05, 0.2, 0.6)  # tapers tried, see `pendel.thickness.tapered`
 MODEL_ERROR = 0.12  # relative, of the misfit used here
 ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
 BASINS = 4
@@ -34,8 +34,8 @@ BASIN_DISTANCE = 0.12  # in log thickness
 class Start:
     """Start values of the frame parameters, one set per thickness basin, the best basin first.
 
-    `values`: sites log_scale, tilt [deg], log_thickness, log_width and their means, with the data set's suffix;
-    `basins`: (median thickness [Å], misfit) of each set; `landscape`: (thicknesses [Å], misfit of the best width).
+    `values`: sites log_scale, tilt [deg], log_thickness, log_taper and their means, with the data set's suffix;
+    `basins`: (median thickness [Å], misfit) of each set; `landscape`: (thicknesses [Å], misfit of the best taper).
     """
 
     values: tuple[dict[str, Array], ...]
@@ -50,7 +50,7 @@ def find_start(
     thickness_min: float = 100.0,
     progress: Progress | None = None,
 ) -> Start:
-    """Scan thickness, width and tilt for all frames of every data set, with scales fitted.
+    """Scan thickness, taper and tilt for all frames of every data set, with scales fitted.
 
     Args:
         crystal: start structure.
@@ -76,8 +76,8 @@ def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
     """Basins of one data set: start values and misfits, best first."""
     thickness_max = dict(plan.settings)["thickness_max"]
     nodes = np.arange(thickness_min, thickness_max, GRID_STEP)
-    means = np.exp(np.arange(np.log(1.2 * thickness_min), np.log(0.8 * thickness_max), 0.03))
-    density = _lognormal_weights(nodes, means)
+    thickest = np.exp(np.arange(np.log(1.2 * thickness_min), np.log(0.9 * thickness_max), 0.03))
+    density = _tapered_weights(nodes, thickest)
     table = jax.jit(thickness_table)
     tilts = TILT_STEP * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
     misfit, log_scale = [], []
@@ -89,41 +89,34 @@ def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
         log_scale.append(frame_scale)
         if progress is not None:
             progress("start", number + 1, len(tilts), {})
-    misfit, log_scale = np.array(misfit), np.array(log_scale)  # [tilts frames means*widths]
+    misfit, log_scale = np.array(misfit), np.array(log_scale)  # [tilts frames thickest*tapers]
     best_tilt = np.argmin(misfit, axis=0)
-    frames = np.arange(plan.frames)[:, None]
-    states = np.arange(misfit.shape[2])[None, :]
-    lowest = misfit[best_tilt, frames, states].reshape(plan.frames, len(means), len(WIDTHS))
+    frames = np.arange(plan.frames)
+    lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
     total = lowest.sum(axis=0)
     values, scores = [], []
-    for mean in _basins(means, total.min(axis=1)):
-        width = int(np.argmin(total[mean]))
-        path, score = _profile(lowest[:, :, width], experiment.alpha, means, mean)
-        state = path * len(WIDTHS) + width
-        chosen = best_tilt[np.arange(plan.frames), state]
-        scale = log_scale[chosen, np.arange(plan.frames), state]
-        log_thickness = np.log(means[path])
-        values.append(
-            {
-                f"log_scale{suffix}": scale,
-                f"log_scale_mean{suffix}": np.mean(scale),
-                f"tilt{suffix}": 0.5 * tilts[chosen],
-                f"log_thickness{suffix}": log_thickness,
-                f"log_thickness_mean{suffix}": np.mean(log_thickness),
-                f"log_width{suffix}": np.full(plan.frames, np.log(WIDTHS[width])),
-                f"log_width_mean{suffix}": np.log(WIDTHS[width]),
-            }
-        )
+    for basin, taper in _basins(thickest, total):
+        path, score = _profile(lowest[:, :, taper], experiment.alpha, thickest, basin)
+        state = path * len(TAPERS) + taper
+        chosen = best_tilt[frames, state]
+        found = {
+            "log_scale": log_scale[chosen, frames, state],
+            "log_thickness": np.log(thickest[path]),
+            "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
+        }
+        found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": 0.5 * tilts[chosen]}
+        values.append({f"{name}{suffix}": value for name, value in found.items()})
         scores.append(score)
     order = np.argsort(scores)
-    return [values[i] for i in order], [scores[i] for i in order], (means, total.min(axis=1))
+    return [values[i] for i in order], [scores[i] for i in order], (thickest, total.min(axis=1))
 
 
-def _lognormal_weights(nodes, means):
-    """Weights [nodes means*widths] of log-normal densities on the fixed grid."""
-    offset = np.log(nodes)[:, None, None] - np.log(means)[None, :, None]
-    weight = np.exp(-0.5 * (offset / np.array(WIDTHS)) ** 2) / nodes[:, None, None]
-    return (weight / weight.sum(axis=0)).reshape(len(nodes), -1)
+def _tapered_weights(nodes, thickest):
+    """Weights [nodes thickest*tapers] of tapered densities on the fixed grid: F(t) = (t / T)^(1/k)."""
+    edges = np.append(nodes - GRID_STEP / 2, np.inf)
+    edges[0] = 0.0
+    reached = np.minimum(edges[:, None, None] / thickest[None, :, None], 1.0) ** (1 / np.array(TAPERS))
+    return np.diff(reached, axis=0).reshape(len(nodes), -1)
 
 
 def _frame_misfit(experiment, frames, intensity):
@@ -150,12 +143,13 @@ def _frame_misfit(experiment, frames, intensity):
     return per_frame(misfit), np.log(scale)
 
 
-def _basins(means, total):
-    """Indices of the lowest minima of the summed misfit that stand apart from each other."""
-    chosen: list[int] = []
-    for i in np.argsort(total):
-        if all(abs(np.log(means[i] / means[j])) > BASIN_DISTANCE for j in chosen):
-            chosen.append(int(i))
+def _basins(thickest, total):
+    """(thickness, taper) of the lowest misfits; basins of one taper stand apart in thickness."""
+    chosen: list[tuple[int, int]] = []
+    for flat in np.argsort(total, axis=None):
+        i, taper = divmod(int(flat), total.shape[1])
+        if all(other != taper or abs(np.log(thickest[i] / thickest[j])) > BASIN_DISTANCE for j, other in chosen):
+            chosen.append((i, taper))
         if len(chosen) == BASINS:
             break
     return chosen

@@ -12,7 +12,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
 
-from pendel.constants import Array
+from pendel.constants import Array, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def inspect_model(model: Callable, args: tuple, kwargs: dict[str, Any], *, with_
         if site["type"] != "sample":
             continue
         if site["is_observed"]:
-            observations.append((name, site["infer"]["plate"], np.asarray(site["infer"]["frame"])))
+            observations.append((name, *_frames_of_observations(name, site)))
             continue
         fixed = site["infer"].get("fixed_in_map")
         if fixed is not None and not with_fixed:
@@ -158,6 +158,17 @@ def inspect_model(model: Callable, args: tuple, kwargs: dict[str, Any], *, with_
         plates[plate] = (offset, frames, width)
         offset += frames * width
     return Layout(tuple(sites), plates, tuple(observations), count, offset)
+
+
+def _frames_of_observations(name: str, site: dict) -> tuple[str, np.ndarray]:
+    try:
+        return site["infer"]["plate"], np.asarray(site["infer"]["frame"])
+    except KeyError as missing:
+        raise InputError(
+            found=f"the observed site {name!r} without infer[{missing}]",
+            expected="the plate and the frame of every observation",
+            do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
+        ) from None
 
 
 def fixed_values(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Array]:

@@ -67,14 +67,14 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     max_steps: int = 200,
-    spread_rounds: int = 2,
+    spread_rounds: int = 1,
     tolerance: float = CONVERGED,
     progress: Progress | None = None,
     **kwargs: Any,
 ) -> MapFit:
     """Maximise the log density of a model over its unconstrained parameters.
 
-    The spreads of hierarchies have no joint mode with what they spread; they are held, and moved between rounds to the
+    The spreads of hierarchies have no joint mode with what they spread; they are held, and moved in every round to the
     maximum of their expected log density under the Laplace approximation (one EM step each).
 
     Args:
@@ -163,7 +163,7 @@ def _compile(model: Callable, layout: Layout, forward: tuple, progress: Progress
     )
 
 
-def _maximise(objective, z, spreads, max_steps, tolerance, damped_steps=4) -> _Optimum:
+def _maximise(objective, z, spreads, max_steps, tolerance, damped_steps=2) -> _Optimum:
     """Damped Fisher-scoring steps, then L-BFGS in the metric; a Newton step from the end must promise no more gain."""
     potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
     steps, converged = 0, False
@@ -217,7 +217,9 @@ def _metric_lbfgs(objective, z, matrix, spreads, max_steps, tolerance):
         count += 1
         _report(objective, count, max_steps, -float(intermediate_result.fun), began)
 
-    options = {"maxiter": max_steps, "maxcor": 30, "gtol": np.sqrt(tolerance) / 10, "ftol": tolerance / 1e5}
+    start = float(objective.gradient(jnp.asarray(origin), spreads, objective.reverse)[0])
+    ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
+    options = {"maxiter": max_steps, "maxcor": 30, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
     result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
     return jnp.asarray(origin + root @ result.x), count
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
 
@@ -16,7 +16,7 @@ def pruned(function: Callable, *example: Any) -> Callable:
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    flat = jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))
+    flat = jaxpr_as_fun(closed.replace(jaxpr=jaxpr))
     structure = jax.tree.structure(shape)
 
     def run(*args: Any) -> Any:

@@ -15,7 +15,7 @@ from pendel.simulate.geometry import excitation_error, tilt_matrices
 
 EIGEN_BEAMS = 16  # up to this many beams a dense eigen-decomposition is the faster propagator
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
-TILTS_PER_SEGMENT = 7
+SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams enter or leave on it
 
 
 @partial(
@@ -48,7 +48,7 @@ def select_beams(
 ) -> list[dict]:
     """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
 
-    Measured beams stand first, behind 000. A frame's tilts are cut into segments of about seven.
+    Measured beams stand first, behind 000. A frame's tilts are cut into segments.
 
     Args:
         axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
@@ -59,11 +59,12 @@ def select_beams(
     g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
     segments = []
     for frame in range(len(experiment.frame_id)):
+        parts = _segment_tilts(tilts, experiment.geometry, float(experiment.semi_angle[frame]))
         matrices = tilt_matrices(experiment, frame, tilts)
         g_z = candidates @ np.einsum("i,kij->kj", axis_row[frame], matrices).T
         error = np.abs(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
         (measured,) = np.nonzero(experiment.frame_index == frame)
-        for part in _segment_tilts(tilts):
+        for part in parts:
             (chosen,) = np.nonzero(np.any(error[:, part] < sg_max, axis=1))
             segments.append(_segment(candidates[chosen], matrices[part], frame, tilts, measured, experiment))
     return segments
@@ -109,9 +110,10 @@ def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, in
     return box, support[first]
 
 
-def _segment_tilts(tilts: int) -> list[slice]:
-    """Cut the tilts into nearly equal runs of about `TILTS_PER_SEGMENT`."""
-    count = max(1, round(tilts / TILTS_PER_SEGMENT))
+def _segment_tilts(tilts: int, geometry: str, semi_angle: float) -> list[slice]:
+    """Cut the tilts into nearly equal runs of about `SEGMENT_DEG`, each of three tilts or more."""
+    path = 2 * semi_angle if geometry == "rotation" else 2 * np.pi * semi_angle
+    count = max(1, min(round(path / SEGMENT_DEG), tilts // 3))
     edges = np.linspace(0, tilts, count + 1).round().astype(int)
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 

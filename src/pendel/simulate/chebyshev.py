@@ -18,6 +18,7 @@ from jaxtyping import Complex, Float, Int
 
 from pendel.constants import Array
 
+SMALLEST_RADIUS = 1e-5  # rad/Å; keeps A / R finite where nothing couples
 BLOCK = 16  # recurrence steps whose scored beams are summed over the thickness nodes in one product
 
 
@@ -47,7 +48,8 @@ def propagate_chebyshev(
     real = jnp.real(interaction).dtype
     centre, radius = spectral_interval(interaction, diagonal, flux)
     budget = -(-max_steps // BLOCK) * BLOCK
-    needed = expansion_length(jnp.max(radius[:, None] * jax.lax.stop_gradient(thickness)), real)
+    argument = jnp.max(radius[:, None] * jax.lax.stop_gradient(thickness))
+    needed = expansion_length(jnp.nan_to_num(argument), real)
     value, slope = _coefficients(radius, jax.lax.stop_gradient(thickness), budget)
     coefficient = jnp.concatenate([value, slope], axis=1).astype(real)
     stacked = jnp.concatenate([jnp.real(interaction), jnp.imag(interaction)], axis=1) / radius[:, None, None]
@@ -55,7 +57,7 @@ def propagate_chebyshev(
     run = _recurrence if mode == "forward" else _reversible_recurrence
     blocks = jnp.minimum(-(-needed // BLOCK), budget // BLOCK)
     sums = run(stacked.astype(real), shifted.astype(real), flux.astype(real), coefficient, blocks, rows)
-    sums = jnp.where(needed <= budget, sums, jnp.nan)
+    sums = jnp.where((needed <= budget) & jnp.isfinite(argument), sums, jnp.nan)
     return _assemble(sums, thickness, centre)
 
 
@@ -81,11 +83,11 @@ def spectral_interval(
 
     def improve(_, x):
         y = bound(x)
-        return y / jnp.max(y, axis=1, keepdims=True) + 1e-6
+        return y / (jnp.max(y, axis=1, keepdims=True) + SMALLEST_RADIUS) + 1e-6
 
     x = jax.lax.fori_loop(0, 12, improve, jnp.ones_like(largest))
     radius = jnp.max(bound(x) / x, axis=1)
-    return centre, 1.02 * radius + 1e-9
+    return centre, jnp.maximum(1.02 * radius, SMALLEST_RADIUS)
 
 
 def expansion_length(argument: Float[Array, ""], dtype) -> Int[Array, ""]:

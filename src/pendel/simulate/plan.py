@@ -42,7 +42,7 @@ class Plan:
     dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
-    settings: tuple[tuple[str, float], ...]
+    settings: tuple[tuple[str, float | int], ...]
 
     def with_mode(self, mode: str) -> "Plan":
         """The same plan for forward-mode ("forward") or reverse-mode ("reverse") differentiation."""
@@ -112,14 +112,14 @@ def make_plan(
 
 
 def default_tilts(experiment: Experiment, thickness: float) -> int:
-    """Tilts per frame so that S t of the outermost measured reflection moves by at most 1.25 cycles a tilt.
+    """Tilts per frame so that S t of the outermost measured reflection moves by at most 0.7 cycles a tilt.
 
     Args:
         thickness: expected thickness [Å].
     """
     semi = np.deg2rad(float(np.max(experiment.semi_angle)))
     cycles = 2 * semi * experiment.dstar_max * thickness
-    return int(np.clip(np.ceil(cycles / 1.25) + 1, 7, 120))
+    return int(np.clip(np.ceil(cycles / 0.7) + 1, 7, 200))
 
 
 def _first_of_same(experiment: Experiment) -> Int[np.ndarray, " measurements"]:
@@ -134,13 +134,12 @@ def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
 
     @jax.jit
     def group_radius(group):
-        def one(chunk):
-            return spectral_interval(
-                interaction_matrix(coupling, chunk, plan.box), *diagonal_and_flux(chunk, axis_row, plan.wavelength)
-            )[1][0]
+        def one(index):
+            segment = jax.tree.map(lambda x: jnp.asarray(x)[index][None], group)
+            interaction = interaction_matrix(coupling, segment, plan.box)
+            return spectral_interval(interaction, *diagonal_and_flux(segment, axis_row, plan.wavelength))[1][0]
 
-        single = jax.tree.map(lambda x: jnp.asarray(x)[:, None], group)
-        return jnp.max(jax.lax.map(one, single))
+        return jnp.max(jax.lax.map(one, jnp.arange(len(group.frame))))
 
     return [float(group_radius(group)) for group in plan.groups]
 
