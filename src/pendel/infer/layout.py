@@ -114,8 +114,10 @@ class Layout:
             )
             for site in self.sites
         }
-        order = self.join({name: jnp.arange(len(label)).reshape(self._shape(name)) for name, label in labels.items()})
-        owner = self.join({s.name: jnp.full(s.shape, k) for k, s in enumerate(self.sites)})
+        order = self.join(
+            {name: jnp.arange(float(len(label))).reshape(self._shape(name)) for name, label in labels.items()}
+        )
+        owner = self.join({s.name: jnp.full(s.shape, float(k)) for k, s in enumerate(self.sites)})
         return tuple(str(labels[self.sites[int(k)].name][int(i)]) for k, i in zip(owner, order, strict=True))
 
     def _shape(self, name: str) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def fit_svi(
     for step in range(steps):
         state, loss = update(state, args, kwargs)
         losses.append(float(loss))
-        if step >= (1 - AVERAGED) * steps:
+        if step >= int((1 - AVERAGED) * steps):
             counted += 1
             now = svi.get_params(state)
             average = now if average is None else jax.tree.map(lambda a, b: a + (b - a) / counted, average, now)  # noqa: B023

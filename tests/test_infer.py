@@ -1,0 +1,203 @@
+"""Inference on models small enough to be solved by hand or by dense algebra: it knows no physics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+from pendel.constants import InputError
+from pendel.infer.density import fisher_information, prior_and_prediction
+from pendel.infer.guide import neural_guide
+from pendel.infer.layout import fixed_values, inspect_model
+from pendel.infer.map import fit_map, laplace_draws
+from pendel.infer.normal_matrix import compressed_jacobian, frame_columns, normal_matrix, sites_in_loops
+from pendel.infer.svi import fit_svi
+
+FRAMES, PER_FRAME = 12, 8
+FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
+X = np.linspace(-1, 1, FRAMES * PER_FRAME)
+ANGLE = np.linspace(-40, 40, FRAMES)
+
+
+def curve_covariance(spread):
+    distance = np.abs(ANGLE[:, None] - ANGLE) / 20
+    return spread**2 * jnp.asarray((1 + distance) * np.exp(-distance) + 1e-4 * np.eye(FRAMES))
+
+
+def linear_model(sigma, *, y=None):
+    """A slope for all, an offset per frame, a smooth curve along the angle: Gaussian, so Laplace is exact."""
+    slope = numpyro.sample("slope", dist.Normal(0, 2))
+    spread = numpyro.sample("offset_spread", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.5})
+    with numpyro.plate("frames", FRAMES):
+        offset = numpyro.sample("offset", dist.Normal(0, spread))
+    curve = numpyro.sample(
+        "curve", dist.MultivariateNormal(jnp.zeros(FRAMES), curve_covariance(0.7)), infer={"plate": "frames"}
+    )
+    mean = slope * X + offset[FRAME] + curve[FRAME] * np.cos(7 * X)
+    numpyro.sample("y", dist.Normal(mean, sigma), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+
+def heavy_model(*, y=None):
+    """Student-t errors whose scale depends on the prediction, and a loop standing for the simulator."""
+    level = numpyro.sample("level", dist.LogNormal(0.0, 1.0))
+    b = numpyro.sample("b", dist.LogNormal(-2.0, 0.5))
+    nu = numpyro.sample("nu", dist.LogNormal(1.5, 0.3))
+    with numpyro.plate("frames", FRAMES):
+        gain = numpyro.sample("gain", dist.Normal(0, 0.3))
+    power = jax.lax.fori_loop(0, 3, lambda _, value: value * 1.1 + level * 0.1, level)
+    mean = power * jnp.exp(gain[FRAME]) * (2 + jnp.asarray(X))
+    scale = jnp.sqrt(0.05**2 + (b * mean) ** 2)
+    numpyro.sample("y", dist.StudentT(nu, mean, scale), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+
+@pytest.fixture(scope="module")
+def linear_data():
+    rng = np.random.default_rng(1)
+    root = np.linalg.cholesky(np.asarray(curve_covariance(0.7)))
+    offset, curve = 0.5 * rng.standard_normal(FRAMES), root @ rng.standard_normal(FRAMES)
+    return 1.3 * X + offset[FRAME] + curve[FRAME] * np.cos(7 * X) + 0.2 * rng.standard_normal(len(X))
+
+
+def exact_posterior(y):
+    """Mean and covariance of (slope, offset, curve) by linear algebra."""
+    design = np.zeros((len(X), 1 + 2 * FRAMES))
+    design[:, 0] = X
+    design[np.arange(len(X)), 1 + 2 * FRAME] = 1
+    design[np.arange(len(X)), 2 + 2 * FRAME] = np.cos(7 * X)
+    prior = np.zeros((1 + 2 * FRAMES,) * 2)
+    prior[0, 0] = 4.0
+    prior[1::2, 1::2] = 0.25 * np.eye(FRAMES)
+    prior[2::2, 2::2] = np.asarray(curve_covariance(0.7))
+    covariance = np.linalg.inv(np.linalg.inv(prior) + design.T @ design / 0.2**2)
+    return covariance @ design.T @ y / 0.2**2, covariance
+
+
+def test_map_and_laplace_of_a_linear_model_are_exact(linear_data):
+    mean, covariance = exact_posterior(linear_data)
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
+    assert fit.converged
+    assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.05  # its own stopping rule
+    np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
+
+
+def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
+    draws = laplace_draws(fit, jax.random.key(0), 20_000)
+    assert np.std(draws["slope"]) == pytest.approx(np.sqrt(fit.covariance[0, 0]), rel=0.03)
+    np.testing.assert_allclose(np.mean(draws["curve"], axis=0), fit.values["curve"], atol=0.01)
+    assert draws["offset_spread"].shape == (20_000,)
+
+
+def test_spread_moves_to_what_the_frames_say(linear_data):
+    fit = fit_map(linear_model, 0.2, y=linear_data, spreads={"offset_spread": jnp.asarray(3.0)}, spread_rounds=6)
+    offset = np.asarray(fit.values["offset"])
+    assert float(fit.spreads["offset_spread"]) == pytest.approx(np.sqrt(np.mean(offset**2)), rel=0.2)
+
+
+def test_matrix_equals_dense_derivatives():
+    y = np.abs(np.random.default_rng(3).standard_normal(len(X))) + 1.0
+    args, kwargs = (), {"y": y}
+    layout = inspect_model(heavy_model, args, kwargs, with_fixed=False)
+    z = 0.1 * jnp.arange(layout.size) / layout.size
+    potential, gradient, matrix = normal_matrix(heavy_model, layout, z, {}, args, kwargs, frame_columns(layout))
+
+    def parts(x):
+        return prior_and_prediction(heavy_model, layout, layout.split(x), {}, args, kwargs)
+
+    jacobian = jax.jacfwd(lambda x: parts(x)[1].parameters)(z)
+    information = fisher_information(parts(z)[1].parameters)
+    dense = jnp.einsum("amp,abm,bmq->pq", jacobian, information, jacobian) - jax.hessian(lambda x: parts(x)[0])(z)
+    np.testing.assert_allclose(matrix, dense, rtol=1e-9, atol=1e-9)
+
+    def density(x):
+        values = layout.constrain(x)
+        log_joint, _ = numpyro.infer.util.log_density(heavy_model, args, kwargs, values)
+        return -(log_joint + layout.log_det_jacobian(layout.split(x)))
+
+    value, slope = jax.value_and_grad(density)(z)
+    assert float(potential) == pytest.approx(float(value), rel=1e-10)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-8, atol=1e-8)
+
+
+def test_only_sites_that_reach_a_loop_are_simulated():
+    kwargs = {"y": np.ones(len(X))}
+    layout = inspect_model(heavy_model, (), kwargs, with_fixed=False)
+    values = layout.split(jnp.zeros(layout.size))
+
+    def predict(v):
+        return prior_and_prediction(heavy_model, layout, v, {}, (), kwargs)[1].parameters
+
+    assert sites_in_loops(predict, values) == ["level"]
+    assert compressed_jacobian(layout, predict, values).shape == (3 + 1, 3, len(X))
+
+
+@pytest.mark.parametrize("nu", [2.5, 8.0])
+def test_fisher_information_of_student_t(nu):
+    """Against the mean product of scores, by quadrature over the quantiles (the substitution flattens the tails)."""
+    scale, step = 1.7, 1e-5
+    closed = np.asarray(fisher_information(jnp.array([[0.3], [np.log(scale)], [np.log(nu)]])))[:, :, 0]
+    node, weight = np.polynomial.legendre.leggauss(400)
+    u = 0.25 * (node + 1) ** 2 * (2 - node)  # smoothstep of (0, 1): many nodes in both tails
+    x = stats.t.ppf(u, nu, 0.3, scale)
+
+    def logpdf(at):
+        return stats.t.logpdf(x, np.exp(at[2]), at[0], np.exp(at[1]))
+
+    at = np.array([0.3, np.log(scale), np.log(nu)])
+    score = np.array([(logpdf(at + step * e) - logpdf(at - step * e)) / (2 * step) for e in np.eye(3)])
+    numeric = np.einsum("iq,jq,q->ij", score, score, weight * 0.75 * (1 - node**2))
+    np.testing.assert_allclose(closed, numeric, atol=2e-4)
+
+
+def test_vector_and_sites_are_inverse():
+    layout = inspect_model(linear_model, (0.2,), {"y": np.zeros(len(X))}, with_fixed=True)
+    z = jnp.arange(layout.size, dtype=float)
+    np.testing.assert_array_equal(layout.join(layout.split(z)), z)
+    names = layout.names()
+    assert len(set(names)) == layout.size
+    assert names[:3] == ("slope", "offset_spread", "offset[0]")
+    assert fixed_values(linear_model, (0.2,), {"y": None})["offset_spread"] == 0.5
+
+
+def test_guide_starts_at_laplace_and_stays_there(linear_data):
+    """Everything is Gaussian and Markov enough, so the guide must keep mean, spread and neighbours' correlation."""
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=2)
+    start = fit_svi(
+        linear_model, 0.2, y=linear_data, start=fit, key=jax.random.key(0), angles={"frames": ANGLE}, steps=1
+    )
+    svi = fit_svi(
+        linear_model, 0.2, y=linear_data, start=fit, key=jax.random.key(0), angles={"frames": ANGLE}, steps=400
+    )
+    exact = laplace_draws(fit, jax.random.key(2), 4000)
+    for guide in (start, svi):
+        draws = guide.draw(jax.random.key(1), 4000)
+        sd = np.std(exact["curve"], axis=0)
+        np.testing.assert_allclose(np.std(draws["curve"], axis=0) / sd, 1, atol=0.25)
+        assert np.max(np.abs(np.mean(draws["curve"], axis=0) - np.mean(exact["curve"], axis=0)) / sd) < 0.5
+        assert np.std(draws["slope"]) / np.std(exact["slope"]) == pytest.approx(1, abs=0.2)
+        here, there = (np.corrcoef(np.asarray(d["curve"]).T)[5, 6] for d in (draws, exact))
+        assert here == pytest.approx(there, abs=0.15)
+    assert np.mean(svi.losses[-50:]) < np.mean(svi.losses[:50]) + 1.0
+
+
+def test_guide_weights_are_not_in_the_model(linear_data):
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
+    full = inspect_model(linear_model, (0.2,), {"y": linear_data}, with_fixed=True)
+    guide = neural_guide(fit, full, {"frames": ANGLE}, jax.random.key(0))
+    with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as in_guide:
+        guide(0.2, y=linear_data)
+    with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as in_model:
+        linear_model(0.2, y=linear_data)
+    assert any(name.startswith("guide_frames_w") for name, s in in_guide.items() if s["type"] == "param")
+    assert not any(s["type"] == "param" for s in in_model.values())
+
+
+def test_observations_must_name_their_frames():
+    def model(*, y=None):
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1)), 1), obs=y)
+
+    with pytest.raises(InputError, match=r"found the observed site 'y'.*expected.*do: "):
+        fit_map(model, y=jnp.zeros(3))
