@@ -1,4 +1,4 @@
-r"""Dynamical diffraction as least-squares programs do it: Gaussian errors, equal for all amplitudes.
+r"""Dynamical diffraction as least-squares programs do it: Gaussian errors, weighted as wR2 is.
 
 The generative story, for measurement m of hkl r in frame f:
 
@@ -6,20 +6,22 @@ The generative story, for measurement m of hkl r in frame f:
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
-    log_thickness(alpha) ~ GP(log_thickness_mean, thickness_spread, 20 deg)      one curve along the angle
-    log_taper(alpha)     ~ GP(log_taper_mean, taper_spread, 20 deg)
+    log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
+    log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
-    I_obs,m ~ Normal(I_m, sqrt(sigma_m^2 + (2 e |F| sqrt(I_m))^2)),   |F| the mean observed amplitude
+    I_obs,m ~ Normal(I_m, e r_f / w_m),   w_m the weights of wR2, r_f^2 the mean of (w I_obs)^2 in the frame
 
-The R factor of this model is the lowest, because R weighs amplitudes equally too; its standard uncertainties are not to
-be trusted where outliers carry them (compare with `robust`).
+T x^k, x uniform in (0, 1), is the density of thicknesses in a frame, T = exp(log_thickness) and k = exp(log_taper). This
+is the baseline: its misfit is the sum of wR2^2 over the frames, and e, the wR2 of a typical frame, is the goodness of
+fit. Its R factors are the lowest, because R weighs amplitudes in the same way; its standard uncertainties are not to be
+trusted where outliers carry them (compare with `robust`).
 """
 
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from pendel.likelihood import amplitude_gaussian
+from pendel.likelihood import weighted_least_squares
 from pendel.parameters import with_parameters
 from pendel.simulate import simulate_intensities
 from pendel.thickness import matern_covariance, tapered
@@ -36,7 +38,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
     numpyro.deterministic("fract", structure.fract)
     numpyro.deterministic("U_aniso", structure.u_aniso)
 
-    error = numpyro.sample("amplitude_error", dist.LogNormal(jnp.log(0.05), 0.5))  # relative to the mean amplitude
+    error = numpyro.sample("error", dist.LogNormal(jnp.log(0.05), 0.5))  # published wR2 are 3-8 %
 
     for number, (experiment, plan) in enumerate(datasets):
         suffix = f"_{number + 1}" if number else ""
@@ -46,23 +48,27 @@ def model(crystal, datasets, *, intensities=None, mask=None):
         strongest = jnp.log(jnp.max(experiment.intensity))
         scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
         scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
-        tilt_spread = numpyro.sample(f"tilt_spread{suffix}", dist.HalfNormal(0.1), infer={"fixed_in_map": 0.08})
+        tilt_spread = numpyro.sample(
+            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        )
         with numpyro.plate(frames, plan.frames):
             log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
-            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).expand([2]).to_event(1))  # deg
+            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
 
         mean = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
         spread = numpyro.sample(f"thickness_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
-        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.3), 0.7))
+        jump = numpyro.sample(f"thickness_jump{suffix}", dist.HalfNormal(0.2), infer={"fixed_in_map": 0.1})
+        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.4), 0.8))
         taper_spread = numpyro.sample(f"taper_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.3})
+        taper_jump = numpyro.sample(f"taper_jump{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
         log_thickness = numpyro.sample(
             f"log_thickness{suffix}",
-            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG)),
+            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG, jump)),
             infer={"plate": frames},
         )
         log_taper = numpyro.sample(
             f"log_taper{suffix}",
-            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG)),
+            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG, taper_jump)),
             infer={"plate": frames},
         )
         nodes, weights = tapered(log_thickness, log_taper)
@@ -73,11 +79,17 @@ def model(crystal, datasets, *, intensities=None, mask=None):
         calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
         scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
         calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
-        mean_amplitude = jnp.mean(jnp.sqrt(jnp.maximum(experiment.intensity, 0)))
         with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
             numpyro.sample(
                 f"intensity{suffix}",
-                amplitude_gaussian(calculated, experiment.sigma, amplitude_error=error * mean_amplitude),
+                weighted_least_squares(
+                    calculated,
+                    experiment.intensity,
+                    experiment.sigma,
+                    experiment.frame_index,
+                    frames=plan.frames,
+                    error=error,
+                ),
                 obs=None if intensities is None else intensities[number],
                 infer={"plate": frames, "frame": experiment.frame_index},
             )

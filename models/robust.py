@@ -6,13 +6,14 @@ The generative story, for measurement m of hkl r in frame f:
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
-    log_thickness(alpha) ~ GP(log_thickness_mean, thickness_spread, 20 deg)      Matérn 3/2 along the goniometer angle
-    log_taper(alpha)     ~ GP(log_taper_mean, taper_spread, 20 deg)
+    log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
+    log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
-k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out to nothing (1).
+k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
+beam does not light the same part of the crystal in every frame.
 """
 
 import jax.numpy as jnp
@@ -52,24 +53,28 @@ def model(crystal, datasets, *, intensities=None, mask=None):
         scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
         scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
         # Tilt: recorded angles jump by 0.1-0.2 degrees between neighbouring frames.
-        tilt_spread = numpyro.sample(f"tilt_spread{suffix}", dist.HalfNormal(0.1), infer={"fixed_in_map": 0.08})
+        tilt_spread = numpyro.sample(
+            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        )
         with numpyro.plate(frames, plan.frames):
             log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
-            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).expand([2]).to_event(1))  # deg
+            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
 
         # Thickness: crystals for 3D-ED are 10-500 nm; the taper says how much of the lit area is thinner than the rest.
         mean = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
         spread = numpyro.sample(f"thickness_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
-        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.3), 0.7))
+        jump = numpyro.sample(f"thickness_jump{suffix}", dist.HalfNormal(0.2), infer={"fixed_in_map": 0.1})
+        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.4), 0.8))
         taper_spread = numpyro.sample(f"taper_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.3})
+        taper_jump = numpyro.sample(f"taper_jump{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
         log_thickness = numpyro.sample(
             f"log_thickness{suffix}",
-            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG)),
+            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG, jump)),
             infer={"plate": frames},
         )
         log_taper = numpyro.sample(
             f"log_taper{suffix}",
-            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG)),
+            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG, taper_jump)),
             infer={"plate": frames},
         )
         nodes, weights = tapered(log_thickness, log_taper)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pendel.report.diagnostics import agreement, amplitude_weights, rescaled
+from pendel.likelihood import amplitude_weights
+from pendel.report.diagnostics import agreement, rescaled
 
 # Frame 0: two observed reflections and a negative one. Frame 1: one observed, one weak. Frame 2: none observed.
 INTENSITY = np.array([100.0, 25.0, -2.0, 16.0, 1.0, 0.5])

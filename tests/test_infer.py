@@ -11,7 +11,7 @@ from scipy import stats
 from pendel.constants import InputError
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
-from pendel.infer.layout import fixed_values, inspect_model
+from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.map import fit_map, laplace_draws
 from pendel.infer.normal_matrix import compressed_jacobian, frame_columns, normal_matrix, sites_in_loops
 from pendel.infer.svi import fit_svi
@@ -95,6 +95,34 @@ def test_spread_moves_to_what_the_frames_say(linear_data):
     fit = fit_map(linear_model, 0.2, y=linear_data, spreads={"offset_spread": jnp.asarray(3.0)}, spread_rounds=6)
     offset = np.asarray(fit.values["offset"])
     assert float(fit.spreads["offset_spread"]) == pytest.approx(np.sqrt(np.mean(offset**2)), rel=0.2)
+
+
+def test_spread_of_two_directions_moves_to_each():
+    wide = np.array([0.1, 2.0])
+    truth = wide * np.random.default_rng(5).standard_normal((FRAMES, 2))
+    y = np.stack([truth[FRAME, 0], truth[FRAME, 1]]) + 0.01 * np.random.default_rng(6).standard_normal((2, len(X)))
+
+    def model(*, y=None):
+        spread = numpyro.sample("spread", dist.HalfNormal(2.0).expand([2]).to_event(1), infer={"fixed_in_map": 0.5})
+        with numpyro.plate("frames", FRAMES):
+            pair = numpyro.sample("pair", dist.Normal(0, spread).to_event(1))
+        for k in range(2):
+            site = {"plate": "frames", "frame": FRAME}
+            numpyro.sample(f"y{k}", dist.Normal(pair[FRAME, k], 0.01), obs=None if y is None else y[k], infer=site)
+
+    fit = fit_map(model, y=y, spread_rounds=6)
+    np.testing.assert_allclose(fit.spreads["spread"], np.sqrt(np.mean(truth**2, axis=0)), rtol=0.1)
+
+
+def test_sites_without_a_start_begin_at_their_prior_mean():
+    def model():
+        path = numpyro.sample("path", dist.LogNormal(jnp.log(3000.0), 0.1))
+        numpyro.sample("below", dist.Normal(path, 1.0))
+
+    layout = inspect_model(model, (), {}, with_fixed=False)
+    found = prior_means(model, layout, {}, (), {})
+    assert found["path"] == pytest.approx(3000 * np.exp(0.005))
+    assert found["below"] == pytest.approx(float(found["path"]))
 
 
 def test_matrix_equals_dense_derivatives():

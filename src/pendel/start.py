@@ -1,8 +1,9 @@
 """Start values: thickness basins, frame scales and tilts, all under the integrated dynamical model.
 
 A table of intensities on a grid of thicknesses costs little more than one thickness, because every node shares the
-Chebyshev states. Each frame's misfit is found for every (tilt, thickness, taper); a profile along the
-goniometer angle follows by dynamic programming, and the distinct minima of the summed misfit are the basins.
+Chebyshev states. Each frame's misfit is found for every (tilt, thickness, taper), first for a few frames and all
+thicknesses: the distinct minima of their summed misfit are the basins. Then for all frames and the thicknesses
+of the basins: a profile along the goniometer angle follows by dynamic programming.
 """
 
 import dataclasses
@@ -13,20 +14,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from pendel.constants import Array
 from pendel.crystal import Crystal
 from pendel.experiment import Experiment
 from pendel.simulate import Plan, thickness_table
+from pendel.simulate.plan import only_frames
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 GRID_STEP = 20.0  # Å; a quarter of the shortest fringe, 1 / S at the edge of the beam selection
-TILT_STEP = 0.08  # deg
-TAPERS = (0.05, 0.2, 0.6)  # tapers tried, see `pendel.thickness.tapered`
+TILT_STEP = 0.14  # deg; recorded angles are off by this much
+TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.thickness.tapered`
+TILT_SPREAD = 0.12  # deg, standard deviation expected
 MODEL_ERROR = 0.12  # relative, of the misfit used here
 ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
 BASINS = 4
+SCOUTS = 24  # frames from which the basins are found
 BASIN_DISTANCE = 0.12  # in log thickness
 
 
@@ -74,41 +79,61 @@ def find_start(
 
 def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
     """Basins of one data set: start values and misfits, best first."""
-    thickness_max = dict(plan.settings)["thickness_max"]
-    nodes = np.arange(thickness_min, thickness_max, GRID_STEP)
-    thickest = np.exp(np.arange(np.log(1.2 * thickness_min), np.log(0.9 * thickness_max), 0.03))
+    every = max(1, plan.frames // SCOUTS)
+    scouts = only_frames(plan, np.arange(plan.frames) % every == 0)
+    thickest = _geometric(1.2 * thickness_min, 0.9 * dict(plan.settings)["thickness_max"])
+    misfit, _ = _table(crystal, experiment, scouts, thickest, _tilts(), progress)
+    total = np.min(misfit, axis=0)[::every].sum(axis=0).reshape(len(thickest), len(TAPERS))
+    basins = [(thickest[i], taper) for i, taper in _basins(thickest, total)]
+    landscape = (thickest, total.min(axis=1))
+
+    tilts, frames = _tilts(), np.arange(plan.frames)
+    thickest = _geometric(0.6 * min(basins)[0], min(1.4 * max(basins)[0], thickest[-1]))
+    misfit, log_scale = _table(crystal, experiment, plan, thickest, tilts, progress)
+    lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
+    values, scores = [], []
+    for thickness, taper in basins:
+        basin = int(np.argmin(np.abs(thickest - thickness)))
+        path, score = _profile(lowest[:, :, taper], experiment.alpha, thickest, basin)
+        state = path * len(TAPERS) + taper
+        likely = softmax(-misfit[:, frames, state], axis=0)
+        found = {
+            "log_scale": np.sum(likely * log_scale[:, frames, state], axis=0),
+            "log_thickness": np.log(thickest[path]),
+            "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
+        }
+        found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": likely.T @ tilts}
+        values.append({f"{name}{suffix}": value for name, value in found.items()})
+        scores.append(score)
+    order = np.argsort(scores)
+    return [values[i] for i in order], [scores[i] for i in order], landscape
+
+
+def _geometric(first: float, last: float) -> Float[np.ndarray, " thicknesses"]:
+    """Thicknesses [Å] that differ by 3 %."""
+    return np.exp(np.arange(np.log(first), np.log(last) + 1e-9, 0.03))
+
+
+def _tilts() -> Float[np.ndarray, "tilts 2"]:
+    """A square of nine tilts [deg]."""
+    return TILT_STEP * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
+
+
+def _table(crystal, experiment, plan, thickest, tilts, progress):
+    """Misfit and log scale of every tilt, frame, and (largest thickness, taper) [tilts frames thickest*tapers]."""
+    nodes = np.arange(GRID_STEP, thickest[-1] + GRID_STEP, GRID_STEP)
     density = _tapered_weights(nodes, thickest)
     table = jax.jit(thickness_table)
-    tilts = TILT_STEP * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
     misfit, log_scale = [], []
     for number, tilt in enumerate(tilts):
         everywhere = jnp.broadcast_to(jnp.asarray(tilt), (plan.frames, 2))
         intensity = np.asarray(table(crystal, plan, tilt=everywhere, thickness=jnp.asarray(nodes))) @ density
         frame_misfit, frame_scale = _frame_misfit(experiment, plan.frames, intensity)
-        misfit.append(frame_misfit + 0.5 * np.sum((tilt / 0.1) ** 2))
-        log_scale.append(frame_scale)
+        misfit.append(np.nan_to_num(frame_misfit, nan=np.inf) + 0.5 * np.sum((tilt / TILT_SPREAD) ** 2))
+        log_scale.append(np.nan_to_num(frame_scale))
         if progress is not None:
             progress("start", number + 1, len(tilts), {})
-    misfit, log_scale = np.array(misfit), np.array(log_scale)  # [tilts frames thickest*tapers]
-    best_tilt = np.argmin(misfit, axis=0)
-    frames = np.arange(plan.frames)
-    lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
-    total = lowest.sum(axis=0)
-    values, scores = [], []
-    for basin, taper in _basins(thickest, total):
-        path, score = _profile(lowest[:, :, taper], experiment.alpha, thickest, basin)
-        state = path * len(TAPERS) + taper
-        chosen = best_tilt[frames, state]
-        found = {
-            "log_scale": log_scale[chosen, frames, state],
-            "log_thickness": np.log(thickest[path]),
-            "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
-        }
-        found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": 0.5 * tilts[chosen]}
-        values.append({f"{name}{suffix}": value for name, value in found.items()})
-        scores.append(score)
-    order = np.argsort(scores)
-    return [values[i] for i in order], [scores[i] for i in order], (thickest, total.min(axis=1))
+    return np.array(misfit), np.array(log_scale)
 
 
 def _tapered_weights(nodes, thickest):

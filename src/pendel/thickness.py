@@ -70,17 +70,23 @@ def wedge(
 
 
 def matern_covariance(
-    alpha: Float[Array, " frames"], amplitude: Float[Array, ""], length_deg: float
+    alpha: Float[Array, " frames"],
+    amplitude: Float[Array, ""],
+    length_deg: float,
+    jump: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "frames frames"]:
-    """Covariance of a smooth curve along the goniometer angle: Matérn 3/2, s^2 (1 + r) exp(-r), r = sqrt(3) |da| / l.
+    """Covariance of a curve along the goniometer angle and independent jumps of the frames around it.
+
+    Matérn 3/2, s^2 (1 + r) exp(-r), r = sqrt(3) |da| / l, and the variance of the jumps on the diagonal.
 
     Args:
         alpha: goniometer angle [deg].
         amplitude: standard deviation s of the curve.
         length_deg: correlation length l [deg].
+        jump: standard deviation of the jumps, in the unit of the amplitude.
 
     Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 4.17.
     """
     r = np.sqrt(3.0) * jnp.abs(alpha[:, None] - alpha[None, :]) / length_deg
     shape = (1 + r) * jnp.exp(-r) + 1e-4 * jnp.eye(len(alpha))
-    return amplitude**2 * shape
+    return amplitude**2 * shape + jump**2 * jnp.eye(len(alpha))

@@ -14,7 +14,7 @@ the network is first fitted to Laplace's own conditionals, so the guide starts a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from pendel.constants import Array
@@ -57,7 +58,8 @@ class NeuralGuide:
     full: Layout  # with spreads
     centre: Float[Array, " n"]
     global_root: Float[Array, "globals globals"]
-    log_spreads: Mapping[str, float]
+    log_spreads: Float[Array, " spreads"]
+    unravel_spreads: Callable  # to log spreads by site
     plates: tuple[PlateShape, ...]
     start: dict[str, Array]
 
@@ -69,7 +71,7 @@ class NeuralGuide:
         z, spreads, log_density = self.transform(parameters, noise)
         latent = jnp.concatenate([z, spreads])
         numpyro.sample("_latent", dist.Delta(latent, log_density, event_dim=1), infer={"is_auxiliary": True})
-        values = {**self.layout.split(z), **dict(zip(self.log_spreads, spreads, strict=True))}
+        values = {**self.layout.split(z), **self.unravel_spreads(spreads)}
         for site in self.full.sites:
             value = site.transform(values[site.name])
             jacobian = -site.transform.log_abs_det_jacobian(values[site.name], value)
@@ -89,9 +91,8 @@ class NeuralGuide:
         count, number = self.layout.globals, len(self.log_spreads)
         log_density = jnp.sum(dist.Normal(0, 1).log_prob(noise))
         spread_noise, noise = noise[:number], noise[number:]
-        spreads = jnp.array(list(self.log_spreads.values())) if number else jnp.zeros(0)
         width = SPREAD_WIDTH * jnp.exp(parameters["spread_log_width"])
-        spreads = spreads + SPREAD_WIDTH * parameters["spread_shift"] + width * spread_noise
+        spreads = self.log_spreads + SPREAD_WIDTH * parameters["spread_shift"] + width * spread_noise
         log_density = log_density - jnp.sum(jnp.log(width))
 
         root, log_diagonal = _lower(parameters["global_root"])
@@ -108,8 +109,7 @@ class NeuralGuide:
         noise = jax.random.normal(key, (count, self.layout.size + len(self.log_spreads)))
         z, spreads, _ = jax.vmap(lambda e: self.transform(parameters, e))(noise)
         values = self.layout.constrain_many(z)
-        positive = {name: jnp.exp(spreads[:, k]) for k, name in enumerate(self.log_spreads)}
-        return {**values, **positive}
+        return {**values, **jax.tree.map(jnp.exp, jax.vmap(self.unravel_spreads)(spreads))}
 
 
 def neural_guide(fit: MapFit, full: Layout, angles: Mapping[str, Array], key: Array) -> NeuralGuide:
@@ -124,7 +124,7 @@ def neural_guide(fit: MapFit, full: Layout, angles: Mapping[str, Array], key: Ar
     layout = fit.layout
     covariance = np.asarray(fit.covariance)
     root = np.linalg.cholesky(covariance[: layout.globals, : layout.globals])
-    log_spreads = {name: float(np.log(value)) for name, value in sorted(fit.spreads.items())}
+    log_spreads, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in fit.spreads.items()})
     start: dict[str, Array] = {
         "spread_shift": jnp.zeros(len(log_spreads)),
         "spread_log_width": jnp.zeros(len(log_spreads)),
@@ -141,7 +141,7 @@ def neural_guide(fit: MapFit, full: Layout, angles: Mapping[str, Array], key: Ar
             key, sub = jax.random.split(key)
             start.update({f"{name}_{k}": v for k, v in _fitted_network(plate, sub).items()})
         plates.append(plate)
-    return NeuralGuide(layout, full, np.asarray(fit.unconstrained), root, log_spreads, tuple(plates), start)
+    return NeuralGuide(layout, full, np.asarray(fit.unconstrained), root, log_spreads, unravel, tuple(plates), start)
 
 
 def _frame_draws(plate: PlateShape, parameters, z, shift, noise):

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
+from numpyro.infer import init_to_mean
 
 from pendel.constants import Array, InputError
+from pendel.infer.prune import pruned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +183,22 @@ def fixed_values(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[s
         for name, site in trace.items()
         if site["type"] == "sample" and site["infer"].get("fixed_in_map") is not None
     }
+
+
+def prior_means(
+    model: Callable, layout: Layout, fixed: Mapping[str, Array], args: tuple, kwargs: dict[str, Any]
+) -> dict[str, Array]:
+    """Constrained value of every latent site at the mean of its prior, given those it depends on."""
+
+    def means(fixed):
+        def mean(site):
+            return fixed[site["name"]] if site["name"] in fixed else init_to_mean(site)
+
+        central = handlers.substitute(handlers.seed(model, 0), substitute_fn=mean)
+        trace = handlers.trace(central).get_trace(*args, **kwargs)
+        return {site.name: trace[site.name]["value"] for site in layout.sites}
+
+    return pruned(means, dict(fixed))(dict(fixed))
 
 
 def _abstract_trace(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, dict]:

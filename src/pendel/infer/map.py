@@ -18,12 +18,17 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.constants import Array
-from pendel.infer.layout import Layout, fixed_values, inspect_model
+from pendel.infer.cheap import cheap_maximiser
+from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
 from pendel.infer.spreads import best_spreads, spread_loss
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
-CONVERGED = 0.02  # predicted gain of a step in log density
+CONVERGED = 0.1  # predicted gain of a step in log density
+DAMPED_STEPS = 4
+SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
+ROUGH = 20  # times the tolerance, where the spreads still move
+MEMORY = 40  # gradients L-BFGS remembers
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
@@ -53,6 +58,7 @@ class _Objective:
 
     layout: Layout
     value: Callable
+    cheap: Callable
     matrix: Callable
     gradient: Callable
     spread: Callable
@@ -67,7 +73,7 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     max_steps: int = 200,
-    spread_rounds: int = 1,
+    spread_rounds: int = 2,
     tolerance: float = CONVERGED,
     progress: Progress | None = None,
     **kwargs: Any,
@@ -75,12 +81,12 @@ def fit_map(
     """Maximise the log density of a model over its unconstrained parameters.
 
     The spreads of hierarchies have no joint mode with what they spread; they are held, and moved in every round to the
-    maximum of their expected log density under the Laplace approximation (one EM step each).
+    maximum of their expected log density under the Laplace approximation (one EM step each). The last round converges.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
-        start: constrained start values by site (others start at 0 in unconstrained space), or several such sets:
-            each is fitted and the best one is returned.
+        start: constrained start values by site (others start at the mean of their prior), or several such sets: each
+            is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
@@ -95,10 +101,13 @@ def fit_map(
     """
     forward = differentiable((args, kwargs), "forward")
     layout = inspect_model(model, *forward, with_fixed=False)
-    spreads = {**fixed_values(model, *forward), **(spreads or {})}
-    objective = _compile(model, layout, forward, progress)
-    starts = [start] if isinstance(start, Mapping) else list(start) or [{}]
-    fits = [_maximise(objective, _start_vector(layout, one), spreads, max_steps, tolerance) for one in starts]
+    spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
+    objective = _compile(model, layout, spreads, forward, progress)
+    centre = prior_means(model, layout, spreads, *forward)
+    starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
+    rounds = spread_rounds if spreads else 0
+    near = ROUGH * tolerance if rounds else tolerance
+    fits = [_from_start(objective, layout.unconstrain(one), spreads, max_steps, near) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
@@ -106,9 +115,12 @@ def fit_map(
             "do: start from a smaller thickness or make the plan with a larger thickness_max"
         )
     steps = best.steps
-    for _ in range(spread_rounds if spreads else 0):
-        spreads = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
-        best = _maximise(objective, best.z, spreads, max_steps, tolerance, damped_steps=0)
+    for number in range(1, rounds + 1):
+        found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
+        spreads = _as_arrays(found)
+        near = tolerance if number == rounds else ROUGH * tolerance
+        z = objective.cheap(best.z, spreads, forward)
+        best = _in_metric(objective, z, best.matrix, spreads, max_steps, near)
         steps += best.steps
     method = "L-BFGS" if layout.globals > MANY_GLOBALS else "Fisher scoring, then L-BFGS in its metric"
     state = "converged" if best.converged else "NOT converged"
@@ -148,12 +160,13 @@ class _Optimum:
     converged: bool
 
 
-def _compile(model: Callable, layout: Layout, forward: tuple, progress: Progress | None) -> _Objective:
+def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress: Progress | None) -> _Objective:
     columns = frame_columns(layout)
     bound = partial(negative_log_density, model, layout)
     return _Objective(
         layout=layout,
         value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
+        cheap=cheap_maximiser(model, layout, spreads, forward),
         matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
         gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
         spread=spread_loss(model, layout),
@@ -163,20 +176,28 @@ def _compile(model: Callable, layout: Layout, forward: tuple, progress: Progress
     )
 
 
-def _maximise(objective, z, spreads, max_steps, tolerance, damped_steps=2) -> _Optimum:
-    """Damped Fisher-scoring steps, then L-BFGS in the metric; a Newton step from the end must promise no more gain."""
+def _from_start(objective, z, spreads, max_steps, tolerance) -> _Optimum:
+    """Cheap parameters, damped Fisher-scoring steps where the globals are few, then `_in_metric`."""
+    z = objective.cheap(z, spreads, objective.forward)
     potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
-    steps, converged = 0, False
-    if damped_steps and objective.layout.globals <= MANY_GLOBALS:
-        z, matrix, steps = _damped_scoring(objective, z, (potential, gradient, matrix), spreads, damped_steps)
-    while steps < max_steps and not converged:
+    steps = 0
+    if objective.layout.globals <= MANY_GLOBALS:
+        z, matrix, steps = _damped_scoring(objective, z, (potential, gradient, matrix), spreads, DAMPED_STEPS)
+    return _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps)
+
+
+def _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
+    """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
+
+    A tolerance above `CONVERGED` asks for one pass only: what follows moves the maximum again.
+    """
+    while True:
         z, more = _metric_lbfgs(objective, z, matrix, spreads, max_steps - steps, tolerance)
         steps += max(more, 1)
         potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
         converged = float(_damped_step(matrix, gradient, 0.0)[1]) < 10 * tolerance
-        if not np.isfinite(float(potential)):
-            break
-    return _Optimum(z, float(potential), matrix, steps, converged)
+        if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
+            return _Optimum(z, float(potential), matrix, steps, converged)
 
 
 def _damped_scoring(objective, z, state, spreads, max_steps):
@@ -190,9 +211,9 @@ def _damped_scoring(objective, z, state, spreads, max_steps):
         if np.isfinite(trial) and gain > 1e-3:
             damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             improvement = float(potential) - trial
-            z = z + move
+            z = objective.cheap(z + move, spreads, objective.forward)
             potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
-            if improvement < 5.0:
+            if improvement < SMALL_GAIN:
                 break
         else:
             damping, growth = damping * growth, growth * 2
@@ -219,7 +240,7 @@ def _metric_lbfgs(objective, z, matrix, spreads, max_steps, tolerance):
 
     start = float(objective.gradient(jnp.asarray(origin), spreads, objective.reverse)[0])
     ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
-    options = {"maxiter": max_steps, "maxcor": 30, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
+    options = {"maxiter": max_steps, "maxcor": MEMORY, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
     result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
     return jnp.asarray(origin + root @ result.x), count
 
@@ -241,20 +262,16 @@ def _damped_step(matrix, gradient, damping):
     return step, -(gradient @ step + 0.5 * step @ matrix @ step)
 
 
+def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
+    """Double precision arrays of one kind, so that nothing is compiled twice."""
+    return {name: jnp.asarray(np.asarray(value, dtype=float)) for name, value in values.items()}
+
+
 def _inverse(matrix) -> Float[np.ndarray, "n n"]:
     """Inverse of the Gauss-Newton matrix; directions the data and prior leave flat get a large, finite variance."""
     value, vector = np.linalg.eigh(np.asarray(matrix))
     value = np.maximum(value, 1e-8 * value[-1])
     return (vector / value) @ vector.T
-
-
-def _start_vector(layout: Layout, values: Mapping[str, Array]) -> Float[Array, " n"]:
-    """Unconstrained start: given sites at their values, others at zero."""
-    start = layout.split(jnp.zeros(layout.size))
-    for site in layout.sites:
-        if site.name in values:
-            start[site.name] = jnp.asarray(site.transform.inv(jnp.asarray(values[site.name], dtype=float)))
-    return layout.join(start)
 
 
 def differentiable(tree: Any, mode: str) -> Any:

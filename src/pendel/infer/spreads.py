@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 from numpyro import handlers
 from scipy.optimize import minimize
@@ -37,16 +38,15 @@ def best_spreads(
     """
     noise = np.random.default_rng(0).standard_normal((draws // 2, layout.size))
     points = np.asarray(z) + np.concatenate([noise, -noise]) @ np.linalg.cholesky(np.asarray(covariance)).T
-    names = sorted(spreads)
-    start = np.log(np.array([float(np.asarray(spreads[name])) for name in names]))
+    start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
 
     def value(x):
-        result, slope = loss(dict(zip(names, x, strict=True)), jnp.asarray(points), data)
-        return float(result), np.array([float(slope[name]) for name in names])
+        result, slope = loss(unravel(jnp.asarray(x)), jnp.asarray(points), data)
+        return float(result), np.asarray(ravel_pytree(slope)[0])
 
-    bounds = [(s - 2, s + 2) for s in start]
-    result = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return {name: jnp.asarray(np.exp(result.x[k])) for k, name in enumerate(names)}
+    bounds = [(s - 2, s + 2) for s in np.asarray(start)]
+    result = minimize(value, np.asarray(start), jac=True, method="L-BFGS-B", bounds=bounds)
+    return {name: jnp.exp(value) for name, value in unravel(jnp.asarray(result.x)).items()}
 
 
 def spread_loss(model: Callable, layout: Layout) -> Callable:
@@ -61,6 +61,8 @@ def spread_loss(model: Callable, layout: Layout) -> Callable:
             return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in latent)
 
         one = pruned(log_prior, points[0], log_spreads)
-        return -jnp.mean(jax.vmap(lambda z: one(z, log_spreads))(points)) - sum(log_spreads.values())
+        return -jnp.mean(jax.vmap(lambda z: one(z, log_spreads))(points)) - sum(
+            jnp.sum(value) for value in log_spreads.values()
+        )
 
     return jax.jit(jax.value_and_grad(loss))

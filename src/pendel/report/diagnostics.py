@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array
+from pendel.likelihood import amplitude_weights
 
 OBSERVED_SIGMA = 3.0  # a reflection is observed where I_o > 3 sigma
-INSTABILITY = 0.01  # relative error added to every amplitude's standard deviation
-WEAK = 0.01  # below I_o = 0.01 sigma the amplitude's error no longer follows from the intensity's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ def agreement(
     """All R factors of calculated intensities that are on the scale of the data.
 
         R_obs = sum |sqrt(I_o) - sqrt(I_c)| / sum sqrt(I_o)              over I_o > 3 sigma
-        wR2   = sqrt( sum (w (I_c - I_o))^2 / sum (w I_o)^2 )            over all, w: see `amplitude_weights`
+        wR2   = sqrt( sum (w (I_c - I_o))^2 / sum (w I_o)^2 )            over all, w: see `pendel.likelihood.amplitude_weights`
 
     Args:
         intensity, sigma, calculated: in the same unit.
@@ -54,7 +53,7 @@ def agreement(
     strong = measured > OBSERVED_SIGMA * errors
     root = np.sqrt(np.maximum(measured, 0.0))
     misfit = np.abs(root - np.sqrt(np.maximum(calc, 0.0)))
-    weight = amplitude_weights(measured, errors)
+    weight = np.asarray(amplitude_weights(measured, errors))
 
     def per_frame(values):
         return np.bincount(frame, weights=values, minlength=len(frames)).astype(float)
@@ -72,19 +71,6 @@ def agreement(
     )
 
 
-def amplitude_weights(
-    intensity: Float[Array, " reflections"], sigma: Float[Array, " reflections"]
-) -> Float[Array, " reflections"]:
-    """w = 1 / sqrt(s^2 + (0.01 sqrt(I_o))^2), s = sigma / (2 sqrt(I_o)); where I_o < 0.01 sigma, s = 5 sqrt(sigma).
-
-    I_o under the roots is max(I_o, 0). Amplitude weights, applied to intensities as published programs do.
-    """
-    root = np.sqrt(np.maximum(intensity, 0.0))
-    weak = np.asarray(intensity) < WEAK * np.asarray(sigma)
-    error = np.where(weak, 5.0 * np.sqrt(sigma), np.asarray(sigma) / (2.0 * np.where(weak, 1.0, root)))
-    return 1.0 / np.sqrt(error**2 + (INSTABILITY * root) ** 2)
-
-
 def rescaled(
     intensity: Float[Array, " reflections"],
     sigma: Float[Array, " reflections"],
@@ -92,7 +78,7 @@ def rescaled(
     frame_index: Int[Array, " reflections"],
 ) -> Float[Array, " reflections"]:
     """Calculated intensities times one refitted scale per frame, sum(w^2 I_c I_o) / sum(w^2 I_c^2)."""
-    weight = amplitude_weights(intensity, sigma) ** 2
+    weight = np.asarray(amplitude_weights(intensity, sigma)) ** 2
     top = np.bincount(frame_index, weights=weight * calculated * intensity)
     bottom = np.bincount(frame_index, weights=weight * np.asarray(calculated) ** 2)
     scale = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)

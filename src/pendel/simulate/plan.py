@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array, InputError
 from pendel.crystal import Crystal, reciprocal_matrix
@@ -109,6 +109,16 @@ def make_plan(
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
     steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
     return dataclasses.replace(plan, max_steps=steps)
+
+
+def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
+    """The plan without the segments of unwanted frames, whose intensities become zero; measurements keep their order."""
+    groups = []
+    for group in plan.groups:
+        keep = np.flatnonzero(wanted[np.asarray(group.frame)])
+        if len(keep):
+            groups.append(jax.tree.map(lambda x, keep=keep: np.asarray(x)[keep], group))
+    return dataclasses.replace(plan, groups=tuple(groups))
 
 
 def default_tilts(experiment: Experiment, thickness: float) -> int:
