@@ -11,7 +11,7 @@ The generative story, for measurement m of hkl r in frame f:
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ Normal(I_m, e r_f / w_m),   w_m the weights of wR2, r_f^2 the mean of (w I_obs)^2 in the frame
 
-T x^k, x uniform in (0, 1), is the density of thicknesses in a frame, T = exp(log_thickness) and k = exp(log_taper). This
+T x^k, x uniform in (0, 1), is the density of thicknesses in a frame, T = exp(log_thickness), k = exp(log_taper). This
 is the baseline: its misfit is the sum of wR2^2 over the frames, and e, the wR2 of a typical frame, is the goodness of
 fit. Its R factors are the lowest, because R weighs amplitudes in the same way; its standard uncertainties are not to be
 trusted where outliers carry them (compare with `robust`).

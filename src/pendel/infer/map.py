@@ -213,11 +213,12 @@ def _damped_scoring(objective, z, state, spreads, max_steps):
             improvement = float(potential) - trial
             z = objective.cheap(z + move, spreads, objective.forward)
             potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
-            if improvement < SMALL_GAIN:
-                break
         else:
+            improvement = np.inf
             damping, growth = damping * growth, growth * 2
         _report(objective, step, max_steps, -float(potential), began)
+        if improvement < SMALL_GAIN:
+            break
     return z, matrix, step
 
 

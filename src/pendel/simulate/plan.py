@@ -112,7 +112,7 @@ def make_plan(
 
 
 def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
-    """The plan without the segments of unwanted frames, whose intensities become zero; measurements keep their order."""
+    """The plan without the segments of unwanted frames, whose intensities become zero; the order stays."""
     groups = []
     for group in plan.groups:
         keep = np.flatnonzero(wanted[np.asarray(group.frame)])
