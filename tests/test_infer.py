@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from pendel.constants import InputError
+from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
@@ -229,3 +230,45 @@ def test_observations_must_name_their_frames():
 
     with pytest.raises(InputError, match=r"found the observed site 'y'.*expected.*do: "):
         fit_map(model, y=jnp.zeros(3))
+
+
+def test_frames_leave_a_worse_maximum_by_moves():
+    """Every frame's phase has maxima 1 apart, the right one at zero; all frames start one period off."""
+    x = np.linspace(-1, 1, 9)
+    frame = np.repeat(np.arange(4), 9)
+    y = np.tile(np.cos(2 * np.pi * x) * np.exp(-(x**2)), 4)
+
+    def model(*, y=None):
+        with numpyro.plate("frames", 4):
+            phase = numpyro.sample("phase", dist.Normal(0, 5))
+        shifted = np.tile(x, 4) - phase[frame]
+        signal = jnp.cos(2 * jnp.pi * shifted) * jnp.exp(-(shifted**2))
+        numpyro.sample("y", dist.Normal(signal, 0.1), obs=y, infer={"plate": "frames", "frame": frame})
+
+    start = {"phase": np.array([1.0, -1.0, 1.0, 0.0])}
+    stuck = fit_map(model, y=y, start=start)
+    free = fit_map(model, y=y, start=start, moves=[{"phase": jnp.asarray(1.0)}, {"phase": jnp.asarray(-1.0)}])
+    assert np.max(np.abs(stuck.values["phase"])) > 0.5
+    np.testing.assert_allclose(free.values["phase"], 0.0, atol=0.02)
+    assert free.potential < stuck.potential
+
+
+def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():
+    def model(*, y=None):
+        rate = numpyro.sample("rate", dist.Normal(0, 1))
+        scale = numpyro.sample("scale", dist.Normal(0, 10))
+        noise = numpyro.sample("noise", dist.LogNormal(0.0, 1.0))
+        with numpyro.plate("frames", FRAMES):
+            numpyro.sample("offset", dist.Normal(0, 1))
+        slow = jax.lax.fori_loop(0, 3, lambda _, s: s * jnp.exp(0.1 * rate), jnp.asarray(X))
+        numpyro.sample("y", dist.Normal(scale * slow, noise), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+    y = 3.0 * X + 0.1 * np.random.default_rng(2).standard_normal(len(X))
+    data = ((), {"y": y})
+    layout = inspect_model(model, *data, with_fixed=False)
+    start = {"rate": 0.2, "scale": 0.0, "noise": 1.0, "offset": jnp.zeros(FRAMES)}
+    z = layout.unconstrain({name: jnp.asarray(value) for name, value in start.items()})
+    moved = layout.constrain(cheap_maximiser(model, layout, {}, data)(z, {}, data))
+    assert float(moved["rate"]) == pytest.approx(0.2)
+    assert float(moved["scale"]) == pytest.approx(3.0 / np.exp(0.06), rel=0.02)
+    assert float(moved["noise"]) == pytest.approx(0.1, rel=0.3)

@@ -23,7 +23,7 @@ from pendel.run_folder import RunFolder, attempt
 from pendel.simulate import Plan
 
 DRAWS = 1000  # of the parameters: cheap
-PREDICTED_DRAWS = 64  # of them, those at which every intensity is calculated
+PREDICTED_DRAWS = 40  # of them, those at which every intensity is calculated
 INTERIM_DRAWS = 16  # likewise, when another stage follows
 PRIOR_DRAWS = 200
 ROUNDING = 1e-10  # numbers and deviations below it are zero

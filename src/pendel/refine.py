@@ -33,7 +33,7 @@ from pendel.stages import (
     unpack_map,
     unpack_start,
 )
-from pendel.start import find_start
+from pendel.start import find_start, tilt_moves
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -162,7 +162,8 @@ def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
         for name, value in start.values.items()
         if name in shapes and shapes[name] in (np.shape(value), ())
     }
-    return fit_map(run.model, *args, start=values, progress=run.progress, **run.observations())
+    moves = tilt_moves(len(run.problem.experiments))
+    return fit_map(run.model, *args, start=values, moves=moves, progress=run.progress, **run.observations())
 
 
 def _fit_svi(run: _Run, args: tuple, fit: MapFit) -> Guided:

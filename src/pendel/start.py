@@ -25,6 +25,7 @@ from pendel.simulate.plan import only_frames
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 GRID_STEP = 20.0  # Å; a quarter of the shortest fringe, 1 / S at the edge of the beam selection
+MOVE_STEP = 0.12  # deg
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.thickness.tapered`
 TILT_SPREAD = 0.12  # deg, standard deviation expected
@@ -77,17 +78,26 @@ def find_start(
     return Start(merged, basins, landscapes[0])
 
 
+def tilt_moves(datasets: int) -> list[dict[str, Array]]:
+    """Changes of the tilt [deg] to try on every frame once the structure is near: other fringes are near, too."""
+    far = 2 * MOVE_STEP * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+    near = _square(MOVE_STEP)
+    steps = np.concatenate([near[np.any(near != 0, axis=1)], far])
+    names = [f"tilt_{number + 1}" if number else "tilt" for number in range(datasets)]
+    return [dict.fromkeys(names, jnp.asarray(step)) for step in steps]
+
+
 def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
     """Basins of one data set: start values and misfits, best first."""
     every = max(1, plan.frames // SCOUTS)
     scouts = only_frames(plan, np.arange(plan.frames) % every == 0)
     thickest = _geometric(1.2 * thickness_min, 0.9 * dict(plan.settings)["thickness_max"])
-    misfit, _ = _table(crystal, experiment, scouts, thickest, _tilts(), progress)
+    misfit, _ = _table(crystal, experiment, scouts, thickest, _square(TILT_STEP), progress)
     total = np.min(misfit, axis=0)[::every].sum(axis=0).reshape(len(thickest), len(TAPERS))
     basins = [(thickest[i], taper) for i, taper in _basins(thickest, total)]
     landscape = (thickest, total.min(axis=1))
 
-    tilts, frames = _tilts(), np.arange(plan.frames)
+    tilts, frames = _square(TILT_STEP), np.arange(plan.frames)
     thickest = _geometric(0.6 * min(basins)[0], min(1.4 * max(basins)[0], thickest[-1]))
     misfit, log_scale = _table(crystal, experiment, plan, thickest, tilts, progress)
     lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
@@ -114,9 +124,9 @@ def _geometric(first: float, last: float) -> Float[np.ndarray, " thicknesses"]:
     return np.exp(np.arange(np.log(first), np.log(last) + 1e-9, 0.03))
 
 
-def _tilts() -> Float[np.ndarray, "tilts 2"]:
-    """A square of nine tilts [deg]."""
-    return TILT_STEP * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
+def _square(step: float) -> Float[np.ndarray, "tilts 2"]:
+    """A square of nine tilts [deg] around zero."""
+    return step * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
 
 
 def _table(crystal, experiment, plan, thickest, tilts, progress):

@@ -19,13 +19,14 @@ from scipy.optimize import minimize
 
 from pendel.constants import Array
 from pendel.infer.cheap import cheap_maximiser
+from pendel.infer.frame_moves import frame_log_density, moved_frames
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
 from pendel.infer.spreads import best_spreads, spread_loss
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
 CONVERGED = 0.1  # predicted gain of a step in log density
-DAMPED_STEPS = 4
+DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 ROUGH = 20  # times the tolerance, where the spreads still move
 MEMORY = 40  # gradients L-BFGS remembers
@@ -59,6 +60,7 @@ class _Objective:
     layout: Layout
     value: Callable
     cheap: Callable
+    frames: Callable
     matrix: Callable
     gradient: Callable
     spread: Callable
@@ -72,6 +74,7 @@ def fit_map(
     *args: Any,
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
+    moves: Sequence[Mapping[str, Array]] = (),
     max_steps: int = 200,
     spread_rounds: int = 2,
     tolerance: float = CONVERGED,
@@ -88,6 +91,7 @@ def fit_map(
         start: constrained start values by site (others start at the mean of their prior), or several such sets: each
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
+        moves: tried on every frame after the first fit, see `moved_frames`.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -105,7 +109,7 @@ def fit_map(
     objective = _compile(model, layout, spreads, forward, progress)
     centre = prior_means(model, layout, spreads, *forward)
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
-    rounds = spread_rounds if spreads else 0
+    rounds = spread_rounds if spreads else min(len(moves), 1)
     near = ROUGH * tolerance if rounds else tolerance
     fits = [_from_start(objective, layout.unconstrain(one), spreads, max_steps, near) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
@@ -116,10 +120,13 @@ def fit_map(
         )
     steps = best.steps
     for number in range(1, rounds + 1):
-        found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
-        spreads = _as_arrays(found)
-        near = tolerance if number == rounds else ROUGH * tolerance
+        if spreads:
+            found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
+            spreads = _as_arrays(found)
         z = objective.cheap(best.z, spreads, forward)
+        if moves and number == 1:
+            z = _moved(objective, z, spreads, moves)
+        near = tolerance if number == rounds else ROUGH * tolerance
         best = _in_metric(objective, z, best.matrix, spreads, max_steps, near)
         steps += best.steps
     method = "L-BFGS" if layout.globals > MANY_GLOBALS else "Fisher scoring, then L-BFGS in its metric"
@@ -167,6 +174,7 @@ def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress:
         layout=layout,
         value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
         cheap=cheap_maximiser(model, layout, spreads, forward),
+        frames=jax.jit(partial(frame_log_density, model, layout)),
         matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
         gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
         spread=spread_loss(model, layout),
@@ -174,6 +182,19 @@ def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress:
         reverse=differentiable(forward, "reverse"),
         progress=progress,
     )
+
+
+def _moved(objective, z, spreads, moves):
+    """z with frames moved to better maxima where the log density of all of it grows."""
+    data = objective.forward
+    trial = moved_frames(
+        objective.layout,
+        z,
+        moves,
+        density=lambda z: objective.frames(z, spreads, data),
+        settle=lambda z: objective.cheap(z, spreads, data),
+    )
+    return trial if float(objective.value(trial, spreads, data)) < float(objective.value(z, spreads, data)) else z
 
 
 def _from_start(objective, z, spreads, max_steps, tolerance) -> _Optimum:
