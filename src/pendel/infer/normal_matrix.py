@@ -21,7 +21,7 @@ from pendel.infer.density import fisher_information, log_likelihood, prior_and_p
 from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
 
-LOOPS = frozenset({"while", "scan"})  # primitives that make a computation expensive
+LOOPS = frozenset({"while", "scan", "ffi_call"})  # primitives that make a computation expensive
 
 
 def negative_log_density(

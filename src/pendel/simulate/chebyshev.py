@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from pendel.constants import Array
+from pendel.simulate.native import is_native, native_recurrence
 
 SMALLEST_RADIUS = 1e-5  # rad/Å; keeps A / R finite where nothing couples
 BLOCK = 16  # recurrence steps whose scored beams are summed over the thickness nodes in one product
@@ -31,34 +32,42 @@ def propagate_chebyshev(
     rows: int,
     max_steps: int,
     mode: str = "forward",
+    beams: Int[Array, " segments"] | None = None,
 ) -> Complex[Array, "segments nodes rows tilts"]:
     """Flux-normalised amplitudes of the first `rows` beams; beam 0 is the incident one.
 
     Args:
-        interaction: V = (pi / K_n) U_{h-g}, zero on the diagonal [rad/Å]; its dtype sets the precision.
+        interaction: V = (pi / K_n) U_{h-g}, zero on the diagonal [rad/Å]; its dtype sets the precision. A real one
+            (centrosymmetric crystals) takes half the operations.
         diagonal: D = 2 pi S_g M_g^2 [rad/Å].
         flux: M_g, no unit.
         thickness: nodes [Å].
         rows: number of leading beams returned.
         max_steps: budget of the expansion; where R t needs more, the result is NaN.
         mode: "forward" allows `jax.jvp`, "reverse" allows `jax.grad` with a reversible, memory-free recurrence.
+        beams: how many leading beams of a segment are no padding; all when not given.
 
     Derivatives are exact to first order only. R and c carry no derivative: the sum does not depend on them.
     """
     real = jnp.real(interaction).dtype
     centre, radius = spectral_interval(interaction, diagonal, flux)
     budget = -(-max_steps // BLOCK) * BLOCK
-    argument = jnp.max(radius[:, None] * jax.lax.stop_gradient(thickness))
+    argument = jnp.max(radius[:, None] * jax.lax.stop_gradient(thickness), axis=1)
     needed = expansion_length(jnp.nan_to_num(argument), real)
     value, slope = _coefficients(radius, jax.lax.stop_gradient(thickness), budget)
     coefficient = jnp.concatenate([value, slope], axis=1).astype(real)
-    stacked = jnp.concatenate([jnp.real(interaction), jnp.imag(interaction)], axis=1) / radius[:, None, None]
+    parts = [jnp.real(interaction), jnp.imag(interaction)] if jnp.iscomplexobj(interaction) else [interaction]
+    stacked = jnp.stack(parts, axis=1) / radius[:, None, None, None]
     shifted = (diagonal - centre[:, None, None]) / radius[:, None, None]
-    run = _recurrence if mode == "forward" else _reversible_recurrence
-    blocks = jnp.minimum(-(-needed // BLOCK), budget // BLOCK)
-    sums = run(stacked.astype(real), shifted.astype(real), flux.astype(real), coefficient, blocks, rows)
-    sums = jnp.where((needed <= budget) & jnp.isfinite(argument), sums, jnp.nan)
-    return _assemble(sums, thickness, centre)
+    operands = (stacked.astype(real), shifted.astype(real), flux.astype(real), coefficient)
+    if is_native():
+        present = jnp.full(len(radius), flux.shape[1]) if beams is None else jnp.asarray(beams)
+        sums = native_recurrence(*operands, needed, present.astype(jnp.int32), rows, mode)
+    else:
+        run = recurrence if mode == "forward" else _reversible_recurrence
+        sums = run(*operands, jnp.minimum(-(-jnp.max(needed) // BLOCK), budget // BLOCK), rows)
+    fits = (needed <= budget) & jnp.isfinite(argument)
+    return _assemble(jnp.where(fits[:, None, None, None], sums, jnp.nan), thickness, centre)
 
 
 def spectral_interval(
@@ -90,7 +99,7 @@ def spectral_interval(
     return centre, jnp.maximum(1.02 * radius, SMALLEST_RADIUS)
 
 
-def expansion_length(argument: Float[Array, ""], dtype) -> Int[Array, ""]:
+def expansion_length(argument: Float[Array, "*segments"], dtype) -> Int[Array, "*segments"]:
     """Terms needed for argument = R t: the Bessel tail falls below 3e-9 (float64: 1e-13)."""
     offset, width = (10.0, 6.0) if jnp.finfo(dtype).bits == 32 else (16.0, 9.0)
     return jnp.ceil(argument + offset + width * jnp.cbrt(argument)).astype(jnp.int32)
@@ -130,9 +139,10 @@ def _assemble(sums, thickness, centre):
 def _apply(stacked, shifted, flux, state):
     """Ahat X = M * (V (M * X)) + D * X, complex numbers as [Re | Im]; also returns V (M * X)."""
     beams, tilts = flux.shape[1], flux.shape[2]
-    product = stacked @ (jnp.tile(flux, 2) * state)
-    top, bottom = product[:, :beams], product[:, beams:]
-    coupled = jnp.concatenate([top[..., :tilts] - bottom[..., tilts:], top[..., tilts:] + bottom[..., :tilts]], axis=2)
+    coupled = stacked.reshape(len(flux), -1, beams) @ (jnp.tile(flux, 2) * state)
+    if stacked.shape[1] == 2:
+        re, im = coupled[:, :beams], coupled[:, beams:]
+        coupled = jnp.concatenate([re[..., :tilts] - im[..., tilts:], re[..., tilts:] + im[..., :tilts]], axis=2)
     return jnp.tile(flux, 2) * coupled + jnp.tile(shifted, 2) * state, coupled
 
 
@@ -142,7 +152,7 @@ def _incident(flux):
     return jnp.zeros((*flux.shape[:2], 2 * tilts), flux.dtype).at[:, 0, :tilts].set(1.0)
 
 
-def _recurrence(stacked, shifted, flux, coefficient, blocks, rows):
+def recurrence(stacked, shifted, flux, coefficient, blocks, rows):
     """Even and odd sums over k of c_k X_k [2 segments 2*nodes rows 2*tilts]."""
     return _run(stacked, shifted, flux, coefficient, blocks, rows)[0]
 
@@ -173,7 +183,7 @@ def _run(stacked, shifted, flux, coefficient, blocks, rows):
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _reversible_recurrence(stacked, shifted, flux, coefficient, blocks, rows):
-    return _recurrence(stacked, shifted, flux, coefficient, blocks, rows)
+    return recurrence(stacked, shifted, flux, coefficient, blocks, rows)
 
 
 def _reversible_forward(stacked, shifted, flux, coefficient, blocks, rows):
@@ -195,7 +205,8 @@ def _reversible_backward(rows, saved, cotangent):
         d_stacked, d_shifted, d_flux = gradient
         left, right = jnp.tile(flux, 2) * adjoint, jnp.tile(flux, 2) * state
         turned = jnp.concatenate([left[..., tilts:], -left[..., :tilts]], axis=2)
-        outer = jnp.concatenate([left, turned], axis=1) @ jnp.swapaxes(right, 1, 2)
+        both = jnp.stack([left, turned], axis=1)[:, : stacked.shape[1]]
+        outer = both @ jnp.swapaxes(right, 1, 2)[:, None]
         per_tilt = adjoint * state
         by_flux = adjoint * coupled_state + coupled_adjoint * state
         return (

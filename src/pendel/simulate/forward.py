@@ -68,7 +68,14 @@ def exit_waves(
     if group.propagator == "eigen":
         return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
     return propagate_chebyshev(
-        interaction, diagonal, flux, nodes, rows=group.rows, max_steps=plan.max_steps, mode=plan.mode
+        interaction,
+        diagonal,
+        flux,
+        nodes,
+        rows=group.rows,
+        max_steps=plan.max_steps,
+        mode=plan.mode,
+        beams=jnp.sum(group.present, axis=1),
     )
 
 
