@@ -24,7 +24,7 @@ BLOCK = 16  # recurrence steps whose scored beams are summed over the thickness 
 
 
 def propagate_chebyshev(
-    interaction: Complex[Array, "segments beams beams"],
+    interaction: Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"],
     diagonal: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
     thickness: Float[Array, "segments nodes"],
@@ -71,7 +71,7 @@ def propagate_chebyshev(
 
 
 def spectral_interval(
-    interaction: Complex[Array, "segments beams beams"],
+    interaction: Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"],
     diagonal: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
 ) -> tuple[Float[Array, " segments"], Float[Array, " segments"]]:

@@ -54,7 +54,7 @@ def thickness_table(
 
 
 def exit_waves(
-    coupling: Complex[Array, " box"],
+    coupling: Complex[Array, " box"] | Float[Array, " box"],
     plan: Plan,
     group: SegmentGroup,
     axis_row: Float[Array, "frames 3"],
@@ -62,8 +62,8 @@ def exit_waves(
 ) -> Complex[Array, "segments nodes rows tilts"]:
     """Flux-normalised amplitudes of the leading beams of every segment in a group."""
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
-    single = plan.dtype == "float32"
-    interaction = interaction_matrix(coupling.astype(jnp.complex64 if single else jnp.complex128), group, plan.box)
+    dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
+    interaction = interaction_matrix(coupling.astype(dtype), group, plan.box)
     nodes = thickness[group.frame]
     if group.propagator == "eigen":
         return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]

@@ -10,8 +10,8 @@ from pendel.simulate.geometry import excitation_error, flux_factor
 
 
 def coupling_box(
-    u_g: Complex[Array, " g"], support: Array, box: tuple[int, int, int], wavelength: float
-) -> Complex[Array, " box"]:
+    u_g: Complex[Array, " g"] | Float[Array, " g"], support: Array, box: tuple[int, int, int], wavelength: float
+) -> Complex[Array, " box"] | Float[Array, " box"]:
     """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; U_{-g} = conj(U_g), zero at g = 0 and unused places.
 
     Args:
@@ -27,8 +27,8 @@ def coupling_box(
 
 
 def interaction_matrix(
-    coupling: Complex[Array, " box"], group: SegmentGroup, box: tuple[int, int, int]
-) -> Complex[Array, "segments beams beams"]:
+    coupling: Complex[Array, " box"] | Float[Array, " box"], group: SegmentGroup, box: tuple[int, int, int]
+) -> Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"]:
     """Element (g, h) is V_{h-g} [rad/Å], zero for padding.
 
     U_g is built with exp(+2 pi i h.r), so for waves exp(+2 pi i k.r) the coefficient that scatters beam h into beam g

@@ -25,7 +25,7 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["groups", "support_hkl", "support_form_factor", "same_as"],
-    meta_fields=["measurements", "frames", "wavelength", "box", "dtype", "mode", "max_steps", "settings"],
+    meta_fields=["measurements", "frames", "wavelength", "box", "dtype", "mode", "max_steps", "centre", "settings"],
 )
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -42,6 +42,7 @@ class Plan:
     dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
+    centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
     settings: tuple[tuple[str, float | int], ...]
 
     def with_mode(self, mode: str) -> "Plan":
@@ -104,6 +105,7 @@ def make_plan(
         dtype=dtype,
         mode="forward",
         max_steps=0,
+        centre=inversion_centre(crystal),
         settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
     )
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
@@ -155,9 +157,23 @@ def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
 
 
 def plan_coupling(crystal: Crystal, plan: Plan) -> Array:
-    """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal."""
+    """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal.
+
+    Real where the crystal has an inversion centre: seen from there, which changes phases of waves, not intensities.
+    """
     u_g = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength)
+    if plan.centre is not None:
+        u_g = jnp.real(u_g * jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre))))
     return coupling_box(u_g, plan.support_hkl, plan.box, plan.wavelength)
+
+
+def inversion_centre(crystal: Crystal) -> tuple[float, float, float] | None:
+    """Fractional coordinates of an inversion centre, None where there is none."""
+    for rotation, translation in zip(np.asarray(crystal.rotations), np.asarray(crystal.translations), strict=True):
+        if np.array_equal(rotation, -np.eye(3)):
+            x, y, z = (float(value) / 2 for value in translation)
+            return x, y, z
+    return None
 
 
 def chunk_size(group: SegmentGroup) -> int:
