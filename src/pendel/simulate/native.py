@@ -1,7 +1,7 @@
 """The Chebyshev recurrence compiled for this processor, through XLA's foreign function interface.
 
-`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and kept in the user's cache; where that fails,
-or PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs in plain JAX (see `docs/performance.md`).
+`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and kept in the user's cache. Where that
+fails, or PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs in plain JAX.
 """
 
 import ctypes
