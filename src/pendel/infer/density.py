@@ -55,13 +55,20 @@ def prior_and_prediction(
 
 def log_likelihood(parameters: Float[Array, "3 observations"], observed: Array, used: Array) -> Float[Array, ""]:
     """Sum of the log densities of the observations that count."""
+    return jnp.sum(pointwise_log_likelihood(parameters, observed, used))
+
+
+def pointwise_log_likelihood(
+    parameters: Float[Array, "3 observations"], observed: Array, used: Array
+) -> Float[Array, " observations"]:
+    """Log density of every observation, zero where it does not count."""
     location, log_scale, log_df = parameters
     z = (observed - location) * jnp.exp(-log_scale)
     normal = jax.scipy.stats.norm.logpdf(z)
     finite = jnp.isfinite(log_df)
     df = jnp.exp(jnp.where(finite, log_df, 0.0))
     student = jax.scipy.stats.t.logpdf(z, df)
-    return jnp.sum(used * (jnp.where(finite, student, normal) - log_scale))
+    return used * (jnp.where(finite, student, normal) - log_scale)
 
 
 def fisher_information(parameters: Float[Array, "3 observations"]) -> Float[Array, "3 3 observations"]:

@@ -1,9 +1,11 @@
 """Larger moves of single frames out of a local maximum, all frames at once.
 
-Fringes give a frame several maxima along its tilts. Given the globals, frames are independent but for their smooth
-prior, so one trial with the same move in every frame is one trial for each of them, and each keeps the best it saw.
+Fringes give a frame several maxima along its tilts and thickness. Given the globals, frames are independent but for
+their smooth prior, so one trial with the same move in every frame is one trial for each of them: a few damped
+Fisher-scoring steps of every frame by itself lead to the nearest maximum, and each frame keeps the best it saw.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,59 +13,152 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from numpyro import handlers
 
 from pendel.constants import Array
+from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.layout import Layout
+from pendel.infer.normal_matrix import compressed_jacobian, frame_columns
+from pendel.infer.prune import pruned
 
 LEAST_GAIN = 1.0  # in log density, for a frame to move
+STEPS = 4  # of scoring after a move
+DAMPING = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScores:
+    """Compiled functions of one model and data set for moves of its frames.
+
+    `prior`: (z, spreads, data) -> gradient and diagonal curvature of the log prior [2 n]; `score`: (z, anchor, prior,
+    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n] and Fisher matrix [n n].
+    """
+
+    layout: Layout
+    prior: Callable
+    score: Callable
+
+
+def frame_scores(model: Callable, layout: Layout, fixed: Mapping[str, Array], data: tuple) -> FrameScores:
+    """Functions for arguments shaped like `fixed` (spreads) and `data` (the model's args and kwargs)."""
+    columns, owner, frame = frame_columns(layout), _owner(layout), _frame_of_observations(layout)
+    of_frames = [site.name for site in layout.sites if site.plate is not None]
+
+    def log_prior(z, fixed, data):
+        return prior_and_prediction(model, layout, layout.split(z), fixed, *data)[0]
+
+    log_prior = pruned(log_prior, jnp.zeros(layout.size), dict(fixed), data)
+
+    def prior(z, fixed, data):
+        curvature = jnp.diag(jax.hessian(log_prior)(z, dict(fixed), data))
+        return jnp.stack([jax.grad(log_prior)(z, dict(fixed), data), curvature])
+
+    def score(z, anchor, prior, fixed, data):
+        values = layout.split(z)
+
+        def predict(some):
+            return prior_and_prediction(model, layout, {**values, **some}, fixed, *data)[1].parameters
+
+        prediction = prior_and_prediction(model, layout, values, fixed, *data)[1]
+        rest = prediction.observed, prediction.used
+        likelihood = pointwise_log_likelihood(prediction.parameters, *rest)
+        slope = jax.grad(lambda p: jnp.sum(pointwise_log_likelihood(p, *rest)))(prediction.parameters)
+        jacobian = compressed_jacobian(layout, predict, {name: values[name] for name in of_frames})[layout.globals :]
+        information = fisher_information(prediction.parameters) * prediction.used
+        moved = jnp.where(owner >= 0, z - anchor, 0.0)
+        total = jnp.zeros(_count(layout)).at[frame].add(likelihood)
+        total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
+        gradient = (prior[0] + prior[1] * moved).at[columns].add(jnp.einsum("am,pam->pm", slope, jacobian))
+        blocks = jnp.einsum("abm,pbm,qam->pqm", information, jacobian, jacobian)
+        matrix = jnp.diag(-prior[1]).at[columns[:, None, :], columns[None, :, :]].add(blocks)
+        return total, gradient, matrix
+
+    return FrameScores(layout, jax.jit(prior), jax.jit(score))
 
 
 def moved_frames(
-    layout: Layout,
+    scores: FrameScores,
     z: Float[Array, " n"],
     moves: Sequence[Mapping[str, Array]],
-    density: Callable[[Array], dict[str, Array]],
-    settle: Callable[[Array], Array],
+    fixed: Mapping[str, Array],
+    data: Any,
 ) -> Float[Array, " n"]:
-    """z with every frame at the best of the moves tried from z, or where it was.
+    """z with every frame at the best maximum found from z and from each move of it; globals stay.
+
+    The prior of a frame is its conditional next to the other frames of z, taken as quadratic.
 
     Args:
         moves: by frame site, what is added to its unconstrained value in every frame.
-        density: log density of the frames of every plate, see `frame_log_density`.
-        settle: moves cheap parameters to their maximum.
     """
-    best = np.array(z)
-    record = {plate: np.asarray(value) + LEAST_GAIN for plate, value in density(z).items()}
+    prior = scores.prior(z, fixed, data)
+
+    def climb(start):
+        return _scoring(scores, start, lambda trial: scores.score(trial, z, prior, fixed, data))
+
+    best, record = climb(z)
     for move in moves:
-        values = layout.split(jnp.asarray(z))
+        values = scores.layout.split(z)
         shifted = {site: values[site] + change for site, change in move.items() if site in values}
-        trial = settle(layout.join({**values, **shifted}))
-        for plate, value in density(trial).items():
-            better = np.nan_to_num(np.asarray(value), nan=-np.inf) > record[plate]
-            offset, frames, width = layout.plates[plate]
-            block = slice(offset, offset + frames * width)
-            new, old = np.asarray(trial)[block].reshape(frames, width), best[block].reshape(frames, width)
-            best[block] = np.where(better[:, None], new, old).ravel()
-            record[plate] = np.where(better, np.asarray(value), record[plate])
-    return settle(jnp.asarray(best))
+        trial, found = climb(scores.layout.join({**values, **shifted}))
+        better = found > record + LEAST_GAIN
+        best = jnp.where(_by_element(scores.layout, better), trial, best)
+        record = np.where(better, found, record)
+    return best
 
 
-def frame_log_density(
-    model: Callable, layout: Layout, z: Float[Array, " n"], fixed: Mapping[str, Array], data: tuple
-) -> dict[str, Float[Array, " frames"]]:
-    """Log likelihood of every frame's observations and log prior of its independent parameters, by plate.
+def _scoring(scores: FrameScores, z, score):
+    """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames."""
+    layout = scores.layout
+    total, gradient, matrix = map(np.asarray, score(z))
+    total = np.nan_to_num(total, nan=-np.inf)
+    damping = np.full(len(total), DAMPING)
+    for _ in range(STEPS):
+        trial = z + _step(layout, gradient, matrix, damping)
+        new_total, new_gradient, new_matrix = map(np.asarray, score(trial))
+        better = np.nan_to_num(new_total, nan=-np.inf) > total
+        element = _by_element(layout, better)
+        z = jnp.where(element, trial, z)
+        total = np.where(better, new_total, total)
+        gradient = np.where(element, new_gradient, gradient)
+        matrix = np.where(element[:, None] & element[None, :], new_matrix, matrix)
+        damping = np.where(better, damping / 5, damping * 10)
+    return z, total
 
-    Args:
-        fixed: spreads; data: the model's (args, kwargs).
-    """
-    values: Any = {**fixed, **layout.constrain_values(layout.split(z))}
-    trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*data[0], **data[1])
-    total = {plate: jnp.zeros(frames) for plate, (_, frames, _) in layout.plates.items()}
-    for name, plate, frame in layout.observations:
-        site = trace[name]
-        total[plate] = total[plate].at[jnp.asarray(frame)].add(site["fn"].log_prob(site["value"]))
-    for site in layout.sites:
-        if site.plate is not None and not site.profile:
-            total[site.plate] = total[site.plate] + trace[site.name]["fn"].log_prob(trace[site.name]["value"])
-    return jax.tree.map(jnp.asarray, total)
+
+def _step(layout: Layout, gradient, matrix, damping):
+    step, first = np.zeros(layout.size), 0
+    for offset, frames, width in layout.plates.values():
+        place = offset + np.arange(frames * width).reshape(frames, width)
+        block = matrix[place[:, :, None], place[:, None, :]]
+        scale = np.sqrt(np.maximum(np.einsum("fii->fi", block), 1e-6))
+        block = block / (scale[:, :, None] * scale[:, None, :]) + damping[first : first + frames, None, None] * np.eye(
+            width
+        )
+        block = np.nan_to_num(block, posinf=0.0, neginf=0.0) + 1e-9 * np.eye(width)
+        solved = np.linalg.solve(block, np.nan_to_num(gradient[place] / scale)[..., None])[..., 0]
+        step[place] = solved / scale
+        first += frames
+    return step
+
+
+def _count(layout: Layout) -> int:
+    return sum(frames for _, frames, _ in layout.plates.values())
+
+
+def _owner(layout: Layout) -> np.ndarray:
+    """The frame of every element of z, counted over all plates; -1 for globals."""
+    owner, first = np.full(layout.size, -1), 0
+    for offset, frames, width in layout.plates.values():
+        owner[offset : offset + frames * width] = first + np.repeat(np.arange(frames), width)
+        first += frames
+    return owner
+
+
+def _frame_of_observations(layout: Layout) -> np.ndarray:
+    first = np.cumsum([0, *(frames for _, frames, _ in layout.plates.values())])
+    start = dict(zip(layout.plates, first, strict=False))
+    return np.concatenate([start[plate] + frame for _, plate, frame in layout.observations])
+
+
+def _by_element(layout: Layout, chosen: np.ndarray) -> np.ndarray:
+    owner = _owner(layout)
+    return np.where(owner >= 0, chosen[owner], False)

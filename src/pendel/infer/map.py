@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from pendel.constants import Array
 from pendel.infer.cheap import cheap_maximiser
-from pendel.infer.frame_moves import frame_log_density, moved_frames
+from pendel.infer.frame_moves import FrameScores, frame_scores, moved_frames
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
 from pendel.infer.spreads import best_spreads, spread_loss
@@ -60,7 +60,7 @@ class _Objective:
     layout: Layout
     value: Callable
     cheap: Callable
-    frames: Callable
+    frames: FrameScores
     matrix: Callable
     gradient: Callable
     spread: Callable
@@ -174,7 +174,7 @@ def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress:
         layout=layout,
         value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
         cheap=cheap_maximiser(model, layout, spreads, forward),
-        frames=jax.jit(partial(frame_log_density, model, layout)),
+        frames=frame_scores(model, layout, spreads, forward),
         matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
         gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
         spread=spread_loss(model, layout),
@@ -186,14 +186,9 @@ def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress:
 
 def _moved(objective, z, spreads, moves):
     """z with frames moved to better maxima where the log density of all of it grows."""
+    trial = moved_frames(objective.frames, z, moves, spreads, objective.forward)
+    trial = objective.cheap(trial, spreads, objective.forward)
     data = objective.forward
-    trial = moved_frames(
-        objective.layout,
-        z,
-        moves,
-        density=lambda z: objective.frames(z, spreads, data),
-        settle=lambda z: objective.cheap(z, spreads, data),
-    )
     return trial if float(objective.value(trial, spreads, data)) < float(objective.value(z, spreads, data)) else z
 
 
