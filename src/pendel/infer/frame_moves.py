@@ -30,7 +30,7 @@ class FrameScores:
     """Compiled functions of one model and data set for moves of its frames.
 
     `prior`: (z, spreads, data) -> gradient and diagonal curvature of the log prior [2 n]; `score`: (z, anchor, prior,
-    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n] and Fisher matrix [n n].
+    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n], Fisher matrix [n n].
     """
 
     layout: Layout

@@ -205,15 +205,19 @@ def _from_start(objective, z, spreads, max_steps, tolerance) -> _Optimum:
 def _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
-    A tolerance above `CONVERGED` asks for one pass only: what follows moves the maximum again.
+    A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
+    matrix leaves out. A tolerance above `CONVERGED` asks for one pass only: what follows moves the maximum again.
     """
+    before = np.inf
     while True:
         z, more = _metric_lbfgs(objective, z, matrix, spreads, max_steps - steps, tolerance)
         steps += max(more, 1)
         potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
-        converged = float(_damped_step(matrix, gradient, 0.0)[1]) < 10 * tolerance
+        promised, gained = float(_damped_step(matrix, gradient, 0.0)[1]), before - float(potential)
+        converged = promised < 10 * tolerance or gained < tolerance
         if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
             return _Optimum(z, float(potential), matrix, steps, converged)
+        before = float(potential)
 
 
 def _damped_scoring(objective, z, state, spreads, max_steps):

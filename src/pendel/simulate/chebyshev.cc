@@ -555,6 +555,14 @@ ffi::Error tangent_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m
                         batched(d, n * shape.tilts).count, batched(dot_d, n * shape.tilts).count})
     if (count != 1 && count != batch)
       return ffi::Error::InvalidArgument("nested batches of tangents: expected one batch axis");
+  auto zero = [](const auto& buffer) {
+    const Real* x = buffer.typed_data();
+    return std::all_of(x, x + buffer.element_count(), [](Real value) { return value == Real(0); });
+  };
+  if (zero(dot_d) && zero(dot_m) && zero(dot_v)) {  // a change of thickness alone leaves the recurrence as it is
+    std::memset(out->untyped_data(), 0, out->size_bytes());
+    return ffi::Error::Success();
+  }
   choose<Real>(parts, shape.tilts, [&](auto vec, auto number) {
     tangent<Real, decltype(vec), decltype(number)::value>(
         shape, threads, batch, batched(v, n * shape.beams * parts), batched(d, n * shape.tilts),
