@@ -21,7 +21,7 @@ from pendel.infer.normal_matrix import compressed_jacobian, frame_columns
 from pendel.infer.prune import pruned
 
 LEAST_GAIN = 1.0  # in log density, for a frame to move
-STEPS = 4  # of scoring after a move
+STEPS = 3  # of scoring after a move
 DAMPING = 1e-2
 
 

@@ -124,7 +124,7 @@ def fit_map(
             found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
         z = objective.cheap(best.z, spreads, forward)
-        if moves and number == 1:
+        if moves:
             z = _moved(objective, z, spreads, moves)
         near = tolerance if number == rounds else ROUGH * tolerance
         best = _in_metric(objective, z, best.matrix, spreads, max_steps, near)

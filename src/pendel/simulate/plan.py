@@ -18,7 +18,7 @@ from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
 from pendel.simulate.scattering import structure_factors
 
-STATE_NUMBERS = 20_000  # complex amplitudes per chunk: a few chunks of state fit a core's cache
+MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 
 
@@ -177,5 +177,5 @@ def inversion_centre(crystal: Crystal) -> tuple[float, float, float] | None:
 
 
 def chunk_size(group: SegmentGroup) -> int:
-    """Segments handled together, so that the state stays in cache and memory bounded."""
-    return max(1, STATE_NUMBERS // (group.hkl.shape[1] * group.matrix.shape[1]))
+    """Segments handled together, so that memory stays bounded."""
+    return max(1, MATRIX_NUMBERS // group.hkl.shape[1] ** 2)
