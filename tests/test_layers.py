@@ -12,10 +12,10 @@ LAYERS = [
     {"symmetry", "cell", "crystal_checks", "crystal", "experiment"},
     {"io", "simulate", "thickness", "parameters", "likelihood"},
     {"infer"},
-    {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "synthetic"},
+    {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "processes", "synthetic"},
     {"report"},
     {"evaluate", "estimate", "plans", "stages", "posterior_groups", "outputs", "refine"},
-    {"datasets", "progress", "sanity", "cli"},
+    {"converge", "datasets", "progress", "sanity", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in (SOURCE / "pendel").rglob("*.py") if path != SOURCE / "pendel" / "__init__.py")

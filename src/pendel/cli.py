@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 from pendel.constants import InputError
+from pendel.converge import convergence, convergence_report, plan_settings
 from pendel.datasets import demo_rows, example
 from pendel.estimate import check_memory
 from pendel.plans import first_plans
 from pendel.problem import Settings, read_problem
+from pendel.processes import is_first, join_processes
 from pendel.progress import TerminalProgress
 from pendel.refine import Outcome
 from pendel.refine import refine as run_refinement
@@ -72,6 +74,7 @@ def refine(
     holdout: Annotated[float, typer.Option(help="fraction of the unique hkl left out")] = 0.0,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
 ) -> None:
     """Refine a structure: start values, MAP with Laplace uncertainties, then SVI."""
     settings = Settings(
@@ -92,6 +95,8 @@ def refine(
         seed=seed,
     )
     with _plain_errors(out):
+        if distributed:
+            join_processes()
         _refine_and_print(structure, data, out, settings, force=force)
 
 
@@ -110,6 +115,7 @@ def check(
     geometry: Geometry = None,
     energy_ev: EnergyEv = None,
     hydrogen: Hydrogen = False,
+    converge: Annotated[bool, typer.Option("--converge", help="try more tilts and beams on a few frames")] = False,
 ) -> None:
     """Read and check the files; say what a fit would use and cost. Writes nothing."""
     settings = Settings(
@@ -130,6 +136,10 @@ def check(
         plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans))
         check_memory(problem.crystal, plans)
+        if converge:
+            for experiment, plan in zip(problem.experiments, plans, strict=True):
+                trials = convergence(problem.crystal, experiment, settings)
+                Console().print(convergence_report(trials, plan_settings(plan)))
 
 
 @app.command()
@@ -201,9 +211,9 @@ def main() -> None:
 
 
 def _refine_and_print(structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool) -> Outcome:
-    with TerminalProgress(Console(stderr=True)) as progress:
+    with TerminalProgress(Console(stderr=True, quiet=not is_first())) as progress:
         outcome = run_refinement(structure, data, out, settings, force=force, progress=progress)
-    errors, console = Console(stderr=True), Console()
+    errors, console = Console(stderr=True, quiet=not is_first()), Console(quiet=not is_first())
     for note in outcome.notes:
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     refined = outcome.refined

@@ -88,7 +88,8 @@ def write_stage(
     }
     prior = prior_draws(model, args, key=jax.random.key(settings.seed), draws=PRIOR_DRAWS, leave_out=HEAVY)
     tree = posterior_tree(problem, {**result.draws, **derived}, predicted, prior, rows, summary)
-    target = folder.path / "posterior.nc"
+    if not folder.writes:
+        return {**summary, **clock()}, refined
     target = folder.path / "posterior.nc"
     attempt(target, lambda: Posterior(tree).save(target))
     write_refined_cif(

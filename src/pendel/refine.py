@@ -21,8 +21,10 @@ from pendel.load_model import load_model, model_file
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import describe_plans, final_plans, first_plans
 from pendel.problem import Problem, Settings, read_problem
-from pendel.run_folder import RunFolder, check_folder, claim_folder, run_key
+from pendel.processes import is_first, wait_for_all
+from pendel.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.simulate import Plan
+from pendel.simulate.shard import shard_plan
 from pendel.stages import (
     Chosen,
     Guided,
@@ -106,11 +108,21 @@ def refine(
     check_folder(out, key, force=force)
     plans = first_plans(problem, settings)
     check_memory(problem.crystal, plans)
-    folder = claim_folder(out, key, force=force, seed=settings.seed)
+    folder = _claim(out, key, force=force, seed=settings.seed)
     with clock:
         run = _Run(folder=folder, model=model, problem=problem, settings=settings, progress=progress, clock=clock.read)
         summary, refined = _stages(run, plans, clock)
     return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
+
+
+def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
+    """The run folder, claimed by the first of several processes before the others look into it."""
+    if not is_first():
+        wait_for_all("claimed")
+        return RunFolder(out, writes=False)
+    folder = claim_folder(out, key, force=force, seed=seed)
+    wait_for_all("claimed")
+    return folder
 
 
 def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
@@ -120,6 +132,7 @@ def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Su
     check_memory(run.problem.crystal, plans)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
     run.folder.update(derived={**derived, **describe_plans(plans)})
+    plans = tuple(map(shard_plan, plans))
     args = (run.problem.crystal, run.datasets(plans))
     fit = _resumed(
         run,
@@ -162,7 +175,7 @@ def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
         for name, value in start.values.items()
         if name in shapes and shapes[name] in (np.shape(value), ())
     }
-    moves = tilt_moves(len(run.problem.experiments))
+    moves = tilt_moves(args[1])
     return fit_map(run.model, *args, start=values, moves=moves, progress=run.progress, **run.observations())
 
 

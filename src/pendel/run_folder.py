@@ -27,9 +27,13 @@ type Stage = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A claimed folder. Its record and checkpoints are on disk; this object only knows where."""
+    """A claimed folder. Its record and checkpoints are on disk; this object only knows where.
+
+    Of several processes with one folder only the first one writes.
+    """
 
     path: Path
+    writes: bool = True
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says now."""
@@ -41,7 +45,8 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run completely or not at all; raises InputError when that is impossible."""
-        write_atomically(self.path / name, content)
+        if self.writes:
+            write_atomically(self.path / name, content)
 
     def completed(self) -> tuple[str, ...]:
         """Stages whose checkpoint is complete, in order."""

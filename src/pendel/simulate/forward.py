@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Complex, Float
 
 from pendel.constants import Array
@@ -35,10 +36,10 @@ def simulate_intensities(
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
 
-    def reduce(density, chunk):
-        return jnp.einsum("sqrk,sq,sk->sr", density, jnp.asarray(weights)[chunk.frame], chunk.tilt_weight)
+    def reduce(density, chunk, weights):
+        return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
 
-    return _over_segments(crystal, plan, tilt, jnp.asarray(thickness), reduce)
+    return _over_segments(crystal, plan, tilt, jnp.asarray(thickness), jnp.asarray(weights), reduce)
 
 
 def thickness_table(
@@ -46,11 +47,11 @@ def thickness_table(
 ) -> Float[Array, "measurements nodes"]:
     """Integrated intensities of every measurement at each of the given thicknesses [Å]; other arguments as above."""
 
-    def reduce(density, chunk):
+    def reduce(density, chunk, _):
         return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
 
     nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
-    return _over_segments(crystal, plan, tilt, nodes, reduce)
+    return _over_segments(crystal, plan, tilt, nodes, jnp.zeros(()), reduce)
 
 
 def exit_waves(
@@ -79,21 +80,28 @@ def exit_waves(
     )
 
 
-def _over_segments(crystal, plan, tilt, thickness, reduce):
-    """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time."""
-    coupling = plan_coupling(crystal, plan)
-    axis_row = beam_axis_row(jnp.asarray(tilt))
-    total = jnp.zeros(())
-    for group in plan.groups:
+def _over_segments(crystal, plan, tilt, thickness, weights, reduce):
+    """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
+    Where the plan is spread over devices, each sums its own segments and all sums are added.
+    """
+
+    def group_sum(group, coupling, axis_row, thickness, weights):
         def one_chunk(chunk):
             wave = exit_waves(coupling, plan, chunk, axis_row, thickness)
-            return reduce((jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64), chunk)
+            return reduce((jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64), chunk, weights)
 
         part = _map_chunks(one_chunk, group, chunk_size(group))
-        if total.ndim == 0:
-            total = jnp.zeros((plan.measurements + 1, *part.shape[2:]))
-        total = total.at[jnp.asarray(group.measurement)].add(part)
+        total = jnp.zeros((plan.measurements + 1, *part.shape[2:])).at[jnp.asarray(group.measurement)].add(part)
+        return total if plan.mesh is None else jax.lax.psum(total, plan.mesh.axis_names)
+
+    if plan.mesh is not None:
+        own, everywhere = PartitionSpec(*plan.mesh.axis_names), PartitionSpec()
+        group_sum = jax.shard_map(
+            group_sum, mesh=plan.mesh, in_specs=(own, *[everywhere] * 4), out_specs=everywhere, check_vma=False
+        )
+    shared = plan_coupling(crystal, plan), beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array, InputError
@@ -25,7 +26,18 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["groups", "support_hkl", "support_form_factor", "same_as"],
-    meta_fields=["measurements", "frames", "wavelength", "box", "dtype", "mode", "max_steps", "centre", "settings"],
+    meta_fields=[
+        "measurements",
+        "frames",
+        "wavelength",
+        "box",
+        "dtype",
+        "mode",
+        "max_steps",
+        "centre",
+        "settings",
+        "mesh",
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -44,6 +56,7 @@ class Plan:
     max_steps: int
     centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
     settings: tuple[tuple[str, float | int], ...]
+    mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
 
     def with_mode(self, mode: str) -> "Plan":
         """The same plan for forward-mode ("forward") or reverse-mode ("reverse") differentiation."""
