@@ -88,3 +88,8 @@ def test_adp_grows_and_stays_positive(crystal):
     wild = 2 * jax.random.normal(jax.random.key(0), zero.shape)
     assert np.all(np.linalg.eigvalsh(u_cartesian(adp(crystal, wild), crystal.cell)) > 0)
     assert np.all(np.isfinite(jax.jacfwd(lambda x: adp(crystal, x))(zero)))
+
+
+def test_robust_cannot_call_most_measurements_outliers(traces):
+    """With nu below 2 the density of a few exact hits would outweigh any number of outliers."""
+    assert all(float(drawn["nu"]) > 2 for drawn in traces["robust"])

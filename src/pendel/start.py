@@ -26,6 +26,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 GRID_STEP = 20.0  # Å; a quarter of the shortest fringe, 1 / S at the edge of the beam selection
 MOVE_STEP = 0.12  # deg
+SAMPLING_STEPS = (-2, -1, 1, 2)
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.thickness.tapered`
 TILT_SPREAD = 0.12  # deg, standard deviation expected
@@ -78,13 +79,25 @@ def find_start(
     return Start(merged, basins, landscapes[0])
 
 
-def tilt_moves(datasets: int) -> list[dict[str, Array]]:
-    """Changes of the tilt [deg] to try on every frame once the structure is near: other fringes are near, too."""
-    far = 2 * MOVE_STEP * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
-    near = _square(MOVE_STEP)
-    steps = np.concatenate([near[np.any(near != 0, axis=1)], far])
-    names = [f"tilt_{number + 1}" if number else "tilt" for number in range(datasets)]
-    return [dict.fromkeys(names, jnp.asarray(step)) for step in steps]
+def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[str, Array]]]:
+    """Changes of the tilt [deg] to try on every frame once the structure is near, for each round of a fit.
+
+    Around every frame there are other fringes. Along a rotation there are maxima at every step of its sampling: the
+    simulated tilts fall on their neighbours and only the two ends differ, where fringes are undersampled.
+    """
+    around = [step for step in _square(MOVE_STEP) if np.any(step)]
+    near: list[dict[str, Array]] = [{} for _ in around]
+    along: list[dict[str, Array]] = [{} for _ in SAMPLING_STEPS]
+    for number, (experiment, plan) in enumerate(datasets):
+        name = f"tilt_{number + 1}" if number else "tilt"
+        for move, change in zip(near, around, strict=True):
+            move[name] = jnp.broadcast_to(jnp.asarray(change), (plan.frames, 2))
+        if experiment.geometry == "rotation":
+            sampling = 2 * np.asarray(experiment.semi_angle) / (dict(plan.settings)["tilts"] - 1)
+            for move, count in zip(along, SAMPLING_STEPS, strict=True):
+                move[name] = jnp.asarray(np.outer(count * sampling, (1.0, 0.0)))
+    along = [move for move in along if move]
+    return [near + along, along, along]
 
 
 def _scan(crystal, experiment, plan, thickness_min, suffix, progress):

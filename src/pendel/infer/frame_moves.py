@@ -20,8 +20,8 @@ from pendel.infer.layout import Layout
 from pendel.infer.normal_matrix import compressed_jacobian, frame_columns
 from pendel.infer.prune import pruned
 
-LEAST_GAIN = 1.0  # in log density, for a frame to move
-STEPS = 3  # of scoring after a move
+LEAST_GAIN = 0.2  # in log density, for a frame to move
+STEPS = 4  # of scoring after a move
 DAMPING = 1e-2
 
 

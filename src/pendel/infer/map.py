@@ -74,9 +74,9 @@ def fit_map(
     *args: Any,
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
-    moves: Sequence[Mapping[str, Array]] = (),
+    moves: Sequence[Sequence[Mapping[str, Array]]] = (),
     max_steps: int = 200,
-    spread_rounds: int = 2,
+    spread_rounds: int = 3,
     tolerance: float = CONVERGED,
     progress: Progress | None = None,
     **kwargs: Any,
@@ -91,7 +91,7 @@ def fit_map(
         start: constrained start values by site (others start at the mean of their prior), or several such sets: each
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
-        moves: tried on every frame after the first fit, see `moved_frames`.
+        moves: for every round what is tried on every frame, see `moved_frames`.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -109,7 +109,7 @@ def fit_map(
     objective = _compile(model, layout, spreads, forward, progress)
     centre = prior_means(model, layout, spreads, *forward)
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
-    rounds = spread_rounds if spreads else min(len(moves), 1)
+    rounds = max(spread_rounds if spreads else 0, len(moves))
     near = ROUGH * tolerance if rounds else tolerance
     fits = [_from_start(objective, layout.unconstrain(one), spreads, max_steps, near) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
@@ -124,8 +124,8 @@ def fit_map(
             found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
         z = objective.cheap(best.z, spreads, forward)
-        if moves:
-            z = _moved(objective, z, spreads, moves)
+        if number <= len(moves):
+            z = _moved(objective, z, spreads, moves[number - 1])
         near = tolerance if number == rounds else ROUGH * tolerance
         best = _in_metric(objective, z, best.matrix, spreads, max_steps, near)
         steps += best.steps
