@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 SUITABLE := import sys; sys.exit(sys.version_info < (3, 12))
 
-.PHONY: install check test test-slow test-gpu docs demo clean
+.PHONY: install check test test-slow test-gpu bench docs demo clean
 
 install: $(STAMP)
 
@@ -47,6 +47,10 @@ test-slow: install
 
 test-gpu: install
 	$(BIN)/pytest -m gpu
+
+# Speed of the simulator: docs/benchmark.md, .json and .png; half an hour on two cores.
+bench: install
+	$(BIN)/python tests/benchmark.py
 
 # README and docs are run as doctests.
 docs: install

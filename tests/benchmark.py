@@ -1,0 +1,349 @@
+"""What `make bench` runs: speed of the simulator and its gradient, and of the usual dense methods, in one table.
+
+Every case runs in a process of its own, so that its peak memory is its own. Systems of the sweep over N beams are
+quartz at one orientation, 8 tilts over 0.35 degrees, 600 Å. Published data sets are used where `../shared/data` has
+them. Writes docs/benchmark.md, docs/benchmark.json and docs/benchmark.png.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pendel
+from pendel.crystal import reciprocal_matrix
+from pendel.datasets import example
+from pendel.io.form_factors import form_factors
+from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
+from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
+from pendel.simulate.plan import plan_coupling
+from pendel.simulate.scattering import structure_factors
+
+DOCS = Path(__file__).parent.parent / "docs"
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+SIZES = (50, 100, 200, 300, 500, 700, 1000)
+DENSE_SIZES = (50, 100, 200, 300, 500)
+TILTS, THICKNESS = 8, 600.0  # per segment; Å
+WAVELENGTH = 0.0251  # Å, 200 keV
+NODES = np.array([0.3, 0.475, 0.65, 0.825, 1.0])
+SETS = {
+    "quartz": (
+        "quartz/quartz.cif_pets",
+        "quartz/quartz_dynamical.cif",
+        900.0,
+        {"g_max": 2.0, "sg_max": 0.01, "tilts": 42},
+        ":",
+    ),
+    "cspbbr3-1": (
+        "cspbbr3/CsPbBr_P67-crot-050_dyn.cif_pets",
+        "cspbbr3/cspbbr3.cif",
+        600.0,
+        {"g_max": 2.3, "sg_max": 0.02, "tilts": 60},
+        "30:31",
+    ),
+    "cspbbr3": (
+        "cspbbr3/CsPbBr_P67-crot-050_dyn.cif_pets",
+        "cspbbr3/cspbbr3.cif",
+        600.0,
+        {"g_max": 2.3, "sg_max": 0.02, "tilts": 60},
+        ":",
+    ),
+}
+
+
+def timed(function, *arguments, repeats=3):
+    """(first call, best later call) in seconds."""
+    times = []
+    for _ in range(1 + repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - began)
+    return times[0], min(times[1:])
+
+
+def peak_gflops():
+    """What this machine reaches on one large product of float32 matrices."""
+    a = jnp.ones((2048, 2048), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * 2048**3 / timed(product, a, repeats=8)[1] / 1e9
+
+
+def system(beams, dtype=jnp.float32):
+    """Interaction [1 N N], diagonal and flux [1 N K] of the N beams nearest to the Ewald sphere."""
+    crystal = pendel.read_crystal(example().structure)
+    limit = 22
+    hkl = np.stack(np.meshgrid(*[np.arange(-limit, limit + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    matrix = turn @ reciprocal_matrix(crystal.cell)
+    g = hkl @ matrix.T
+    norm = np.linalg.norm(g, axis=1)
+    half = np.deg2rad(0.175)
+    error = np.abs(-(norm**2) * WAVELENGTH / 2 - g[:, 2])
+    key = np.where(norm < 2.5, np.maximum(error - half * np.abs(g[:, 1]), 0) + 0.004 * norm, np.inf)
+    chosen = hkl[np.argsort(key, kind="stable")[:beams]]
+    angles = np.linspace(-half, half, TILTS)
+    differences = chosen[:, None] - chosen[None, :]
+    unique, inverse = np.unique(-differences.reshape(-1, 3), axis=0, return_inverse=True)  # U_{h-g}
+    factors = form_factors(crystal.elements, np.linalg.norm(unique @ matrix.T, axis=1), "lobato")
+    u_g = structure_factors(crystal, unique, factors, WAVELENGTH)
+    u_g = jnp.where(np.all(unique == 0, axis=1), 0.0, u_g)
+    coupling = (np.pi * WAVELENGTH * u_g)[inverse.reshape(beams, beams)]
+    g = chosen @ matrix.T
+    y, z = g[:, 1, None], g[:, 2, None]
+    g_z = y * np.sin(angles) + z * np.cos(angles)
+    excitation = -(norm_squared(g)[:, None] * WAVELENGTH / 2) - g_z
+    flux = 1 / np.sqrt(1 - g_z * WAVELENGTH)
+    complex_type = jnp.complex64 if dtype == jnp.float32 else jnp.complex128
+    return (
+        coupling[None].astype(complex_type),
+        jnp.asarray(2 * np.pi * excitation * flux**2)[None],
+        jnp.asarray(flux)[None],
+    )
+
+
+def norm_squared(g):
+    return np.sum(g**2, axis=1)
+
+
+def exit_intensities(interaction, diagonal, flux, mode="forward", dtype=None):
+    """|psi|^2 [beams tilts] at the one thickness."""
+    steps = 4 * int(THICKNESS)
+    wave = propagate_chebyshev(
+        interaction, diagonal, flux, jnp.full((1, 1), THICKNESS), rows=interaction.shape[1], max_steps=steps, mode=mode
+    )[0, 0]
+    return jnp.abs(wave) ** 2
+
+
+def dense(interaction, diagonal, flux):
+    """The structure matrix of every tilt [tilts beams beams]."""
+    scaled = flux[0].T[:, :, None] * interaction * flux[0].T[:, None, :]
+    return scaled + jax.vmap(jnp.diag)(diagonal[0].T)
+
+
+def by_expm(interaction, diagonal, flux):
+    matrices = dense(interaction, diagonal, flux).astype(interaction.dtype)
+    waves = jax.lax.map(lambda a: jax.scipy.linalg.expm(1j * a * THICKNESS, max_squarings=40)[:, 0], matrices)
+    return jnp.abs(waves.T) ** 2
+
+
+def by_eigh(interaction, diagonal, flux):
+    def one(a):
+        value, vector = jnp.linalg.eigh(a)
+        return vector @ (jnp.exp(1j * value * THICKNESS) * jnp.conj(vector[0]))
+
+    return jnp.abs(jax.lax.map(one, dense(interaction, diagonal, flux).astype(interaction.dtype)).T) ** 2
+
+
+def sweep_case(beams):
+    """Times of one system, forward and gradient, and its accuracy against float64 eigen-decomposition."""
+    single, double = system(beams), system(beams, jnp.float64)
+    exact = np.asarray(jax.jit(by_eigh)(*double))
+    _, radius = spectral_interval(*single)
+    steps = int(expansion_length(radius[0] * THICKNESS, jnp.float32))
+    weight = jnp.asarray(np.random.default_rng(0).random(exact.shape), jnp.float32)
+
+    def loss(interaction, diagonal, flux):
+        return jnp.sum(weight * exit_intensities(interaction, diagonal, flux, "reverse"))
+
+    forward = jax.jit(exit_intensities)
+    found = {"N": beams, "steps": steps, "loss_s": timed(forward, *single)[1]}
+    found["gradient_s"] = timed(jax.jit(jax.grad(loss, argnums=(0, 1))), *single)[1]
+    found["gflops"] = 8 * beams**2 * TILTS * steps / found["loss_s"] / 1e9
+    found["error"] = float(np.max(np.abs(np.asarray(forward(*single)) - exact)))
+    if beams in DENSE_SIZES:
+        for name, function in (("expm", by_expm), ("eigh", by_eigh)):
+            found[f"{name}_s"] = timed(jax.jit(function), *single, repeats=1)[1]
+            found[f"{name}_error"] = float(np.max(np.abs(np.asarray(jax.jit(function)(*single)) - exact)))
+        found["expm64_s"] = timed(jax.jit(by_expm), *double, repeats=1)[1]
+        found["expm64_error"] = float(np.max(np.abs(np.asarray(jax.jit(by_expm)(*double)) - exact)))
+    return found
+
+
+def data_case(name):
+    """Loss and gradient by coordinates, U_ij, occupancies, tilts and thickness nodes of a published data set."""
+    data, structure, thickness, settings, frames = SETS[name]
+    crystal = pendel.read_crystal(DATA / structure)
+    experiment = pendel.thin(
+        pendel.read_pets(DATA / data, structure_cell=crystal.cell), pendel.problem.parse_frames(frames)
+    )
+    rule = {"rsg": 0.9, "dsg": 0.0015} if name == "quartz" else {"rsg": 0.66, "dsg": 0.0015}
+    experiment = pendel.select(experiment, "klar", **rule)
+    plan = pendel.make_plan(crystal, experiment, thickness_max=1.1 * thickness, **settings).with_mode("reverse")
+    observed = jnp.sqrt(jnp.maximum(jnp.asarray(experiment.intensity), 0))
+    shape = (plan.frames, len(NODES))
+
+    def loss(parameters, plan, mean):
+        fract, u_aniso, occupancy, tilt, nodes = parameters
+        structure = pendel.crystal.replace(crystal, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
+        weights = jnp.full(shape, 1 / len(NODES))
+        calculated = pendel.simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        return jnp.sum((jnp.sqrt(calculated + 1e-9) * mean - observed) ** 2)
+
+    nodes = jnp.broadcast_to(jnp.asarray(NODES * thickness), shape)
+    parameters = (crystal.fract, crystal.u_aniso, crystal.occupancy, jnp.zeros((plan.frames, 2)), nodes)
+    parameters = jax.tree.map(jnp.asarray, parameters)
+    mean = jnp.asarray(10.0)
+    work, beams = operations(crystal, plan, thickness)
+    first, loss_s = timed(jax.jit(loss), parameters, plan, mean, repeats=1 if name == "cspbbr3" else 5)
+    first_gradient, gradient_s = timed(
+        jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=1 if name == "cspbbr3" else 5
+    )
+    return {
+        "case": name,
+        "frames": plan.frames,
+        "beams_per_tilt": beams,
+        "loss_s": loss_s,
+        "gradient_s": gradient_s,
+        "first_loss_s": first,
+        "first_gradient_s": first_gradient,
+        "loss_gflops": work / loss_s / 1e9,
+        "gradient_gflops": 4 * work / gradient_s / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+
+
+def operations(crystal, plan, thickness):
+    """Floating point operations of one simulation without padding, and the mean number of beams of a tilt."""
+    coupling, row = plan_coupling(crystal, plan), beam_axis_row(jnp.zeros((plan.frames, 2)))
+    per_product = 4.0 if plan.centre is not None else 8.0
+    total, beams, tilts = 0.0, 0.0, 0.0
+
+    @jax.jit
+    def radius(segment):
+        interaction = interaction_matrix(coupling, segment, plan.box)
+        return spectral_interval(interaction, *diagonal_and_flux(segment, row, plan.wavelength))[1][0]
+
+    for group in plan.groups:
+        for index in range(len(group.frame)):
+            segment = jax.tree.map(lambda x, index=index: jnp.asarray(x)[index][None], group)
+            steps = float(expansion_length(radius(segment) * thickness, plan.dtype))
+            n, k = int(np.sum(segment.present)), int(np.sum(np.asarray(segment.tilt_weight) > 0))
+            total += per_product * n**2 * k * steps
+            beams, tilts = beams + n * k, tilts + k
+    return total, beams / tilts
+
+
+def run_case(*words, native=True):
+    environment = {**os.environ, "PENDEL_NATIVE": "1" if native else "0"}
+    result = subprocess.run(
+        [sys.executable, __file__, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise SystemExit(f"benchmark {words} failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main():
+    peak = run_case("peak")
+    sweep = [run_case("sweep", str(size)) for size in SIZES]
+    for row in sweep:
+        print(row, flush=True)
+    cases = []
+    for name, (data, *_) in SETS.items():
+        for native in (True, False) if name != "cspbbr3" else (True,):
+            if (DATA / data).exists():
+                cases.append({**run_case("data", name, native=native), "compiled": native})
+                print(cases[-1], flush=True)
+    sizes = np.array(SIZES)[1:]
+    exponent = {
+        key: float(np.polyfit(np.log(sizes), np.log([row[key] for row in sweep if row["N"] in sizes]), 1)[0])
+        for key in ("loss_s", "gradient_s")
+    }
+    report = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__}, {jax.default_backend()}",
+        "peak_gflops_float32": peak,
+        "exponent_of_N": exponent,
+        "sweep": sweep,
+        "cases": cases,
+    }
+    (DOCS / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
+    (DOCS / "benchmark.md").write_text(as_markdown(report))
+    plot(report)
+
+
+def as_markdown(report):
+    exponent = report["exponent_of_N"]
+    lines = [
+        "# Benchmark\n",
+        f"Made by `make bench` on {report['date']}: {report['machine']}; a large float32 product reaches",
+        f"{report['peak_gflops_float32']:.0f} GFLOP/s. Seconds, best of several calls.\n",
+        "## Data sets\n",
+        "Five thickness nodes; gradient by coordinates, U_ij, occupancies, tilts and nodes of all frames. Operations",
+        "count unpadded products. First gradient: with compilation. Memory: peak of the process, JAX included.\n",
+    ]
+    head = ["case", "frames", "beams a tilt", "recurrence", "loss", "gradient", "first gradient"]
+    lines += heading([*head, "GFLOP/s loss", "GFLOP/s gradient", "memory [GB]"])
+    for c in report["cases"]:
+        kind = "compiled" if c["compiled"] else "plain JAX"
+        times = [f"{c[key]:.3g}" for key in ("loss_s", "gradient_s", "first_gradient_s")]
+        speeds = [f"{c['loss_gflops']:.0f}", f"{c['gradient_gflops']:.0f}", f"{c['peak_memory_gb']:.2f}"]
+        lines.append(cells([c["case"], c["frames"], f"{c['beams_per_tilt']:.0f}", kind, *times, *speeds]))
+    lines += [
+        "\n## One segment of N beams\n",
+        f"{TILTS} tilts, {THICKNESS:.0f} Å, one thickness, complex matrix. From N = {SIZES[1]} on time grows as",
+        f"N^{exponent['loss_s']:.2f} (loss) and N^{exponent['gradient_s']:.2f} (gradient). Errors: largest of any",
+        "intensity, incident beam = 1, against float64 eigen-decomposition. Dense methods: plain JAX, one matrix a",
+        "tilt; 64 and 128 are complex64 and complex128.\n",
+    ]
+    dense_keys = [f"{name}_{kind}" for name in ("expm", "expm64", "eigh") for kind in ("s", "error")]
+    head = ["N", "terms", "loss", "gradient", "GFLOP/s", "error", "expm 64", "error", "expm 128", "error", "eigh 64"]
+    lines += heading([*head, "error", "expm 64 / loss"])
+    for r in report["sweep"]:
+        row = [r["N"], r["steps"], f"{r['loss_s']:.3g}", f"{r['gradient_s']:.3g}", f"{r['gflops']:.0f}"]
+        row += [f"{r['error']:.0e}", *(f"{r[key]:.2g}" if key in r else "" for key in dense_keys)]
+        lines.append(cells([*row, f"{r['expm_s'] / r['loss_s']:.0f}" if "expm_s" in r else ""]))
+    return "\n".join(lines) + "\n"
+
+
+def cells(values):
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def heading(names):
+    return [cells(names), cells("---" for _ in names)]
+
+
+def plot(report):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    for key, label, style in (
+        ("loss_s", "pendel", "o-"),
+        ("gradient_s", "pendel, gradient", "s-"),
+        ("expm_s", "dense exponential, complex64", "^--"),
+        ("eigh_s", "dense eigen-decomposition", "v--"),
+    ):
+        rows = [row for row in report["sweep"] if key in row]
+        axes.loglog([r["N"] for r in rows], [r[key] for r in rows], style, label=label)
+    axes.set(xlabel="beams N", ylabel="seconds for 8 tilts", title="One segment, 600 Å")
+    axes.legend()
+    axes.grid(True, which="both", alpha=0.2)
+    figure.savefig(DOCS / "benchmark.png", dpi=150)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["peak"]:
+            print(json.dumps(peak_gflops()))
+        case ["sweep", size]:
+            print(json.dumps(sweep_case(int(size))))
+        case ["data", name]:
+            print(json.dumps(data_case(name)))
+        case _:
+            main()
