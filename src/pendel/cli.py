@@ -15,7 +15,7 @@ from rich.console import Console
 from pendel.constants import InputError
 from pendel.converge import convergence, convergence_report, plan_settings
 from pendel.datasets import demo_rows, example
-from pendel.estimate import check_memory
+from pendel.estimate import within_memory
 from pendel.plans import first_plans
 from pendel.problem import Settings, read_problem
 from pendel.processes import is_first, join_processes
@@ -50,6 +50,7 @@ CellChoice = Annotated[str, typer.Option(help="which cell counts: header, struct
 Geometry = Annotated[str | None, typer.Option(help="rotation or precession, instead of what the file says")]
 EnergyEv = Annotated[float | None, typer.Option(help="beam energy [eV], instead of the file's wavelength")]
 Hydrogen = Annotated[bool, typer.Option("--hydrogen", help="keep hydrogen atoms")]
+Memory = Annotated[float | None, typer.Option(help="GB to use; four fifths of the machine's")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 
 
@@ -71,6 +72,7 @@ def refine(
     geometry: Geometry = None,
     energy_ev: EnergyEv = None,
     hydrogen: Hydrogen = False,
+    memory: Memory = None,
     holdout: Annotated[float, typer.Option(help="fraction of the unique hkl left out")] = 0.0,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
@@ -91,6 +93,7 @@ def refine(
         geometry=geometry,
         energy_ev=energy_ev,
         hydrogen=hydrogen,
+        memory=memory,
         holdout=holdout,
         seed=seed,
     )
@@ -115,6 +118,7 @@ def check(
     geometry: Geometry = None,
     energy_ev: EnergyEv = None,
     hydrogen: Hydrogen = False,
+    memory: Memory = None,
     converge: Annotated[bool, typer.Option("--converge", help="try more tilts and beams on a few frames")] = False,
 ) -> None:
     """Read and check the files; say what a fit would use and cost. Writes nothing."""
@@ -133,9 +137,8 @@ def check(
     )
     with _plain_errors():
         problem = read_problem(structure, data, settings)
-        plans = first_plans(problem, settings)
+        plans = within_memory(problem.crystal, first_plans(problem, settings), memory)
         Console().print(sanity_report(problem, plans))
-        check_memory(problem.crystal, plans)
         if converge:
             for experiment, plan in zip(problem.experiments, plans, strict=True):
                 trials = convergence(problem.crystal, experiment, settings)

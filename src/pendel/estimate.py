@@ -15,11 +15,14 @@ from pendel.simulate import Plan
 from pendel.simulate.chebyshev import expansion_length
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.plan import chunk_size, largest_radius
+from pendel.thickness import NODES
 
 FRAME_PARAMETERS = 5  # scale, two tilts, thickness and its width
 OTHER_GLOBALS = 8  # error model and means of the hierarchies
 FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
 FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
+BASE_BYTES = 6e8  # of Python, JAX and compiled programs
+SHARE = 0.8  # of the machine's memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,31 +64,56 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
 
 
 def memory_bytes(crystal: Crystal, plan: Plan) -> float:
-    """Largest arrays of one Jacobian: matrices of a chunk of segments with all tangents, and the Jacobian itself."""
+    """Peak of a fit: JAX, the Jacobian, and a chunk of segments with all tangents or what a gradient saves."""
     number = 4 if plan.dtype == "float32" else 8
+    parts = 1 if plan.centre is not None else 2
     tangents = 1 + max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)  # one site's at a time
-    largest = 0.0
+    largest, saved = 0.0, 0.0
     for group in plan.groups:
-        count, beams, tilts = min(chunk_size(group), len(group.frame)), group.hkl.shape[1], group.matrix.shape[1]
-        largest = max(largest, tangents * number * count * (4 * beams**2 + 12 * beams * tilts))
+        segments, beams, tilts = len(group.frame), group.hkl.shape[1], group.matrix.shape[1]
+        one = parts * beams**2 + 4 * beams * tilts  # matrix, diagonal, flux and two states
+        sums = 8 * NODES * group.rows * tilts
+        chunk = min(chunk_size(group, plan), segments)
+        largest = max(largest, number * chunk * (tangents * (2 * one + sums) + 4 * beams**2))
+        saved += number * segments * (one + sums)
     passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
-    return largest + tangents * 16 * float(np.prod(plan.box)) + 3 * 8 * passes * plan.measurements
+    jacobian = 3 * 8 * passes * plan.measurements + tangents * 16 * float(np.prod(plan.box))
+    return BASE_BYTES + max(largest, saved + largest / tangents) + jacobian
 
 
-def check_memory(crystal: Crystal, plans: Sequence[Plan]) -> None:
-    """Raises InputError when a Jacobian will not fit the machine's memory."""
+def within_memory(crystal: Crystal, plans: Sequence[Plan], gigabytes: float | None = None) -> tuple[Plan, ...]:
+    """The plans with chunks of segments so small that a fit stays within memory.
+
+    Args:
+        gigabytes: of memory to use; four fifths of the machine's when not given.
+
+    Raises:
+        InputError: not even chunks of one segment fit.
+    """
+    limit = _machine_bytes() * SHARE if gigabytes is None else gigabytes * 1e9
+    return tuple(_within(crystal, plan, limit) for plan in plans)
+
+
+def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
+    beams = max(group.hkl.shape[1] for group in plan.groups)
+    while memory_bytes(crystal, plan) > limit and plan.matrix_numbers > beams**2:
+        plan = dataclasses.replace(plan, matrix_numbers=plan.matrix_numbers // 2)
+    needed = memory_bytes(crystal, plan)
+    if needed > limit:
+        tilts = max(group.matrix.shape[1] for group in plan.groups)
+        raise InputError(
+            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes, which need about "
+            f"{needed / 1e9:.1f} GB one segment at a time",
+            expected=f"at most {limit / 1e9:.1f} GB",
+            do="lower --g-max or --sg-max, use fewer --frames, or raise --memory",
+        )
+    return plan
+
+
+def _machine_bytes() -> float:
     if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for plan in plans:
-        needed = memory_bytes(crystal, plan)
-        if needed > present:
-            beams = max(group.hkl.shape[1] for group in plan.groups)
-            raise InputError(
-                found=f"{beams} beams, which need about {needed / 1e9:.0f} GB",
-                expected=f"at most the {present / 1e9:.0f} GB of this machine",
-                do="lower --g-max or --sg-max",
-            )
+        return float("inf")
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:

@@ -41,6 +41,7 @@ class Settings:
     geometry: str | None = None  # "rotation" or "precession"
     energy_ev: float | None = None
     hydrogen: bool = False
+    memory: float | None = None  # GB
     holdout: float = 0.0
     seed: int = 0
 
@@ -111,6 +112,7 @@ def check_settings(settings: Settings) -> None:
                 do="use svi or map: sampling is not in this version" if name == "infer" else f"change --{name}",
             )
     positive = {"--g-max": settings.g_max, "--sg-max": settings.sg_max, "--tilts": settings.tilts}
+    positive |= {"--memory": settings.memory}
     positive |= {"--rsg": settings.rsg, "--energy-ev": settings.energy_ev}
     for option, value in positive.items():
         if value is not None and not (np.isfinite(value) and value > 0):

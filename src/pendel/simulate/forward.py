@@ -1,5 +1,7 @@
 """Calculated intensities of every measurement: the one call that models make."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -64,7 +66,10 @@ def exit_waves(
     """Flux-normalised amplitudes of the leading beams of every segment in a group."""
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
-    interaction = interaction_matrix(coupling.astype(dtype), group, plan.box)
+    build = partial(interaction_matrix, box=plan.box)
+    if plan.mode == "reverse":  # or the indices of all chunks would be kept, as large as the matrices
+        build = jax.checkpoint(build)
+    interaction = build(coupling.astype(dtype), group)
     nodes = thickness[group.frame]
     if group.propagator == "eigen":
         return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
@@ -91,7 +96,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce):
             wave = exit_waves(coupling, plan, chunk, axis_row, thickness)
             return reduce((jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64), chunk, weights)
 
-        part = _map_chunks(one_chunk, group, chunk_size(group))
+        part = _map_chunks(one_chunk, group, chunk_size(group, plan))
         total = jnp.zeros((plan.measurements + 1, *part.shape[2:])).at[jnp.asarray(group.measurement)].add(part)
         return total if plan.mesh is None else jax.lax.psum(total, plan.mesh.axis_names)
 
