@@ -13,7 +13,6 @@ from pendel.crystal import invert
 from pendel.experiment import central_vectors, excitation_error
 from pendel.simulate import make_plan, simulate_intensities, thickness_table
 from pendel.simulate.geometry import beam_axis_row, flux_factor, tilt_matrices
-from pendel.simulate.plan import reselect
 from physics_cases import (
     NEAR_ZONE,
     QUARTZ,
@@ -172,15 +171,3 @@ def test_excitation_errors_against_a_moving_beam(geometry):
         assert np.ptp(expected) > 0.01
         centre = slow_bloch.excitation_error(g, np.array([0.0, 0.0, 1.0]), WAVELENGTH)
         assert excitation_error(central_vectors(experiment), WAVELENGTH)[frame] == pytest.approx(centre, abs=1e-13)
-
-
-@pytest.mark.parametrize("geometry", ["rotation", "precession"])
-def test_reselected_beams_are_those_of_a_new_plan(geometry):
-    experiment, crystal = two_frames(geometry), crystal_of(QUARTZ)
-    wide = make_plan(crystal, experiment, **OPTIONS, tilt=0.3 * TILT, margin=0.006)
-    chosen = reselect(wide, TILT)
-    assert [np.shape(x) for x in jax.tree.leaves(chosen)] == [np.shape(x) for x in jax.tree.leaves(wide)]
-    assert sum(int(np.sum(g.present)) for g in chosen.groups) < sum(int(np.sum(g.present)) for g in wide.groups)
-    fresh = make_plan(crystal, experiment, **OPTIONS, tilt=TILT)
-    state = {"tilt": TILT, "thickness": THICKNESS, "weights": WEIGHTS}
-    np.testing.assert_allclose(SIMULATE(crystal, chosen, **state), SIMULATE(crystal, fresh, **state), atol=1e-12)

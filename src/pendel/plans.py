@@ -3,18 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from pendel.constants import Array
 from pendel.evaluate import suffix
 from pendel.problem import Problem, Settings
 from pendel.simulate import Plan, make_plan
-from pendel.simulate.plan import default_tilts, reselect
-from pendel.simulate.shard import deal_frames, shard_plan
+from pendel.simulate.plan import default_tilts
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
-MARGIN = 0.25  # of sg_max; 0.1 deg for the outermost beams
 THICKNESS_ROOM = 2.2  # the expansion reaches this many times the thickest frame of the start
 
 
@@ -33,10 +30,7 @@ def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
 
 
 def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
-    """Beams around the tilts that were found and a margin; tilts and expansion for the thickness that was found.
-
-    What a fit uses is `select_around` of them.
-    """
+    """Beams around the tilts that were found; tilts and expansion for the thickness that was found."""
     plans = []
     for number, experiment in enumerate(problem.experiments):
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
@@ -48,20 +42,9 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
             tilts=settings.tilts or default_tilts(experiment, float(np.median(thickness))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
             tilt=values[f"tilt{suffix(number)}"],
-            margin=MARGIN * (settings.sg_max or SG_MAX),
         )
         plans.append(plan)
     return tuple(plans)
-
-
-def select_around(plans: Sequence[Plan], values: Mapping[str, Array]) -> tuple[Plan, ...]:
-    """The beams of `final_plans` around the frame tilts as they are now, frames dealt out to the devices."""
-    chosen = []
-    for number, plan in enumerate(plans):
-        name = f"tilt{suffix(number)}"
-        near = reselect(plan, np.asarray(values[name])) if name in values else plan
-        chosen.append(shard_plan(near, owner=deal_frames(plan, jax.device_count())))
-    return tuple(chosen)
 
 
 def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from pendel.infer.map import MapFit, fit_map, laplace_draws
 from pendel.infer.svi import fit_svi
 from pendel.load_model import load_model, model_file
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
-from pendel.plans import describe_plans, final_plans, first_plans, select_around
+from pendel.plans import describe_plans, final_plans, first_plans
 from pendel.problem import Problem, Settings, read_problem
 from pendel.processes import is_first, wait_for_all
 from pendel.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.simulate import Plan
+from pendel.simulate.shard import shard_plan
 from pendel.stages import (
     Chosen,
     Guided,
@@ -126,22 +127,20 @@ def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
 def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
     """Start, MAP and SVI; completed ones come from the folder."""
     start = _resumed(run, "start", lambda: _find_start(run, plans), pack_start, unpack_start, clock)
-    wide = final_plans(run.problem, run.settings, start.values)
-    wide = within_memory(run.problem.crystal, wide, run.settings.memory)
-    plans = select_around(wide, start.values)
+    plans = final_plans(run.problem, run.settings, start.values)
+    plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
     run.folder.update(derived={**derived, **describe_plans(plans)})
+    plans = tuple(map(shard_plan, plans))
     args = (run.problem.crystal, run.datasets(plans))
     fit = _resumed(
         run,
         "map",
-        lambda: _fit_map(run, wide, start),
+        lambda: _fit_map(run, args, start),
         pack_map,
         lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
         clock,
     )
-    plans = select_around(wide, fit.values)
-    args = (run.problem.crystal, run.datasets(plans))
     if run.settings.infer == "map":
         return _write(run, plans, _laplace(run, fit, is_last=True))
     if run.folder.record().get("results_of") not in ("map", "svi"):
@@ -166,16 +165,8 @@ def _find_start(run: _Run, plans: tuple[Plan, ...]) -> Chosen:
     return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
 
 
-def _fit_map(run: _Run, wide: tuple[Plan, ...], start: Chosen) -> MapFit:
-    """MAP from the start values; where the model has one number for all frames, it starts at their mean.
-
-    Beams are selected again, around the tilts as they are, in every round.
-    """
-
-    def around(values: Mapping[str, Array]) -> tuple:
-        return run.problem.crystal, run.datasets(select_around(wide, values))
-
-    args = around(start.values)
+def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
+    """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
     layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
     shapes = {site.name: site.shape for site in layout.sites}
     values = {
@@ -188,7 +179,6 @@ def _fit_map(run: _Run, wide: tuple[Plan, ...], start: Chosen) -> MapFit:
         *args,
         start=values,
         moves=tilt_moves(args[1]),
-        renew=around,
         progress=run.progress,
         **run.observations(),
     )

@@ -97,7 +97,7 @@ def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[
             for move, count in zip(along, SAMPLING_STEPS, strict=True):
                 move[name] = jnp.asarray(np.outer(count * sampling, (1.0, 0.0)))
     along = [move for move in along if move]
-    return [near + along, near + along, along]
+    return [near + along, along, along]
 
 
 def _scan(crystal, experiment, plan, thickness_min, suffix, progress):

@@ -75,7 +75,6 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     moves: Sequence[Sequence[Mapping[str, Array]]] = (),
-    renew: Callable[[dict[str, Array]], tuple] | None = None,
     max_steps: int = 200,
     spread_rounds: int = 3,
     tolerance: float = CONVERGED,
@@ -93,7 +92,6 @@ def fit_map(
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
-        renew: from constrained site values to new positional arguments of the same shapes, for every round.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -122,9 +120,6 @@ def fit_map(
         )
     steps = best.steps
     for number in range(1, rounds + 1):
-        if renew is not None:
-            objective = _renewed(objective, renew({**layout.constrain(best.z), **spreads}))
-        forward = objective.forward
         if spreads:
             found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
@@ -186,14 +181,6 @@ def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress:
         forward=forward,
         reverse=differentiable(forward, "reverse"),
         progress=progress,
-    )
-
-
-def _renewed(objective: _Objective, args: tuple) -> _Objective:
-    """The same compiled functions for other data of the same shapes."""
-    data = args, objective.forward[1]
-    return dataclasses.replace(
-        objective, forward=differentiable(data, "forward"), reverse=differentiable(data, "reverse")
     )
 
 

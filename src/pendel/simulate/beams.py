@@ -70,31 +70,6 @@ def select_beams(
     return segments
 
 
-def keep_beams(
-    group: SegmentGroup, axis_row: Float[Array, "frames 3"], sg_max: float, wavelength: float, nothing: int
-) -> SegmentGroup:
-    """The group with beams of |S_g| < sg_max at any tilt of their segment, and 000; the others become padding.
-
-    Args:
-        nothing: index of no measurement.
-    """
-    hkl, matrix = np.asarray(group.hkl), np.asarray(group.matrix)
-    g_z = np.einsum("snj,skj->snk", hkl, np.einsum("si,skij->skj", axis_row[group.frame], matrix))
-    g_squared = np.sum(np.einsum("snj,sij->sni", hkl, matrix[:, 0]) ** 2, axis=-1, keepdims=True)
-    near = np.abs(excitation_error(g_z, g_squared, wavelength)) < sg_max
-    inside = np.asarray(group.present) & np.any(near & (np.asarray(group.tilt_weight) > 0)[:, None], axis=2)
-    inside[:, 0] = True
-    order = np.argsort(~inside, axis=1, kind="stable")
-    measurement = np.full(inside.shape, nothing, dtype=np.int32)
-    measurement[:, : group.rows] = np.where(inside[:, : group.rows], group.measurement, nothing)
-    return dataclasses.replace(
-        group,
-        hkl=np.take_along_axis(np.where(inside[:, :, None], hkl, 0), order[:, :, None], axis=1),
-        present=np.take_along_axis(inside, order, axis=1),
-        measurement=np.take_along_axis(measurement, order, axis=1)[:, : group.rows],
-    )
-
-
 def reflections_within(crystal: Crystal, g_max: float) -> Int[np.ndarray, "hkl 3"]:
     """All hkl with 0 < |g| < g_max that the lattice centring allows."""
     direct_lengths = np.asarray(crystal.cell[:3])

@@ -13,7 +13,7 @@ from pendel.constants import Array, InputError
 from pendel.crystal import Crystal, reciprocal_matrix
 from pendel.experiment import Experiment
 from pendel.io.form_factors import form_factors
-from pendel.simulate.beams import SegmentGroup, difference_box, keep_beams, pad_segments, select_beams
+from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams
 from pendel.simulate.chebyshev import expansion_length, spectral_interval
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
@@ -74,7 +74,6 @@ def make_plan(
     tilts: int | None = None,
     thickness_max: float = 3000.0,
     tilt: Float[Array, "frames 2"] | None = None,
-    margin: float = 0.0,
     dtype: str = "float32",
     propagator: str = "auto",
     form_factor_table: str = "lobato",
@@ -87,7 +86,6 @@ def make_plan(
         tilts: tilts per frame; see `default_tilts` when not given.
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         tilt: frame tilts around which the beams are selected [deg].
-        margin: added to sg_max [Å⁻¹], for a plan from which `reselect` takes beams around several tilts.
         dtype: precision of the propagator, "float32" or "float64".
         propagator: "eigen", "chebyshev" or "auto" (by size).
         form_factor_table: "lobato" or "peng".
@@ -99,7 +97,7 @@ def make_plan(
     tilts = tilts or default_tilts(experiment, thickness_max / 3)
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
     row = beam_axis_row(start)
-    segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max + margin, tilts=tilts)
+    segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max, tilts=tilts)
     if not any(len(segment["measurement"]) for segment in segments):
         raise InputError(
             found=f"no measured reflection among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
@@ -128,17 +126,6 @@ def make_plan(
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
     steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
     return dataclasses.replace(plan, max_steps=steps)
-
-
-def reselect(plan: Plan, tilt: Float[Array, "frames 2"]) -> Plan:
-    """The plan with only its beams of |S_g| < sg_max around other frame tilts [deg], in arrays of the same shapes.
-
-    Nothing is compiled again for it. It cannot find beams that are not in `plan`, see `make_plan`'s margin.
-    """
-    row = np.asarray(beam_axis_row(jnp.asarray(tilt)))
-    sg_max = dict(plan.settings)["sg_max"]
-    groups = tuple(keep_beams(group, row, sg_max, plan.wavelength, plan.measurements) for group in plan.groups)
-    return dataclasses.replace(plan, groups=groups)
 
 
 def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:

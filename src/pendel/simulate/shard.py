@@ -20,9 +20,7 @@ from pendel.simulate.plan import Plan
 AXIS = "frames"
 
 
-def shard_plan(
-    plan: Plan, devices: Sequence[Any] | None = None, *, owner: Int[np.ndarray, " frames"] | None = None
-) -> Plan:
+def shard_plan(plan: Plan, devices: Sequence[Any] | None = None) -> Plan:
     """The plan with whole frames dealt out to devices; unchanged for one device.
 
     In a run of several processes each process keeps the arrays of its own frames only; every process must call this
@@ -30,7 +28,6 @@ def shard_plan(
 
     Args:
         devices: all devices of all processes when not given.
-        owner: number of the device of every frame; by `deal_frames` when not given.
 
     Raises:
         InputError: more devices than frames.
@@ -45,7 +42,7 @@ def shard_plan(
             do="use fewer devices or processes",
         )
     mesh = Mesh(np.array(devices), (AXIS,))
-    owner = deal_frames(plan, len(devices)) if owner is None else owner
+    owner = deal_frames(plan, len(devices))
     groups = tuple(_spread(group, owner, mesh, plan.measurements) for group in plan.groups)
     return dataclasses.replace(plan, groups=groups, mesh=mesh)
 
