@@ -116,7 +116,7 @@ def fourier_coefficients(hkl, side, rng):
     return np.where(np.any(hkl != 0, axis=1), gamma * total / (np.pi * side**3), 0.0)
 
 
-def exit_intensities(interaction, diagonal, flux, mode="forward", dtype=None):
+def exit_intensities(interaction, diagonal, flux, mode="forward"):
     """|psi|^2 [beams tilts] at the one thickness."""
     steps = 4 * int(THICKNESS)
     wave = propagate_chebyshev(

@@ -134,14 +134,16 @@ def check(
         geometry=geometry,
         energy_ev=energy_ev,
         hydrogen=hydrogen,
+        memory=memory,
     )
     with _plain_errors():
         problem = read_problem(structure, data, settings)
-        plans = within_memory(problem.crystal, first_plans(problem, settings), memory)
+        plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans))
+        plans = within_memory(problem.crystal, plans, settings.memory)
         if converge:
             for experiment, plan in zip(problem.experiments, plans, strict=True):
-                trials = convergence(problem.crystal, experiment, settings)
+                trials = convergence(problem.crystal, experiment, plan)
                 Console().print(convergence_report(trials, plan_settings(plan)))
 
 

@@ -11,11 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pendel.crystal import Crystal
+from pendel.evaluate import replan
 from pendel.experiment import Experiment, drop_poor_frames, thin
-from pendel.plans import first_plans
-from pendel.problem import Problem, Settings
 from pendel.report.diagnostics import agreement, rescaled
-from pendel.simulate import Plan, make_plan, simulate_intensities
+from pendel.simulate import Plan, simulate_intensities
 from pendel.start import find_start
 from pendel.thickness import tapered
 
@@ -36,33 +35,24 @@ class Trial:
     moved: float
 
 
-def convergence(crystal: Crystal, experiment: Experiment, settings: Settings) -> tuple[Trial, ...]:
-    """Simulations at the settings in use (first) and at larger ones, with thickness and tilts from a short scan."""
+def convergence(crystal: Crystal, experiment: Experiment, plan: Plan) -> tuple[Trial, ...]:
+    """Simulations at the settings of a plan (first) and at larger ones, with thickness and tilts from a short scan."""
     few = _few_frames(experiment)
-    problem = Problem(crystal=crystal, experiments=(few,), rows=(few,), used=None, notes=())
-    (plan,) = first_plans(problem, settings)
-    values = find_start(crystal, ((few, plan),)).values[0]
+    values = find_start(crystal, ((few, replan(crystal, few, plan, tilt=None)),)).values[0]
     log_thickness, log_taper, tilt = (values[name] for name in ("log_thickness", "log_taper", "tilt"))
     nodes, weights = tapered(log_thickness, log_taper)
-    frozen = plan_settings(plan) | {"thickness_max": 1.1 * float(np.max(nodes))}
+    in_use = plan_settings(plan)
+    frozen = in_use | {"thickness_max": 1.1 * float(np.max(nodes))}
 
     def simulated(changed: dict[str, float]) -> tuple[Plan, Float[np.ndarray, " measurements"]]:
-        used = frozen | changed
-        larger = make_plan(
-            crystal,
-            few,
-            g_max=used["g_max"],
-            sg_max=used["sg_max"],
-            tilts=round(used["tilts"]),
-            thickness_max=used["thickness_max"],
-            tilt=tilt,
-        )
+        settings = tuple((frozen | changed).items())
+        larger = replan(crystal, few, dataclasses.replace(plan, settings=settings), tilt=tilt)
         calculated = jax.jit(simulate_intensities)(crystal, larger, tilt=tilt, thickness=nodes, weights=weights)
         return larger, np.asarray(calculated)
 
     base_plan, base = simulated({})
     trials = [_trial("in use", 1.0, few, base_plan, base, base)]
-    for setting, value in _larger(frozen):
+    for setting, value in _larger(in_use):
         trials.append(_trial(setting, value, few, *simulated({setting: value}), base))
     return tuple(trials)
 

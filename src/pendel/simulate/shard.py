@@ -5,7 +5,6 @@ that models and inference need not know. The transposed sum carries the gradient
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,19 +19,16 @@ from pendel.simulate.plan import Plan
 AXIS = "frames"
 
 
-def shard_plan(plan: Plan, devices: Sequence[Any] | None = None) -> Plan:
-    """The plan with whole frames dealt out to devices; unchanged for one device.
+def shard_plan(plan: Plan) -> Plan:
+    """The plan with whole frames dealt out to all devices of all processes; unchanged for one device.
 
     In a run of several processes each process keeps the arrays of its own frames only; every process must call this
     with the same plan.
 
-    Args:
-        devices: all devices of all processes when not given.
-
     Raises:
         InputError: more devices than frames.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = jax.devices()
     if len(devices) == 1:
         return plan
     if len(devices) > plan.frames:
