@@ -23,13 +23,11 @@ import numpyro.distributions as dist
 
 from pendel.likelihood import weighted_least_squares
 from pendel.parameters import with_parameters
+from pendel.profile import sample_thickness
 from pendel.simulate import simulate_intensities
-from pendel.thickness import matern_covariance, tapered
-
-LENGTH_DEG = 20.0  # the profile of a crystal in a rotation series changes over tens of degrees
 
 
-def model(crystal, datasets, *, intensities=None, mask=None):
+def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
     """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
     positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
     displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
@@ -55,27 +53,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
             log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
             tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
 
-        mean = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
-        spread = numpyro.sample(f"thickness_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
-        jump = numpyro.sample(f"thickness_jump{suffix}", dist.HalfNormal(0.2), infer={"fixed_in_map": 0.1})
-        taper_mean = numpyro.sample(f"log_taper_mean{suffix}", dist.Normal(jnp.log(0.4), 0.8))
-        taper_spread = numpyro.sample(f"taper_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.3})
-        taper_jump = numpyro.sample(f"taper_jump{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.15})
-        log_thickness = numpyro.sample(
-            f"log_thickness{suffix}",
-            dist.MultivariateNormal(mean, matern_covariance(alpha, spread, LENGTH_DEG, jump)),
-            infer={"plate": frames},
-        )
-        log_taper = numpyro.sample(
-            f"log_taper{suffix}",
-            dist.MultivariateNormal(taper_mean, matern_covariance(alpha, taper_spread, LENGTH_DEG, taper_jump)),
-            infer={"plate": frames},
-        )
-        nodes, weights = tapered(log_thickness, log_taper)
-        mean_thickness = numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))  # Å
-        variance = jnp.sum(weights * (nodes - mean_thickness[:, None]) ** 2, axis=1)
-        numpyro.deterministic(f"thickness_width{suffix}", jnp.sqrt(variance))
-
+        nodes, weights = sample_thickness(thickness, alpha, frames, suffix)  # Å, a curve along the angle
         calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
         scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
         calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)

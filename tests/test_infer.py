@@ -84,6 +84,21 @@ def test_map_and_laplace_of_a_linear_model_are_exact(linear_data):
     np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
 
 
+def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
+    fit_map(linear_model, 0.2, y=linear_data)
+    compiled = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration" and seconds > 0.1:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    fit = fit_map(linear_model, 0.2, y=linear_data[::-1].copy())
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    assert fit.converged
+
+
 def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):
     fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
     draws = laplace_draws(fit, jax.random.key(0), 20_000)

@@ -10,11 +10,11 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LAYERS = [
     {"constants"},
     {"symmetry", "cell", "crystal_checks", "crystal", "experiment"},
-    {"io", "simulate", "thickness", "parameters", "likelihood"},
+    {"io", "simulate", "thickness", "profile", "parameters", "likelihood"},
     {"infer"},
     {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "processes", "synthetic"},
     {"report"},
-    {"evaluate", "estimate", "plans", "stages", "posterior_groups", "outputs", "refine"},
+    {"evaluate", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "refine"},
     {"converge", "datasets", "progress", "sanity", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

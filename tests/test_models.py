@@ -1,5 +1,7 @@
 """The shipped models as programs: sites, prior predictive, masks, finite slopes; and the parameters they use."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,11 @@ from pendel.cell import direct_matrix, u_cartesian
 from pendel.datasets import example
 from pendel.experiment import select, thin
 from pendel.infer.layout import inspect_model
+from pendel.load_model import with_thickness
 from pendel.parameters import adp, displaced
+from pendel.simulate import kinematic_intensities, simulate_intensities
 
-MODELS = ["robust", "dynamical"]
+MODELS = ["robust", "dynamical", "multi_crystal", "kinematic"]
 FRAME_SITES = {"log_scale", "tilt", "log_thickness", "log_taper"}
 
 
@@ -42,8 +46,9 @@ def traces(crystal, datasets):
 def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
     kwargs = {"intensities": (datasets[0][0].intensity,)}
     layout = inspect_model(pendel.load_model(name), (crystal, datasets), kwargs, with_fixed=False)
-    assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES
-    assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"}
+    without = {"log_taper"} if name == "kinematic" else set()
+    assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES - without
+    assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"} - without
     assert layout.plates["frames"][1] == len(datasets[0][0].frame_id)
 
 
@@ -73,6 +78,73 @@ def test_mask_takes_measurements_out(name, traces, crystal, datasets):
     other = np.where(used, intensity, 2 * intensity + 100)
     assert density(intensity, used) == pytest.approx(density(other, used), rel=1e-12)
     assert density(intensity, None) != pytest.approx(density(other, None), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["single", "wedge", "lens", "cylinder"])
+def test_thickness_has_other_shapes(kind, crystal, datasets):
+    model = handlers.seed(with_thickness(pendel.load_model("robust"), kind), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets)
+    assert "log_taper" not in sites
+    share = np.asarray(sites["thickness"]["value"]) / np.exp(sites["log_thickness"]["value"])
+    expected = {"single": 1.0, "wedge": 0.5, "lens": 2 / 3, "cylinder": np.pi / 4}
+    np.testing.assert_allclose(share, expected[kind], rtol=2e-3)
+
+
+def test_a_model_without_a_choice_of_thickness_says_so():
+    with pytest.raises(pendel.InputError, match="found --thickness lens with a model that has no argument"):
+        with_thickness(pendel.load_model("neural_thickness"), "lens")
+
+
+def test_network_thickness_is_a_function_of_the_angle_alone(crystal, datasets):
+    model = handlers.seed(pendel.load_model("neural_thickness"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets)
+    thickness = np.asarray(sites["thickness"]["value"])
+    assert np.all((thickness > 50) & (thickness < 20_000))
+    weights = sum(site["value"].size for name, site in sites.items() if name.startswith(("weights", "bias")))
+    assert weights == 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2
+    layout = inspect_model(
+        pendel.load_model("neural_thickness"),
+        (crystal, datasets),
+        {"intensities": (datasets[0][0].intensity,)},
+        with_fixed=True,
+    )
+    assert {site.name for site in layout.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+
+
+def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
+    ((experiment, plan),) = datasets
+    part = dataclasses.replace(crystal, occupancy=np.array([1.0, 0.9]), partly_occupied=(1,))
+    model = handlers.seed(pendel.load_model("occupancy"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(part, ((experiment, plan),))
+    occupancy = np.asarray(sites["occupancy"]["value"])
+    assert occupancy[0] == 1.0
+    assert 0 < occupancy[1] < 1
+    with pytest.raises(pendel.InputError, match="found 0 of 2 sites with an occupancy below 1"):
+        handlers.trace(model).get_trace(crystal, datasets)
+
+
+def test_every_crystal_has_its_own_errors(crystal, datasets):
+    model = handlers.seed(pendel.load_model("multi_crystal"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets * 2)
+    shared = {"displacement", "log_strain", "fract", "U_aniso"}
+    first = {name for name in sites if not name.endswith("_2")} - shared
+    assert {f"{name}_2" for name in first} == {name for name in sites if name.endswith("_2")}
+    assert {"a", "b", "nu", "log_thickness"} <= first
+
+
+def test_single_scattering_is_the_limit_of_thin_crystals(crystal, datasets):
+    ((experiment, plan),) = datasets
+    tilt = np.zeros((plan.frames, 2))
+    strong = np.asarray(experiment.intensity) > np.quantile(experiment.intensity, 0.7)
+    for thickness, close in ((0.5, 0.005), (600.0, None)):
+        nodes, weights = np.full((plan.frames, 1), thickness), np.ones((plan.frames, 1))
+        once, full = (
+            np.asarray(jax.jit(f)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))[strong]
+            for f in (kinematic_intensities, simulate_intensities)
+        )
+        scored = full > 0  # the others are outside the beams
+        error = np.max(np.abs(once[scored] / full[scored] - 1))
+        assert error < close if close else error > 0.3
 
 
 def test_displacement_is_a_length_in_angstrom(crystal):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pendel.thickness import lognormal, matern_covariance, single, tapered, wedge
+from pendel.thickness import cylinder, lens, lognormal, matern_covariance, runout, single, tapered, wedge
 
 LOG_T, LOG_WIDTH = jnp.log(jnp.array([300.0, 900.0])), jnp.log(jnp.array([0.05, 0.3]))
 DENSITIES = [lognormal, tapered, wedge]
@@ -30,6 +30,18 @@ def test_tapered_moments():
     mean, sd = moments(*tapered(LOG_T, LOG_WIDTH, 40))
     np.testing.assert_allclose(mean, t / (1 + k), rtol=1e-3)
     np.testing.assert_allclose(sd, t * np.sqrt(1 / (1 + 2 * k) - 1 / (1 + k) ** 2), rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean", "square"),
+    [(runout, 1 / 2, 1 / 3), (lens, 2 / 3, 1 / 2), (cylinder, np.pi / 4, 2 / 3), (single, 1, 1)],
+)
+def test_shapes_have_the_moments_of_solids(shape, mean, square):
+    """Mean and mean square of t / T: wedge, ellipsoid, rod across the beam, slab."""
+    nodes, weights = shape(LOG_T)
+    t = np.exp(LOG_T)
+    np.testing.assert_allclose(jnp.sum(weights * nodes, axis=1) / t, mean, rtol=2e-3)
+    np.testing.assert_allclose(jnp.sum(weights * nodes**2, axis=1) / t**2, square, rtol=2e-3)
 
 
 def test_wedge_moments_are_exact():

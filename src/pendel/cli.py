@@ -59,8 +59,9 @@ def refine(
     structure: Structure,
     data: Data,
     out: Annotated[Path, typer.Option(help="run folder")],
-    model: Annotated[str, typer.Option(help="robust, dynamical, or a Python file")] = "robust",
-    infer: Annotated[str, typer.Option(help="map or svi")] = "svi",
+    model: Annotated[str, typer.Option(help="a shipped model, or a Python file")] = "robust",
+    thickness: Annotated[str | None, typer.Option(help="taper, single, wedge, lens or cylinder")] = None,
+    infer: Annotated[str, typer.Option(help="map, svi or nuts")] = "svi",
     select: Select = "nearest",
     rsg: Rsg = 0.9,
     dsg: Dsg = 0.0015,
@@ -78,9 +79,10 @@ def refine(
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
     distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
 ) -> None:
-    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI."""
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or NUTS."""
     settings = Settings(
         model=model,
+        thickness=thickness,
         infer=infer,
         select=select,
         rsg=rsg,
@@ -198,7 +200,7 @@ def simulate(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
-    infer: Annotated[str, typer.Option(help="map or svi")] = "svi",
+    infer: Annotated[str, typer.Option(help="map, svi or nuts")] = "svi",
     seed: Seed = 0,
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""

@@ -59,6 +59,7 @@ class Crystal:
     labels: tuple[str, ...] = field(metadata=STATIC)
     elements: tuple[str, ...] = field(metadata=STATIC)
     isotropic: tuple[bool, ...] = field(metadata=STATIC)
+    partly_occupied: tuple[int, ...] = field(metadata=STATIC)  # sites whose occupancy is below 1 in the start structure
     notes: tuple[str, ...] = field(metadata=STATIC)
     fract: Float[Array, "sites 3"]
     u_aniso: Float[Array, "sites 3 3"]  # CIF U_ij, Å²
@@ -126,6 +127,7 @@ def make_crystal(
         labels=labels,
         elements=elements,
         isotropic=isotropic,
+        partly_occupied=tuple(int(site) for site in np.flatnonzero(np.asarray(occupancy) < 1)),
         notes=tuple(found),
         fract=fract,
         u_aniso=u_aniso,

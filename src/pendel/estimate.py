@@ -63,6 +63,13 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
     )
 
 
+def operations(crystal: Crystal, plan: Plan, thickness: float) -> float:
+    """Floating point operations of one simulation at a thickness [Å]."""
+    radii = largest_radius(crystal, plan, beam_axis_row(jnp.zeros((plan.frames, 2))))
+    groups = zip(plan.groups, radii, strict=True)
+    return sum(_group(group, radius, plan, thickness).operations for group, radius in groups)
+
+
 def memory_bytes(crystal: Crystal, plan: Plan) -> float:
     """Peak of a fit: JAX, the Jacobian, and a chunk of segments with all tangents or what a gradient saves."""
     number = 4 if plan.dtype == "float32" else 8

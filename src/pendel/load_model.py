@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +26,22 @@ def load_model(name_or_path: str) -> Callable:
             do="start from a copy of a shipped model",
         )
     return model
+
+
+def with_thickness(model: Callable, kind: str | None) -> Callable:
+    """The model with another thickness distribution, see `pendel.profile`; the same model for None.
+
+    Raises InputError for a model that has no choice of it.
+    """
+    if kind is None:
+        return model
+    if "thickness" not in inspect.signature(model).parameters:
+        raise InputError(
+            found=f"--thickness {kind} with a model that has no argument `thickness`",
+            expected="a model with a choice of thickness distributions",
+            do="leave out --thickness, or choose another --model",
+        )
+    return partial(model, thickness=kind)
 
 
 def model_file(name_or_path: str) -> Path:

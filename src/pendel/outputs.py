@@ -13,11 +13,12 @@ from jaxtyping import Float
 from pendel.constants import Array
 from pendel.crystal import Crystal, u_equivalent
 from pendel.evaluate import klar_agreement, own_agreement, suffix
-from pendel.infer.posterior import Posterior, Predicted, derive, predict, prior_draws
+from pendel.infer.posterior import Posterior, Predicted, by_chain, derive, predict, prior_draws
 from pendel.io.write import write_reflections
 from pendel.io.write_cif import write_refined_cif
 from pendel.posterior_groups import posterior_tree
 from pendel.problem import Problem, Settings
+from pendel.report.chains import chain_quality
 from pendel.report.diagnostics import Agreement
 from pendel.run_folder import RunFolder, attempt
 from pendel.simulate import Plan
@@ -34,13 +35,18 @@ type Summary = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What inference hands over: a point (one value per latent site), draws, and facts for the summary."""
+    """What inference hands over: a point (one value per latent site), draws, and facts for the summary.
+
+    Draws of several chains stand one after the other; `statistics` of a sampler have the same order.
+    """
 
     stage: str
     point: Mapping[str, Array]
     draws: Mapping[str, Array]
     facts: Mapping[str, Any]
     is_last: bool
+    chains: int = 1
+    statistics: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,22 +78,35 @@ def write_stage(
     everything = derive(model, args, _stacked(result, slice(None)), leave_out=HEAVY)
     centre = {name: values[0] for name, values in everything.items()}
     derived = {name: values[1:] for name, values in everything.items()}
-    rows = np.linspace(0, DRAWS - 1, PREDICTED_DRAWS if result.is_last else INTERIM_DRAWS).astype(int)
-    at_point, predicted = _predict(model, args, problem, result, rows, settings.seed, progress)
+    draws = len(next(iter(result.draws.values())))
+    length = draws // result.chains
+    count = -(-(PREDICTED_DRAWS if result.is_last else INTERIM_DRAWS) // result.chains)
+    rows = np.linspace(0, length - 1, min(count, length)).astype(int)
+    everywhere = np.add.outer(length * np.arange(result.chains), rows).ravel()
+    at_point, predicted = _predict(model, args, problem, result, everywhere, settings.seed, progress)
     calculated = [at_point[f"calculated{suffix(n)}"] for n in range(len(plans))]
     refined = refined_structure(problem.crystal, centre, derived)
     klar, missing = klar_agreement(model, problem, plans, settings, result.point, calculated)
     summary = {
         **_agreements(problem, calculated, klar, missing),
         **_thickness(derived, len(plans)),
-        **{"max_r_hat": None, "min_ess_bulk": None, "n_divergent": None},
+        **_sampling(result),
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
-        **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": DRAWS},
+        **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": draws, "n_chains": result.chains},
         **result.facts,
         **_scalars(result.draws),
     }
     prior = prior_draws(model, args, key=jax.random.key(settings.seed), draws=PRIOR_DRAWS, leave_out=HEAVY)
-    tree = posterior_tree(problem, {**result.draws, **derived}, predicted, prior, rows, summary)
+    tree = posterior_tree(
+        problem,
+        {**result.draws, **derived},
+        predicted,
+        prior,
+        rows,
+        summary,
+        chains=result.chains,
+        statistics=result.statistics,
+    )
     if not folder.writes:
         return {**summary, **clock()}, refined
     target = folder.path / "posterior.nc"
@@ -173,6 +192,15 @@ def _agreements(problem: Problem, calculated, klar: Agreement | None, missing: i
         "n_frames_klar": klar.n_frames if klar else 0,
         "n_frames_only_klar": missing,
     }
+
+
+def _sampling(result: StageResult) -> Summary:
+    """Convergence of the chains over every number that was sampled; nothing where the draws are independent."""
+    if result.chains == 1:
+        return {"max_r_hat": None, "min_ess_bulk": None, "n_divergent": None}
+    quality = chain_quality({name: by_chain(x, result.chains) for name, x in result.draws.items()})
+    divergent = int(np.sum(result.statistics["diverging"])) if "diverging" in result.statistics else None
+    return {**quality, "n_divergent": divergent}
 
 
 def _thickness(derived: Mapping[str, Array], datasets: int) -> Summary:

@@ -28,11 +28,15 @@ def posterior_tree(
     prior: Mapping[str, Array],
     rows: Array,
     summary: Mapping[str, Any],
+    *,
+    chains: int = 1,
+    statistics: Mapping[str, Array] | None = None,
 ) -> xr.DataTree:
     """All groups of the ArviZ schema.
 
-    Intensities, likelihoods and the joint density exist for the draws in `rows` only; log_likelihood leaves out
-    held-out measurements, log_likelihood_heldout has them.
+    Intensities and likelihoods exist for the draws of every chain in `rows` only; log_likelihood leaves out
+    held-out measurements, log_likelihood_heldout has them. sample_stats holds the `statistics` of all draws, and where
+    there are none the joint density of the draws in `rows`.
     """
     sizes = {f"frame{suffix(n)}": len(e.frame_id) for n, e in enumerate(problem.experiments)}
     dims = _dims(len(problem.experiments))
@@ -45,15 +49,15 @@ def posterior_tree(
     calculated = {name: x for name, x in predicted.deterministic.items() if name.startswith("calculated")}
     groups = {
         "posterior": draws,
-        "sample_stats": {"lp": predicted.log_density},
+        "sample_stats": dict(statistics or {"lp": predicted.log_density}),
         "posterior_predictive": {**predicted.replicated, **calculated},
         "prior": prior,
         "observed_data": {f"intensity{suffix(n)}": e.intensity for n, e in enumerate(problem.experiments)},
         "constant_data": _constants(problem),
     }
-    positions: dict[str, dict[str, Array]] = {
-        group: {"draw": rows} for group in ("sample_stats", "posterior_predictive")
-    }
+    positions: dict[str, dict[str, Array]] = {"posterior_predictive": {"draw": rows}}
+    if not statistics:
+        positions["sample_stats"] = {"draw": rows}
     for group, wanted in (("log_likelihood", True), ("log_likelihood_heldout", False)):
         if not wanted and not problem.used:
             continue
@@ -70,7 +74,15 @@ def posterior_tree(
         for name, value in summary.items()
         if isinstance(value, str | int | float)
     }
-    return to_datatree(groups, dims=known, coords=_coords(problem), labels=labels, rows=positions, attributes=facts)
+    return to_datatree(
+        groups,
+        dims=known,
+        coords=_coords(problem),
+        labels=labels,
+        rows=positions,
+        attributes=facts,
+        chains={group: chains for group in groups if group != "prior"},
+    )
 
 
 def _dims(datasets: int) -> dict[str, list[str]]:

@@ -14,12 +14,14 @@ from pendel.crystal import Crystal, make_crystal
 from pendel.experiment import Experiment, drop_poor_frames, select, split, thin
 from pendel.io.cif import read_crystal
 from pendel.io.pets import read_pets
+from pendel.profile import SHAPES
 
 CHOICES = {
-    "infer": ("map", "svi"),
+    "infer": ("map", "svi", "nuts"),
     "select": ("nearest", "klar"),
     "cell": ("header", "structure", "ub"),
     "geometry": (None, "rotation", "precession"),
+    "thickness": (None, "taper", *SHAPES),
 }
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 
@@ -29,7 +31,8 @@ class Settings:
     """Everything a user can set; None means derived from the data."""
 
     model: str = "robust"
-    infer: str = "svi"  # or "map"
+    thickness: str | None = None  # "taper", "single", "wedge", "lens", "cylinder": see `pendel.profile`
+    infer: str = "svi"  # or "map", "nuts"
     select: str = "nearest"  # or "klar"
     rsg: float = 0.9
     dsg: float = 0.0015  # Å⁻¹

@@ -9,15 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from pendel.coarse import Coarse, coarse_problem, fitted_crystal, fitted_values, handed_over
 from pendel.compile_clock import CompileClock
 from pendel.constants import Array
 from pendel.estimate import within_memory
 from pendel.evaluate import suffix
 from pendel.experiment import Experiment
-from pendel.infer.layout import inspect_model
+from pendel.infer.hmc import Sampled, sample_nuts
+from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.map import MapFit, fit_map, laplace_draws
 from pendel.infer.svi import fit_svi
-from pendel.load_model import load_model, model_file
+from pendel.load_model import load_model, model_file, with_thickness
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import describe_plans, final_plans, first_plans
 from pendel.problem import Problem, Settings, read_problem
@@ -30,9 +32,11 @@ from pendel.stages import (
     Guided,
     pack_guided,
     pack_map,
+    pack_sampled,
     pack_start,
     unpack_guided,
     unpack_map,
+    unpack_sampled,
     unpack_start,
 )
 from pendel.start import find_start, tilt_moves
@@ -101,7 +105,7 @@ def refine(
     structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
     clock = CompileClock()
     problem = read_problem(structure, data, settings)
-    model = load_model(settings.model)
+    model = with_thickness(load_model(settings.model), settings.thickness)
     inputs = {"structure": structure, "model": model_file(settings.model)}
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
@@ -125,8 +129,13 @@ def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
 
 
 def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
-    """Start, MAP and SVI; completed ones come from the folder."""
-    start = _resumed(run, "start", lambda: _find_start(run, plans), pack_start, unpack_start, clock)
+    """Coarse fit where it pays, start, MAP and SVI; completed ones come from the folder."""
+    coarse = coarse_problem(run.problem, plans, run.settings)
+    rough = None
+    if coarse is not None:
+        rough = _resumed(run, "coarse", lambda: _fit_coarse(run, coarse), pack_start, unpack_start, clock)
+        run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
+    start = _resumed(run, "start", lambda: _find_start(run, plans, rough, coarse), pack_start, unpack_start, clock)
     plans = final_plans(run.problem, run.settings, start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
@@ -136,15 +145,18 @@ def _stages(run: _Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Su
     fit = _resumed(
         run,
         "map",
-        lambda: _fit_map(run, args, start),
+        lambda: _fit_map(run, args, start, near=coarse is not None),
         pack_map,
         lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
         clock,
     )
     if run.settings.infer == "map":
         return _write(run, plans, _laplace(run, fit, is_last=True))
-    if run.folder.record().get("results_of") not in ("map", "svi"):
+    if run.folder.record().get("results_of") is None:
         _write(run, plans, _laplace(run, fit, is_last=False))
+    if run.settings.infer == "nuts":
+        sampled = _resumed(run, "nuts", lambda: _sample(run, args, fit), pack_sampled, unpack_sampled, clock)
+        return _write(run, plans, _chains(fit, sampled))
     guided = _resumed(run, "svi", lambda: _fit_svi(run, args, fit), pack_guided, unpack_guided, clock)
     return _write(run, plans, _guided(run, fit, guided))
 
@@ -160,12 +172,31 @@ def _resumed(run: _Run, stage: str, make: Callable, pack: Callable, unpack: Call
     return value
 
 
-def _find_start(run: _Run, plans: tuple[Plan, ...]) -> Chosen:
-    found = find_start(run.problem.crystal, run.datasets(plans), progress=run.progress)
-    return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+def _fit_coarse(run: _Run, coarse: Coarse) -> Chosen:
+    """Start and MAP of the coarse problem: values of its sites and the structure it found."""
+    few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
+    memory = coarse.settings.memory
+    plans = within_memory(few.problem.crystal, first_plans(few.problem, few.settings), memory)
+    start = _find_start(few, plans)
+    plans = within_memory(few.problem.crystal, final_plans(few.problem, few.settings, start.values), memory)
+    args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
+    fit = _fit_map(few, args, start)
+    return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
 
 
-def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
+def _find_start(
+    run: _Run, plans: tuple[Plan, ...], rough: Chosen | None = None, coarse: Coarse | None = None
+) -> Chosen:
+    """A scan; after a coarse fit with the structure that it found."""
+    if rough is None or coarse is None:
+        found = find_start(run.problem.crystal, run.datasets(plans), progress=run.progress)
+        return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+    crystal = fitted_crystal(run.problem.crystal, rough.values)
+    found = find_start(crystal, run.datasets(plans), progress=run.progress)
+    return Chosen(values=handed_over(rough.values, found.values[0], coarse.every), basins=np.asarray(found.basins))
+
+
+def _fit_map(run: _Run, args: tuple, start: Chosen, *, near: bool = False) -> MapFit:
     """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
     layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
     shapes = {site.name: site.shape for site in layout.sites}
@@ -174,11 +205,17 @@ def _fit_map(run: _Run, args: tuple, start: Chosen) -> MapFit:
         for name, value in start.values.items()
         if name in shapes and shapes[name] in (np.shape(value), ())
     }
+    spreads = fixed_values(run.model, args, run.observations())
+    spreads = {name: start.values.get(name, value) for name, value in spreads.items()}
+    moves = tilt_moves(args[1])
     return fit_map(
         run.model,
         *args,
         start=values,
-        moves=tilt_moves(args[1]),
+        spreads=spreads,
+        moves=moves[-1:] if near else moves,
+        near=near,
+        spread_rounds=1 if near else 3,
         progress=run.progress,
         **run.observations(),
     )
@@ -198,6 +235,18 @@ def _fit_svi(run: _Run, args: tuple, fit: MapFit) -> Guided:
     return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses))
 
 
+def _sample(run: _Run, args: tuple, fit: MapFit) -> Sampled:
+    return sample_nuts(
+        run.model,
+        *args,
+        start=fit,
+        key=run.key(3),
+        keeper=run.folder.keeper("nuts"),
+        progress=run.progress,
+        **run.observations(),
+    )
+
+
 def _laplace(run: _Run, fit: MapFit, *, is_last: bool) -> StageResult:
     draws = laplace_draws(fit, run.key(0), DRAWS)
     return StageResult(stage="map", point=fit.values, draws=draws, facts=_map_facts(fit), is_last=is_last)
@@ -207,6 +256,22 @@ def _guided(run: _Run, fit: MapFit, guided: Guided) -> StageResult:
     point = {name: np.mean(np.asarray(values), axis=0) for name, values in guided.draws.items()}
     facts = {**_map_facts(fit), "svi_steps": len(guided.losses), "elbo": -float(np.mean(guided.losses[-50:]))}
     return StageResult(stage="svi", point=point, draws=guided.draws, facts=facts, is_last=True)
+
+
+def _chains(fit: MapFit, sampled: Sampled) -> StageResult:
+    chains, length = sampled.statistics["energy"].shape
+    draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
+    point = {name: np.mean(values, axis=0) for name, values in draws.items()}
+    counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
+    return StageResult(
+        stage="nuts",
+        point=point,
+        draws=draws,
+        facts={**_map_facts(fit), **counts},
+        is_last=True,
+        chains=chains,
+        statistics={name: np.ravel(x) for name, x in sampled.statistics.items()},
+    )
 
 
 def _write(run: _Run, plans: tuple[Plan, ...], result: StageResult) -> tuple[Summary, Refined]:

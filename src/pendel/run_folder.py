@@ -18,7 +18,7 @@ from pendel.constants import Array, InputError
 
 RECORD = "run.json"
 OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "reflections.csv", RECORD)
-STAGES = ("start", "map", "svi")
+STAGES = ("coarse", "start", "map", "svi", "nuts")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
 
 type Key = dict[str, Any]
@@ -55,20 +55,53 @@ class RunFolder:
 
     def save_stage(self, stage: str, arrays: Mapping[str, Array], seconds: float) -> None:
         """Keep the arrays of a completed stage and note it in `run.json`."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-        self.write(self._checkpoint(stage).name, buffer.getvalue())
+        self.write(self._checkpoint(stage).name, _packed(arrays))
+        if self.writes:
+            self._unfinished(stage).unlink(missing_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         stages = {**self.record()["stages"], stage: {"finished": now, "seconds": round(seconds, 2)}}
         self.update(stages=stages)
 
     def load_stage(self, stage: str) -> Stage:
         """The arrays of a completed stage."""
-        with np.load(self._checkpoint(stage), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return _loaded(self._checkpoint(stage))
+
+    def keeper(self, stage: str) -> "Keeper":
+        """Where a stage keeps what it has so far, to go on from there after an interruption."""
+        return Keeper(self, self._unfinished(stage))
 
     def _checkpoint(self, stage: str) -> Path:
         return self.path / f"stage_{stage}.npz"
+
+    def _unfinished(self, stage: str) -> Path:
+        return self.path / f"unfinished_{stage}.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeper:
+    """Unfinished work of one stage in a run folder; it is deleted when the stage is done."""
+
+    folder: RunFolder
+    path: Path
+
+    def load(self) -> Stage | None:
+        """What was kept last, None where there is nothing."""
+        return _loaded(self.path) if self.path.is_file() else None
+
+    def save(self, arrays: Mapping[str, Array]) -> None:
+        """Replace what is kept."""
+        self.folder.write(self.path.name, _packed(arrays))
+
+
+def _packed(arrays: Mapping[str, Array]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+    return buffer.getvalue()
+
+
+def _loaded(path: Path) -> Stage:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def run_key(inputs: Mapping[str, Path], settings: Mapping[str, Any]) -> Key:
@@ -128,7 +161,7 @@ def claim_folder(path: Path, key: Key, *, force: bool = False, seed: int) -> Run
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS, *(f"stage_{stage}.npz" for stage in STAGES)):
+        for name in (*OUTPUTS, *(f"{kind}_{stage}.npz" for kind in ("stage", "unfinished") for stage in STAGES)):
             (path / name).unlink(missing_ok=True)
         folder.write(RECORD, _json({**key, "versions": versions(), "seed": seed, "derived": {}, "stages": {}}))
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pendel.constants import Array
+from pendel.infer.hmc import Sampled
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
 
@@ -75,6 +76,22 @@ def pack_guided(guided: Guided) -> dict[str, Array]:
 def unpack_guided(arrays: Mapping[str, Array]) -> Guided:
     """The inverse of `pack_guided`."""
     return Guided(draws=_stripped("draws", arrays), losses=arrays["losses"])
+
+
+def pack_sampled(sampled: Sampled) -> dict[str, Array]:
+    """Flat arrays of Markov chains; what the layout adds follows from the model."""
+    counts = {"gradients": np.asarray(sampled.gradients), "warmup_gradients": np.asarray(sampled.warmup_gradients)}
+    return {**counts, **_prefixed("draws", sampled.draws), **_prefixed("statistics", sampled.statistics)}
+
+
+def unpack_sampled(arrays: Mapping[str, Array]) -> Sampled:
+    """The inverse of `pack_sampled`."""
+    return Sampled(
+        draws=_stripped("draws", arrays),
+        statistics=_stripped("statistics", arrays),
+        gradients=int(arrays["gradients"]),
+        warmup_gradients=int(arrays["warmup_gradients"]),
+    )
 
 
 def _prefixed(prefix: str, values: Mapping[str, Array]) -> dict[str, Array]:

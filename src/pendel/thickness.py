@@ -12,16 +12,16 @@ from pendel.constants import Array
 
 NODES = 12
 
+type Profile = tuple[Float[Array, "frames nodes"], Float[Array, "frames nodes"]]
 
-def single(log_mean: Float[Array, " frames"]) -> tuple[Float[Array, "frames nodes"], Float[Array, "frames nodes"]]:
+
+def single(log_mean: Float[Array, " frames"]) -> Profile:
     """One thickness per frame, exp(log_mean) [Å]."""
     nodes = jnp.exp(log_mean)[:, None]
     return nodes, jnp.ones_like(nodes)
 
 
-def lognormal(
-    log_mean: Float[Array, " frames"], log_width: Float[Array, " frames"], nodes: int = NODES
-) -> tuple[Float[Array, "frames nodes"], Float[Array, "frames nodes"]]:
+def lognormal(log_mean: Float[Array, " frames"], log_width: Float[Array, " frames"], nodes: int = NODES) -> Profile:
     """Log-normal density, t_q = exp(log_mean + width z_q) at equal-weight normal quantiles z_q of unit variance.
 
     Args:
@@ -35,9 +35,7 @@ def lognormal(
     return t, jnp.full_like(t, 1 / nodes)
 
 
-def tapered(
-    log_thickness: Float[Array, " frames"], log_taper: Float[Array, " frames"], nodes: int = NODES
-) -> tuple[Float[Array, "frames nodes"], Float[Array, "frames nodes"]]:
+def tapered(log_thickness: Float[Array, " frames"], log_taper: Float[Array, " frames"], nodes: int = NODES) -> Profile:
     """Power density below a largest thickness, t = T x^k with x uniform in (0, 1), on Gauss-Legendre nodes in x.
 
     k = 0 is a slab of thickness T, k near 0.3 the middle of a rod, k = 1 a wedge that runs out to nothing; the mean is
@@ -53,9 +51,25 @@ def tapered(
     return t, jnp.broadcast_to(weight / 2, t.shape)
 
 
-def wedge(
-    log_mean: Float[Array, " frames"], log_width: Float[Array, " frames"], nodes: int = NODES
-) -> tuple[Float[Array, "frames nodes"], Float[Array, "frames nodes"]]:
+def runout(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:
+    """A wedge that runs out to nothing: uniform between 0 and T = exp(log_thickness) [Å]."""
+    return tapered(log_thickness, jnp.zeros_like(log_thickness), nodes)
+
+
+def lens(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:
+    """An ellipsoid or lens seen along an axis, t = T sqrt(1 - u), u uniform in area; T = exp(log_thickness) [Å]."""
+    return tapered(log_thickness, jnp.full_like(log_thickness, jnp.log(0.5)), nodes)
+
+
+def cylinder(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:
+    """A rod across the beam, t = T sqrt(1 - x^2), x uniform across it; T = exp(log_thickness) is its diameter [Å]."""
+    abscissa, weight = np.polynomial.legendre.leggauss(2 * nodes)
+    half = slice(nodes, None)  # both halves are alike
+    t = jnp.exp(log_thickness)[:, None] * np.sqrt(1 - abscissa[half] ** 2)
+    return t, jnp.broadcast_to(weight[half], t.shape)
+
+
+def wedge(log_mean: Float[Array, " frames"], log_width: Float[Array, " frames"], nodes: int = NODES) -> Profile:
     """Uniform density between two thicknesses: a wedge under an even beam, on Gauss-Legendre nodes.
 
     Args:

@@ -21,7 +21,8 @@ from pendel.infer.normal_matrix import compressed_jacobian, frame_columns
 from pendel.infer.prune import pruned
 
 LEAST_GAIN = 0.2  # in log density, for a frame to move
-STEPS = 4  # of scoring after a move
+STEPS = 4  # of scoring after a move, at most
+SETTLED = 0.05  # in log density; no frame gains more in a step
 DAMPING = 1e-2
 
 
@@ -114,13 +115,17 @@ def _scoring(scores: FrameScores, z, score):
     for _ in range(STEPS):
         trial = z + _step(layout, gradient, matrix, damping)
         new_total, new_gradient, new_matrix = map(np.asarray, score(trial))
-        better = np.nan_to_num(new_total, nan=-np.inf) > total
+        new_total = np.nan_to_num(new_total, nan=-np.inf)
+        better = new_total > total
+        gain = np.max(new_total[better] - total[better], initial=0.0)
         element = _by_element(layout, better)
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)
         gradient = np.where(element, new_gradient, gradient)
         matrix = np.where(element[:, None] & element[None, :], new_matrix, matrix)
         damping = np.where(better, damping / 5, damping * 10)
+        if gain < SETTLED:
+            break
     return z, total
 
 

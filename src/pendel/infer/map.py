@@ -2,13 +2,13 @@
 
 The Gauss-Newton matrix leaves out the curvature of I_calc itself, which is large along thicknesses; so damped steps
 come near the maximum in a few forward-mode matrices, and L-BFGS in coordinates whitened by the last one finishes
-with reverse-mode gradients, about ten times cheaper. With very many global parameters L-BFGS works alone.
+with reverse-mode gradients, about ten times cheaper. With very many global parameters L-BFGS works alone, in the
+metric of the matrix's diagonal.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,13 +18,13 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.constants import Array
-from pendel.infer.cheap import cheap_maximiser
-from pendel.infer.frame_moves import FrameScores, frame_scores, moved_frames
+from pendel.infer.frame_moves import moved_frames
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
-from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_matrix
-from pendel.infer.spreads import best_spreads, spread_loss
+from pendel.infer.objective import Objective, differentiable, objective
+from pendel.infer.spreads import best_spreads
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
+LARGEST = 1000  # globals for which the matrix is made once, at the end
 CONVERGED = 0.1  # predicted gain of a step in log density
 DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
@@ -54,19 +54,32 @@ class MapFit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Objective:
-    """The compiled functions of one model and data set; `forward` and `reverse` are its arguments for either mode."""
+class _Problem:
+    """Compiled functions with the data they are given in either mode."""
 
-    layout: Layout
-    value: Callable
-    cheap: Callable
-    frames: FrameScores
-    matrix: Callable
-    gradient: Callable
-    spread: Callable
+    functions: Objective
     forward: tuple
     reverse: tuple
     progress: Progress | None
+
+    def value(self, z, spreads):
+        return float(self.functions.value(z, spreads, self.forward))
+
+    def gradient(self, z, spreads):
+        return self.functions.gradient(z, spreads, self.reverse)
+
+    @property
+    def is_large(self):
+        return self.functions.layout.globals > MANY_GLOBALS
+
+    def matrix(self, z, spreads):
+        """Potential, gradient, and the Gauss-Newton matrix, or its diagonal for many globals."""
+        if self.is_large:
+            return self.functions.diagonal(z, spreads, self.reverse)
+        return self.functions.matrix(z, spreads, self.forward)
+
+    def cheap(self, z, spreads):
+        return self.functions.cheap(z, spreads, self.forward)
 
 
 def fit_map(
@@ -75,6 +88,7 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     moves: Sequence[Sequence[Mapping[str, Array]]] = (),
+    near: bool = False,
     max_steps: int = 200,
     spread_rounds: int = 3,
     tolerance: float = CONVERGED,
@@ -92,6 +106,7 @@ def fit_map(
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
+        near: the start is near the maximum, so that every frame climbs by itself and no damped steps are needed.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -106,12 +121,14 @@ def fit_map(
     forward = differentiable((args, kwargs), "forward")
     layout = inspect_model(model, *forward, with_fixed=False)
     spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
-    objective = _compile(model, layout, spreads, forward, progress)
+    functions = objective(model, layout, spreads, forward)
+    problem = _Problem(functions, forward, differentiable(forward, "reverse"), progress)
     centre = prior_means(model, layout, spreads, *forward)
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds if spreads else 0, len(moves))
-    near = ROUGH * tolerance if rounds else tolerance
-    fits = [_from_start(objective, layout.unconstrain(one), spreads, max_steps, near) for one in starts]
+    first = ROUGH * tolerance if rounds else tolerance
+    begin = _from_near if near else _from_start
+    fits = [begin(problem, layout.unconstrain(one), spreads, max_steps, first) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
@@ -121,20 +138,23 @@ def fit_map(
     steps = best.steps
     for number in range(1, rounds + 1):
         if spreads:
-            found = best_spreads(objective.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
+            found = best_spreads(functions.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
-        z = objective.cheap(best.z, spreads, forward)
+        z = problem.cheap(best.z, spreads)
         if number <= len(moves):
-            z = _moved(objective, z, spreads, moves[number - 1])
-        near = tolerance if number == rounds else ROUGH * tolerance
-        best = _in_metric(objective, z, best.matrix, spreads, max_steps, near)
+            z = _moved(problem, z, spreads, moves[number - 1])
+        enough = tolerance if number == rounds else ROUGH * tolerance
+        best = _in_metric(problem, z, best.matrix, spreads, max_steps, enough)
         steps += best.steps
-    method = "L-BFGS" if layout.globals > MANY_GLOBALS else "Fisher scoring, then L-BFGS in its metric"
+    matrix = best.matrix
+    if problem.is_large and layout.globals <= LARGEST:
+        matrix = functions.matrix(best.z, spreads, forward)[2]
+    method = "L-BFGS in a diagonal metric" if problem.is_large else "Fisher scoring, then L-BFGS in its metric"
     state = "converged" if best.converged else "NOT converged"
     return MapFit(
         values={**layout.constrain(best.z), **spreads},
         unconstrained=np.asarray(best.z),
-        covariance=_inverse(best.matrix),
+        covariance=_inverse(matrix),
         layout=layout,
         spreads=dict(spreads),
         potential=best.potential,
@@ -167,42 +187,30 @@ class _Optimum:
     converged: bool
 
 
-def _compile(model: Callable, layout: Layout, spreads, forward: tuple, progress: Progress | None) -> _Objective:
-    columns = frame_columns(layout)
-    bound = partial(negative_log_density, model, layout)
-    return _Objective(
-        layout=layout,
-        value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
-        cheap=cheap_maximiser(model, layout, spreads, forward),
-        frames=frame_scores(model, layout, spreads, forward),
-        matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
-        gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
-        spread=spread_loss(model, layout),
-        forward=forward,
-        reverse=differentiable(forward, "reverse"),
-        progress=progress,
-    )
-
-
-def _moved(objective, z, spreads, moves):
+def _moved(problem, z, spreads, moves):
     """z with frames moved to better maxima where the log density of all of it grows."""
-    trial = moved_frames(objective.frames, z, moves, spreads, objective.forward)
-    trial = objective.cheap(trial, spreads, objective.forward)
-    data = objective.forward
-    return trial if float(objective.value(trial, spreads, data)) < float(objective.value(z, spreads, data)) else z
+    trial = moved_frames(problem.functions.frames, z, moves, spreads, problem.forward)
+    trial = problem.cheap(trial, spreads)
+    return trial if problem.value(trial, spreads) < problem.value(z, spreads) else z
 
 
-def _from_start(objective, z, spreads, max_steps, tolerance) -> _Optimum:
+def _from_start(problem, z, spreads, max_steps, tolerance) -> _Optimum:
     """Cheap parameters, damped Fisher-scoring steps where the globals are few, then `_in_metric`."""
-    z = objective.cheap(z, spreads, objective.forward)
-    potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
+    z = problem.cheap(z, spreads)
+    potential, gradient, matrix = problem.matrix(z, spreads)
     steps = 0
-    if objective.layout.globals <= MANY_GLOBALS:
-        z, matrix, steps = _damped_scoring(objective, z, (potential, gradient, matrix), spreads, DAMPED_STEPS)
-    return _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps)
+    if not problem.is_large:
+        z, matrix, steps = _damped_scoring(problem, z, (potential, gradient, matrix), spreads, DAMPED_STEPS)
+    return _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps)
 
 
-def _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
+def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
+    """Cheap parameters, every frame to its maximum, then `_in_metric`."""
+    z = _moved(problem, problem.cheap(z, spreads), spreads, [])
+    return _in_metric(problem, z, problem.matrix(z, spreads)[2], spreads, max_steps, tolerance)
+
+
+def _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
     A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
@@ -210,66 +218,82 @@ def _in_metric(objective, z, matrix, spreads, max_steps, tolerance, steps=0) -> 
     """
     before = np.inf
     while True:
-        z, more = _metric_lbfgs(objective, z, matrix, spreads, max_steps - steps, tolerance)
+        z, more = _metric_lbfgs(problem, z, matrix, spreads, max_steps - steps, tolerance)
         steps += max(more, 1)
-        potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
-        promised, gained = float(_damped_step(matrix, gradient, 0.0)[1]), before - float(potential)
+        potential, gradient, matrix = problem.matrix(z, spreads)
+        promised, gained = _promise(matrix, gradient), before - float(potential)
         converged = promised < 10 * tolerance or gained < tolerance
         if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
             return _Optimum(z, float(potential), matrix, steps, converged)
         before = float(potential)
 
 
-def _damped_scoring(objective, z, state, spreads, max_steps):
+def _damped_scoring(problem, z, state, spreads, max_steps):
     """Levenberg-Marquardt; the damping follows the ratio of actual to predicted gain (Nielsen 1999)."""
     damping, growth, step, began = 1e-3, 2.0, 0, time.monotonic()
     potential, gradient, matrix = state
     for step in range(1, max_steps + 1):
         move, predicted = _damped_step(matrix, gradient, damping)
-        trial = float(objective.value(z + move, spreads, objective.forward))
+        trial = problem.value(z + move, spreads)
         gain = (float(potential) - trial) / float(predicted)
         if np.isfinite(trial) and gain > 1e-3:
             damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             improvement = float(potential) - trial
-            z = objective.cheap(z + move, spreads, objective.forward)
-            potential, gradient, matrix = objective.matrix(z, spreads, objective.forward)
+            z = problem.cheap(z + move, spreads)
+            potential, gradient, matrix = problem.matrix(z, spreads)
         else:
             improvement = np.inf
             damping, growth = damping * growth, growth * 2
-        _report(objective, step, max_steps, -float(potential), began)
+        _report(problem, step, max_steps, -float(potential), began)
         if improvement < SMALL_GAIN:
             break
     return z, matrix, step
 
 
-def _metric_lbfgs(objective, z, matrix, spreads, max_steps, tolerance):
+def _metric_lbfgs(problem, z, matrix, spreads, max_steps, tolerance):
     """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
-    value, vector = np.linalg.eigh(np.asarray(matrix))
-    root = vector / np.sqrt(np.maximum(value, 1e-6 * value[-1]))
+    forth, back = _whitening(np.asarray(matrix))
     origin, began, count = np.asarray(z), time.monotonic(), 0
 
     def whitened(y):
-        potential, gradient = objective.gradient(jnp.asarray(origin + root @ y), spreads, objective.reverse)
+        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), spreads)
         if not np.isfinite(float(potential)):
             return 1e30, np.zeros_like(y)
-        return float(potential), root.T @ np.asarray(gradient)
+        return float(potential), back(np.asarray(gradient))
 
     def tell(intermediate_result):
         nonlocal count
         count += 1
-        _report(objective, count, max_steps, -float(intermediate_result.fun), began)
+        _report(problem, count, max_steps, -float(intermediate_result.fun), began)
 
-    start = float(objective.gradient(jnp.asarray(origin), spreads, objective.reverse)[0])
+    start = float(problem.gradient(jnp.asarray(origin), spreads)[0])
     ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
     options = {"maxiter": max_steps, "maxcor": MEMORY, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
     result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
-    return jnp.asarray(origin + root @ result.x), count
+    return jnp.asarray(origin + forth(result.x)), count
 
 
-def _report(objective, step, total, log_density, began):
-    if objective.progress is not None:
+def _whitening(matrix):
+    """y -> H^(-1/2) y and its transpose, for a matrix or the diagonal of one."""
+    if matrix.ndim == 1:
+        width = 1 / np.sqrt(matrix)
+        return (lambda y: width * y), (lambda g: width * g)
+    value, vector = np.linalg.eigh(matrix)
+    root = vector / np.sqrt(np.maximum(value, 1e-6 * value[-1]))
+    return (lambda y: root @ y), (lambda g: root.T @ g)
+
+
+def _promise(matrix, gradient) -> float:
+    """The gain in log density that the quadratic model predicts for a full step."""
+    if matrix.ndim == 1:
+        return float(0.5 * jnp.sum(gradient**2 / matrix))
+    return float(_damped_step(matrix, gradient, 0.0)[1])
+
+
+def _report(problem, step, total, log_density, began):
+    if problem.progress is not None:
         info = {"log_density": log_density, "seconds": time.monotonic() - began}
-        objective.progress("map", step, total, info)
+        problem.progress("map", step, total, info)
 
 
 @jax.jit
@@ -290,15 +314,8 @@ def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
 
 def _inverse(matrix) -> Float[np.ndarray, "n n"]:
     """Inverse of the Gauss-Newton matrix; directions the data and prior leave flat get a large, finite variance."""
+    if np.ndim(matrix) == 1:
+        return np.diag(1 / np.asarray(matrix))
     value, vector = np.linalg.eigh(np.asarray(matrix))
     value = np.maximum(value, 1e-8 * value[-1])
     return (vector / value) @ vector.T
-
-
-def differentiable(tree: Any, mode: str) -> Any:
-    """Arguments that know several ways of being differentiated are switched to the given one."""
-    return jax.tree.map(
-        lambda leaf: leaf.with_mode(mode) if hasattr(leaf, "with_mode") else leaf,
-        tree,
-        is_leaf=lambda leaf: hasattr(leaf, "with_mode"),
-    )

@@ -154,6 +154,7 @@ def to_datatree(
     labels: Mapping[str, tuple[str, Array]],
     rows: Mapping[str, Mapping[str, Array]] | None = None,
     attributes: Mapping[str, str | int | float] | None = None,
+    chains: Mapping[str, int] | None = None,
 ) -> xr.DataTree:
     """A DataTree in the ArviZ 1.x schema.
 
@@ -163,13 +164,15 @@ def to_datatree(
         coords: values of the axes. labels: further coordinates, name -> (axis, values).
         rows: for some groups, the positions they hold along some axes, e.g. {"log_likelihood": {"draw": ...}}.
         attributes: of the whole tree.
+        chains: of the groups whose draws are several chains one after the other; one where not given.
     """
     datasets = {}
     for group, variables in groups.items():
         own = {axis: np.asarray(positions) for axis, positions in (rows or {}).get(group, {}).items()}
         local: dict[str, Any] = {axis: np.asarray(x)[own[axis]] if axis in own else x for axis, x in coords.items()}
         constant = group.endswith("data")
-        arrays = {name: np.asarray(x) if constant else np.asarray(x)[None] for name, x in variables.items()}
+        count = (chains or {}).get(group, 1)
+        arrays = {name: np.asarray(x) if constant else by_chain(x, count) for name, x in variables.items()}
         if "draw" in own:
             local["draw"] = own["draw"]
         dataset = dict_to_dataset(
@@ -187,6 +190,12 @@ def to_datatree(
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs.update(attributes or {})
     return tree
+
+
+def by_chain(draws: Array, chains: int) -> np.ndarray:
+    """Draws of several chains, one after the other on the leading axis, as [chain draw ...]."""
+    draws = np.asarray(draws)
+    return draws.reshape(chains, len(draws) // chains, *draws.shape[1:])
 
 
 def _trace(model: Callable, args: tuple, kwargs: dict, values: Draws, key: Array) -> dict[str, dict]:

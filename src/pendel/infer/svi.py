@@ -16,7 +16,8 @@ from numpyro.optim import optax_to_numpyro
 from pendel.constants import Array
 from pendel.infer.guide import NeuralGuide, neural_guide
 from pendel.infer.layout import inspect_model
-from pendel.infer.map import MapFit, Progress, differentiable
+from pendel.infer.map import MapFit, Progress
+from pendel.infer.objective import differentiable
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
 AVERAGED = 0.4  # last part of the steps over which the parameters are averaged

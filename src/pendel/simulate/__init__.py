@@ -3,7 +3,7 @@
 scattering (U_g), geometry, beams, matrix, propagators (eigen, chebyshev), plan, forward (intensities).
 """
 
-from pendel.simulate.forward import simulate_intensities, thickness_table
+from pendel.simulate.forward import kinematic_intensities, simulate_intensities, thickness_table
 from pendel.simulate.plan import Plan, make_plan
 
-__all__ = ["Plan", "make_plan", "simulate_intensities", "thickness_table"]
+__all__ = ["Plan", "kinematic_intensities", "make_plan", "simulate_intensities", "thickness_table"]

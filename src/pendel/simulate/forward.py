@@ -13,7 +13,7 @@ from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
-from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
+from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
 from pendel.simulate.plan import Plan, chunk_size, plan_coupling
 
 
@@ -42,6 +42,26 @@ def simulate_intensities(
         return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
 
     return _over_segments(crystal, plan, tilt, jnp.asarray(thickness), jnp.asarray(weights), reduce)
+
+
+def kinematic_intensities(
+    crystal: Crystal,
+    plan: Plan,
+    *,
+    tilt: Float[Array, "frames 2"],
+    thickness: Float[Array, "frames nodes"],
+    weights: Float[Array, "frames nodes"],
+) -> Float[Array, " measurements"]:
+    """As `simulate_intensities`, scattering once only: |psi_g|^2 = |A_g0|^2 t^2 sinc^2(D_g t / 2), to first order in A.
+
+    For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
+    """
+
+    def reduce(density, chunk, weights):
+        return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
+
+    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
+    return _over_segments(crystal, plan, tilt, nodes, shares, reduce, _single_scattering)
 
 
 def thickness_table(
@@ -85,7 +105,24 @@ def exit_waves(
     )
 
 
-def _over_segments(crystal, plan, tilt, thickness, weights, reduce):
+def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
+    """|psi|^2 [segments nodes rows tilts] of the leading beams."""
+    wave = exit_waves(coupling, plan, group, axis_row, thickness)
+    return (jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64)
+
+
+def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
+    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam keeps 1."""
+    column = first_column(coupling, group, plan.box)
+    diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
+    rows = slice(0, group.rows)
+    half = 0.5 * diagonal[:, None, rows] * thickness[group.frame][:, :, None, None]
+    strength = jnp.abs(column)[:, :, None] * flux[:, rows] * flux[:, :1]
+    scattered = (strength[:, None] * thickness[group.frame][:, :, None, None] * jnp.sinc(half / jnp.pi)) ** 2
+    return scattered.at[:, :, 0].set(1.0)
+
+
+def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
@@ -93,8 +130,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce):
 
     def group_sum(group, coupling, axis_row, thickness, weights):
         def one_chunk(chunk):
-            wave = exit_waves(coupling, plan, chunk, axis_row, thickness)
-            return reduce((jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64), chunk, weights)
+            return reduce(density(coupling, plan, chunk, axis_row, thickness), chunk, weights)
 
         part = _map_chunks(one_chunk, group, chunk_size(group, plan))
         total = jnp.zeros((plan.measurements + 1, *part.shape[2:])).at[jnp.asarray(group.measurement)].add(part)

@@ -40,6 +40,14 @@ def interaction_matrix(
     return jnp.where(both, coupling[jnp.where(both, index, _middle(box))], 0.0)
 
 
+def first_column(
+    coupling: Complex[Array, " box"] | Float[Array, " box"], group: SegmentGroup, box: tuple[int, int, int]
+) -> Complex[Array, "segments rows"] | Float[Array, "segments rows"]:
+    """Elements (g, 0) of the interaction matrix for the leading beams: what scatters the incident beam into g."""
+    place = jnp.asarray(group.hkl)[:, : group.rows] @ _strides(box)
+    return jnp.where(group.present[:, : group.rows], coupling[_middle(box) - place], 0.0)
+
+
 def diagonal_and_flux(
     group: SegmentGroup, axis_row: Float[Array, "frames 3"], wavelength: float
 ) -> tuple[Float[Array, "segments beams tilts"], Float[Array, "segments beams tilts"]]:

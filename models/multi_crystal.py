@@ -1,0 +1,75 @@
+r"""`robust` for several crystals of one structure: each with its own thickness, scale, tilts and errors.
+
+The generative story, for measurement m of hkl r in frame f:
+
+    displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
+    log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
+    log_scale_f  ~ Normal(log_scale_mean, scale_spread)
+    log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
+    log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
+    I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
+    I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+
+The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
+k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
+beam does not light the same part of the crystal in every frame.
+"""
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions.transforms import AffineTransform
+
+from pendel.likelihood import student_t
+from pendel.parameters import with_parameters
+from pendel.profile import sample_thickness
+from pendel.simulate import simulate_intensities
+
+
+def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
+    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
+    # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e.
+    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
+    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
+    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
+    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain)
+    numpyro.deterministic("fract", structure.fract)
+    numpyro.deterministic("U_aniso", structure.u_aniso)
+
+    for number, (experiment, plan) in enumerate(datasets):
+        suffix = f"_{number + 1}" if number else ""
+        frames = f"frames{suffix}"
+        alpha = jnp.asarray(experiment.alpha)
+
+        # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 %.
+        a = numpyro.sample(f"a{suffix}", dist.LogNormal(0.0, 0.5))
+        b = numpyro.sample(f"b{suffix}", dist.LogNormal(jnp.log(0.1), 0.5))
+        # Above 2, or the best fit to few data is one that meets some of them exactly and calls the others outliers.
+        excess = dist.LogNormal(jnp.log(3.0), 0.5)
+        above_two = AffineTransform(2.0, 1.0, domain=excess.support)
+        nu = numpyro.sample(f"nu{suffix}", dist.TransformedDistribution(excess, above_two))
+
+        # Scale: I_calc is a fraction of the incident beam, the strongest measured reflection a good part of it.
+        strongest = jnp.log(jnp.max(experiment.intensity))
+        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
+        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
+        # Tilt: recorded angles jump by 0.1-0.2 degrees between neighbouring frames.
+        tilt_spread = numpyro.sample(
+            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        )
+        with numpyro.plate(frames, plan.frames):
+            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
+            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
+
+        nodes, weights = sample_thickness(thickness, alpha, frames, suffix)  # Å, a curve along the angle
+        calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
+        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
+        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
+            numpyro.sample(
+                f"intensity{suffix}",
+                student_t(calculated, experiment.sigma, a=a, b=b, nu=nu),
+                obs=None if intensities is None else intensities[number],
+                infer={"plate": frames, "frame": experiment.frame_index},
+            )

@@ -1,0 +1,94 @@
+r"""`dynamical` with the thickness as a plain network of the goniometer angle: the published way, for comparison.
+
+The generative story, for measurement m of hkl r in frame f:
+
+    displacement, log_strain, tilt_f, log_scale_f     as in `dynamical`
+    weights      ~ Normal(w_0, 1 / sqrt(inputs of the layer))         two tanh layers of 64
+    (m, s)_f     = network(angle of the frame, scaled to [-1, 1])
+    t            ~ LogNormal(log_thickness_mean + m_f / 10, 0.15 exp(s_f))
+    I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
+    I_obs,m ~ Normal(I_m, e r_f / w_m),   w_m the weights of wR2, r_f^2 the mean of (w I_obs)^2 in the frame
+
+Mean and width of the thickness are functions of the angle alone: smooth, without jumps between frames and without an
+uncertainty of their own. There is nothing here that says how thickness varies, and no posterior of it: take the
+standard uncertainties of this model for a comparison only. `robust` has both.
+
+Source of the architecture: Malik et al. (2026), doi 10.1038/s41467-026-71673-9.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+from pendel.likelihood import weighted_least_squares
+from pendel.parameters import with_parameters
+from pendel.simulate import simulate_intensities
+from pendel.thickness import lognormal
+
+LAYERS = (1, 64, 64, 2)
+
+
+def network(x, suffix):
+    """Two numbers for every row of x [frames 1]; tanh between the layers. Its weights are sites of the model."""
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(LAYERS)):
+        first = jax.random.normal(jax.random.key(number), (inputs, outputs)) / jnp.sqrt(inputs)
+        prior = dist.Normal(0, 1 / jnp.sqrt(inputs))
+        weights = numpyro.sample(f"weights_{number + 1}{suffix}", prior.expand([inputs, outputs]).to_event(2))
+        bias = numpyro.sample(f"bias_{number + 1}{suffix}", dist.Normal(0, 1).expand([outputs]).to_event(1))
+        x = (jnp.tanh(x) if number else x) @ (first + weights) + bias
+    return x
+
+
+def model(crystal, datasets, *, intensities=None, mask=None):
+    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
+    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
+    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
+    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
+    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain)
+    numpyro.deterministic("fract", structure.fract)
+    numpyro.deterministic("U_aniso", structure.u_aniso)
+
+    error = numpyro.sample("error", dist.LogNormal(jnp.log(0.05), 0.5))  # published wR2 are 3-8 %
+
+    for number, (experiment, plan) in enumerate(datasets):
+        suffix = f"_{number + 1}" if number else ""
+        frames = f"frames{suffix}"
+        alpha = jnp.asarray(experiment.alpha)
+
+        strongest = jnp.log(jnp.max(experiment.intensity))
+        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
+        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
+        tilt_spread = numpyro.sample(
+            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        )
+        with numpyro.plate(frames, plan.frames):
+            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
+            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
+
+        level = numpyro.sample(f"log_thickness_mean{suffix}", dist.Normal(jnp.log(800.0), 0.8))  # log Å
+        low, high = jnp.min(alpha), jnp.max(alpha)
+        scaled = 2 * (alpha - low) / jnp.maximum(high - low, 1e-9) - 1
+        shift, width = network(scaled[:, None], suffix).T
+        nodes, weights = lognormal(level + 0.1 * shift, jnp.log(0.15) + width)
+        numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))  # Å
+
+        calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
+        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
+        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
+            numpyro.sample(
+                f"intensity{suffix}",
+                weighted_least_squares(
+                    calculated,
+                    experiment.intensity,
+                    experiment.sigma,
+                    experiment.frame_index,
+                    frames=plan.frames,
+                    error=error,
+                ),
+                obs=None if intensities is None else intensities[number],
+                infer={"plate": frames, "frame": experiment.frame_index},
+            )

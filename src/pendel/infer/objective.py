@@ -1,0 +1,94 @@
+"""The compiled functions of one model and one shape of data, kept for the next data of the same shape."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from pendel.constants import Array
+from pendel.infer.cheap import cheap_maximiser
+from pendel.infer.frame_moves import FrameScores, frame_scores
+from pendel.infer.layout import Layout
+from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_diagonal, normal_matrix
+from pendel.infer.spreads import spread_loss
+
+KEPT = 4  # sets of compiled functions
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Functions of (z, spreads, data), data being the model's (args, kwargs); nothing is compiled before it is called.
+
+    `value`: negative log density; `gradient`: value and gradient, reverse mode; `matrix`: value, gradient and
+    Gauss-Newton matrix, forward mode; `diagonal`: the same with an estimate of its diagonal, reverse mode; `cheap`: z
+    with the parameters that the simulator does not see at their maximum; `frames`: log densities of single frames;
+    `spread`: loss of the spreads, see `spread_loss`.
+    """
+
+    layout: Layout
+    value: Callable
+    gradient: Callable
+    matrix: Callable
+    diagonal: Callable
+    cheap: Callable
+    frames: FrameScores
+    spread: Callable
+
+
+_kept: dict[Any, Objective] = {}
+
+
+def objective(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
+    """Functions for a model; those of an earlier call when model, layout and all shapes are the same."""
+    key = (model, _layout_key(layout), _shapes(dict(spreads)), _shapes(data))
+    if key not in _kept:
+        while len(_kept) >= KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[key] = _make(model, layout, spreads, data)
+    return _kept[key]
+
+
+def differentiable(tree: Any, mode: str) -> Any:
+    """Arguments that know several ways of being differentiated are switched to the given one."""
+    return jax.tree.map(
+        lambda leaf: leaf.with_mode(mode) if hasattr(leaf, "with_mode") else leaf,
+        tree,
+        is_leaf=lambda leaf: hasattr(leaf, "with_mode"),
+    )
+
+
+def _make(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
+    columns = frame_columns(layout)
+    bound = partial(negative_log_density, model, layout)
+    return Objective(
+        layout=layout,
+        value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
+        gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
+        matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
+        diagonal=jax.jit(lambda z, spreads, data: normal_diagonal(model, layout, z, spreads, data[0], data[1])),
+        cheap=cheap_maximiser(model, layout, spreads, data),
+        frames=frame_scores(model, layout, spreads, data),
+        spread=spread_loss(model, layout),
+    )
+
+
+def _shapes(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(jax.typeof(leaf) for leaf in leaves)
+
+
+def _layout_key(layout: Layout) -> tuple:
+    """What compiled functions know of a layout beyond its shapes: transforms, and the frames of observations."""
+    sites = tuple(
+        (site.name, site.shape, site.event_dims, site.plate, site.profile, _contents(site.transform))
+        for site in layout.sites
+    )
+    return sites, tuple((name, plate, np.asarray(frame).tobytes()) for name, plate, frame in layout.observations)
+
+
+def _contents(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)

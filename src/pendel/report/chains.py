@@ -1,0 +1,40 @@
+"""Convergence of Markov chains, by ArviZ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import arviz as az
+import numpy as np
+from arviz_base import dict_to_dataset
+
+from pendel.constants import Array
+
+
+def chain_quality(draws: Mapping[str, Array]) -> dict[str, Any]:
+    """Largest rank-normalised R-hat and smallest effective sample sizes, and the number each belongs to.
+
+    Args:
+        draws: values of every site, [chain draw ...].
+
+    Source: Vehtari et al., Bayesian Analysis 16, 667 (2021).
+    """
+    dataset = dict_to_dataset({name: np.asarray(values) for name, values in draws.items() if np.size(values)})
+    worst = {
+        "max_r_hat": _extreme(az.rhat(dataset), np.nanargmax),
+        "min_ess_bulk": _extreme(az.ess(dataset, method="bulk"), np.nanargmin),
+        "min_ess_tail": _extreme(az.ess(dataset, method="tail"), np.nanargmin),
+    }
+    found: dict[str, Any] = {}
+    for name, (value, where) in worst.items():
+        found |= {name: value, f"{name}_of": where}
+    return found
+
+
+def _extreme(dataset, choose) -> tuple[float, str]:
+    names, values = [], []
+    for name, array in dataset.data_vars.items():
+        for index in np.ndindex(array.shape):
+            names.append(f"{name}[{','.join(map(str, index))}]" if index else str(name))
+            values.append(float(array.values[index]))
+    where = int(choose(values))
+    return values[where], names[where]

@@ -1,0 +1,106 @@
+"""Hamiltonian Monte Carlo on a model whose posterior is known exactly, interrupted and not."""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from pendel.infer.hmc import EVERY, sample_nuts, whitened
+from pendel.infer.map import fit_map
+
+FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
+FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
+X = np.linspace(-1, 1, FRAMES * PER_FRAME)
+
+
+def model(*, y=None):
+    """A slope for all, an offset per frame with a spread that MAP holds."""
+    slope = numpyro.sample("slope", dist.Normal(0, 2))
+    spread = numpyro.sample("offset_spread", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.5})
+    with numpyro.plate("frames", FRAMES):
+        offset = numpyro.sample("offset", dist.Normal(0, spread))
+    mean = slope * X + offset[FRAME]
+    numpyro.sample("y", dist.Normal(mean, SIGMA), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+
+def exact(y):
+    """Mean and standard deviation of slope and spread, the spread on a grid, all else integrated by hand."""
+    design = np.column_stack([X, np.eye(FRAMES)[FRAME]])
+    grid = np.linspace(0.02, 3, 600)
+    log_weight, means, variances = [], [], []
+    for spread in grid:
+        prior = np.diag([4.0, *[spread**2] * FRAMES])
+        marginal = design @ prior @ design.T + SIGMA**2 * np.eye(len(X))
+        log_det = np.linalg.slogdet(marginal)[1]
+        log_weight.append(-0.5 * (y @ np.linalg.solve(marginal, y) + log_det + spread**2))
+        covariance = np.linalg.inv(np.linalg.inv(prior) + design.T @ design / SIGMA**2)
+        means.append((covariance @ design.T @ y / SIGMA**2)[0])
+        variances.append(covariance[0, 0])
+    weight = np.exp(np.array(log_weight) - np.max(log_weight))
+    weight /= weight.sum()
+    mean = weight @ means
+    sd = np.sqrt(weight @ (np.array(variances) + (np.array(means) - mean) ** 2))
+    spread_mean = weight @ grid
+    return mean, sd, spread_mean, np.sqrt(weight @ (grid - spread_mean) ** 2)
+
+
+class Memory:
+    """Keeps in memory what a run folder keeps on disk, and stops the run after a number of saves."""
+
+    def __init__(self, stop_after=None):
+        self.kept, self.left = None, stop_after
+
+    def load(self):
+        return self.kept
+
+    def save(self, arrays):
+        self.kept = {name: np.array(value) for name, value in arrays.items()}
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(4)
+    return 1.3 * X + (0.5 * rng.standard_normal(FRAMES))[FRAME] + SIGMA * rng.standard_normal(len(X))
+
+
+def test_nuts_samples_everything_and_agrees_with_integration(data):
+    fit = fit_map(model, y=data)
+    found = sample_nuts(model, y=data, start=fit, key=jax.random.key(0), chains=2, warmup=200, draws=1500)
+    assert set(found.draws) == {"slope", "offset", "offset_spread"}  # nothing is held at its MAP value
+    assert found.draws["offset"].shape == (2, 1500, FRAMES)
+    mean, sd, spread_mean, spread_sd = exact(data)
+    assert np.mean(found.draws["slope"]) == pytest.approx(mean, abs=0.15 * sd)
+    assert np.std(found.draws["slope"]) == pytest.approx(sd, rel=0.1)
+    assert np.mean(found.draws["offset_spread"]) == pytest.approx(spread_mean, abs=0.15 * spread_sd)
+    assert np.std(found.draws["offset_spread"]) == pytest.approx(spread_sd, rel=0.15)
+    assert found.statistics["diverging"].sum() == 0
+    assert found.gradients > found.warmup_gradients >= 2 * 200
+
+
+def test_whitened_density_has_unit_curvature_in_what_map_fits(data):
+    fit = fit_map(model, y=data, spread_rounds=0)
+    space = whitened(model, (), {"y": data}, fit)
+    y = jax.numpy.zeros(space.layout.size)
+    curvature = np.asarray(jax.hessian(space.potential)(y))
+    names = np.array(space.layout.names())
+    inner = names != "offset_spread"
+    np.testing.assert_allclose(curvature[np.ix_(inner, inner)], np.eye(inner.sum()), atol=1e-6)
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, saves):
+    fit = fit_map(model, y=data, spread_rounds=0)
+    options = {"start": fit, "key": jax.random.key(1), "chains": 2, "warmup": EVERY, "draws": EVERY}
+    whole = sample_nuts(model, y=data, **options)
+    memory = Memory(stop_after=saves)
+    with pytest.raises(KeyboardInterrupt):
+        sample_nuts(model, y=data, keeper=memory, **options)
+    resumed = sample_nuts(model, y=data, keeper=memory, **options)
+    for name, values in whole.draws.items():
+        np.testing.assert_array_equal(resumed.draws[name], values)
+    assert resumed.gradients == whole.gradients
