@@ -1,5 +1,7 @@
 """Inference on models small enough to be solved by hand or by dense algebra: it knows no physics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from pendel.infer.guide import neural_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.map import fit_map, laplace_draws
 from pendel.infer.normal_matrix import compressed_jacobian, frame_columns, normal_matrix, sites_in_loops
-from pendel.infer.svi import fit_svi
+from pendel.infer.svi import fit_svi, pareto_k
 
 FRAMES, PER_FRAME = 12, 8
 FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
@@ -288,3 +290,46 @@ def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():
     assert float(moved["rate"]) == pytest.approx(0.2)
     assert float(moved["scale"]) == pytest.approx(3.0 / np.exp(0.06), rel=0.02)
     assert float(moved["noise"]) == pytest.approx(0.1, rel=0.3)
+
+
+def test_an_interrupted_svi_ends_as_an_uninterrupted_one(linear_data):
+    class Memory:
+        kept = None
+
+        def load(self):
+            return self.kept
+
+        def save(self, arrays):
+            first = self.kept is None
+            self.kept = {name: np.array(value) for name, value in arrays.items()}
+            if first:
+                raise KeyboardInterrupt
+
+    fit = fit_map(linear_model, 0.2, y=linear_data)
+    options = {"start": fit, "key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 40}
+    whole = fit_svi(linear_model, 0.2, y=linear_data, **options)
+    memory = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        fit_svi(linear_model, 0.2, y=linear_data, keeper=memory, **options)
+    resumed = fit_svi(linear_model, 0.2, y=linear_data, keeper=memory, **options)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    for name, value in whole.parameters.items():
+        np.testing.assert_array_equal(resumed.parameters[name], value)
+
+
+def test_pareto_k_tells_the_exact_posterior_from_a_narrow_guide(linear_data):
+    def model(*, y=None):
+        slope = numpyro.sample("slope", dist.Normal(0, 2))
+        with numpyro.plate("frames", FRAMES):
+            offset = numpyro.sample("offset", dist.Normal(0, 0.5))
+        mean = slope * X + offset[FRAME]
+        numpyro.sample("y", dist.Normal(mean, 0.7), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+    fit = fit_map(model, y=linear_data)
+    svi = fit_svi(model, y=linear_data, start=fit, key=jax.random.key(0), steps=1)
+    narrow = dict(svi.parameters)
+    narrow["global_root"] = narrow["global_root"] - 2.0 * jnp.eye(len(narrow["global_root"]))  # log of the diagonal
+    shrunk = dataclasses.replace(svi, parameters=narrow)
+    good, bad = (pareto_k(model, y=linear_data, fit=found, key=jax.random.key(3)) for found in (svi, shrunk))
+    assert good < 0.5
+    assert bad > 0.7

@@ -14,8 +14,8 @@ LAYERS = [
     {"infer"},
     {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "processes", "synthetic"},
     {"report"},
-    {"evaluate", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "refine"},
-    {"converge", "datasets", "progress", "sanity", "cli"},
+    {"evaluate", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "fitting", "refine"},
+    {"converge", "compare", "datasets", "progress", "sanity", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in (SOURCE / "pendel").rglob("*.py") if path != SOURCE / "pendel" / "__init__.py")

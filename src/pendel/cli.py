@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pendel.compare import comparison_report, read_run
 from pendel.constants import InputError
 from pendel.converge import convergence, convergence_report, plan_settings
 from pendel.datasets import demo_rows, example
@@ -195,6 +196,17 @@ def simulate(
     with _plain_errors():
         experiment = simulate_files(structure, data, out, settings, imperfections).experiment
         print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs on the same measurements")],
+) -> None:
+    """Compare finished runs: predictive density left out by measurement and by frame, held out, and the hand."""
+    with _plain_errors():
+        if len(runs) < 2:
+            raise InputError(found="one run", expected="at least two", do="name the folders to compare")
+        Console().print(comparison_report([read_run(path) for path in runs]))
 
 
 @app.command()

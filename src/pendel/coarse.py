@@ -11,7 +11,7 @@ import numpy as np
 
 from pendel.constants import Array
 from pendel.crystal import Crystal
-from pendel.estimate import operations
+from pendel.estimate import NOMINAL_THICKNESS, operations
 from pendel.experiment import thin
 from pendel.infer.map import MapFit
 from pendel.infer.posterior import derive
@@ -19,7 +19,6 @@ from pendel.problem import Problem, Settings
 from pendel.simulate import Plan
 
 WORTH = 1e11  # floating point operations of one simulation, about a second of a fast core
-THICKNESS = 800.0  # Å, as good a guess as any before the scan
 FRAMES = 10  # of the coarse fit, at least
 BEAMS = 0.5  # of sg_max
 
@@ -41,7 +40,7 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) 
     """Few frames and beams of a problem that is expensive to simulate; None where it is cheap."""
     fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
     every = fewest // FRAMES
-    cost = sum(operations(problem.crystal, plan, THICKNESS) for plan in plans)
+    cost = sum(operations(problem.crystal, plan, NOMINAL_THICKNESS) for plan in plans)
     if cost < WORTH or every < 2:
         return None
     few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)

@@ -22,6 +22,7 @@ OTHER_GLOBALS = 8  # error model and means of the hierarchies
 FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
 FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
 BASE_BYTES = 6e8  # of Python, JAX and compiled programs
+NOMINAL_THICKNESS = 800.0  # Å, as good a guess as any before a thickness is known
 SHARE = 0.8  # of the machine's memory
 
 

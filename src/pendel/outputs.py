@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.crystal import Crystal, u_equivalent
+from pendel.estimate import NOMINAL_THICKNESS, operations
 from pendel.evaluate import klar_agreement, own_agreement, suffix
 from pendel.infer.posterior import Posterior, Predicted, by_chain, derive, predict, prior_draws
 from pendel.io.write import write_reflections
@@ -24,7 +25,8 @@ from pendel.run_folder import RunFolder, attempt
 from pendel.simulate import Plan
 
 DRAWS = 1000  # of the parameters: cheap
-PREDICTED_DRAWS = 40  # of them, those at which every intensity is calculated
+PREDICTED_DRAWS = 40, 400  # at least and at most, of them those at which every intensity is calculated
+PREDICTED_OPERATIONS = 2e12  # what all of them together may cost
 INTERIM_DRAWS = 16  # likewise, when another stage follows
 PRIOR_DRAWS = 200
 ROUNDING = 1e-10  # numbers and deviations below it are zero
@@ -80,7 +82,7 @@ def write_stage(
     derived = {name: values[1:] for name, values in everything.items()}
     draws = len(next(iter(result.draws.values())))
     length = draws // result.chains
-    count = -(-(PREDICTED_DRAWS if result.is_last else INTERIM_DRAWS) // result.chains)
+    count = -(-(_predicted_draws(problem.crystal, plans) if result.is_last else INTERIM_DRAWS) // result.chains)
     rows = np.linspace(0, length - 1, min(count, length)).astype(int)
     everywhere = np.add.outer(length * np.arange(result.chains), rows).ravel()
     at_point, predicted = _predict(model, args, problem, result, everywhere, settings.seed, progress)
@@ -140,6 +142,11 @@ def refined_structure(crystal: Crystal, centre: Mapping[str, Array], derived: Ma
         u_aniso_su=_deviation(derived["U_aniso"]),
         u_equivalent_su=_deviation(spheres),
     )
+
+
+def _predicted_draws(crystal: Crystal, plans: tuple[Plan, ...]) -> int:
+    cost = sum(operations(crystal, plan, NOMINAL_THICKNESS) for plan in plans)
+    return int(np.clip(PREDICTED_OPERATIONS / cost, *PREDICTED_DRAWS))
 
 
 def _stacked(result: StageResult, rows: slice | Array) -> dict[str, Array]:

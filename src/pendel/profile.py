@@ -47,8 +47,9 @@ def sample_thickness(
         nodes, weights = tapered(log_thickness, log_taper)
     else:
         nodes, weights = SHAPES[kind](log_thickness)
-    mean = numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))
+    mean = jnp.sum(weights * nodes, axis=1)
     variance = jnp.sum(weights * (nodes - mean[:, None]) ** 2, axis=1)
+    numpyro.deterministic(f"thickness{suffix}", mean)
     numpyro.deterministic(f"thickness_width{suffix}", jnp.sqrt(jnp.maximum(variance, 1e-12)))
     return nodes, weights
 
@@ -56,7 +57,9 @@ def sample_thickness(
 def _curve(name, alpha, frames, suffix, *, mean, spread, jump) -> Any:
     """A smooth curve and jumps around it; both spreads are given as (scale of the prior, where MAP starts)."""
     centre = numpyro.sample(f"log_{name}_mean{suffix}", dist.Normal(jnp.log(mean), 0.8))
-    smooth = numpyro.sample(f"{name}_spread{suffix}", dist.HalfNormal(spread[0]), infer={"fixed_in_map": spread[1]})
-    rough = numpyro.sample(f"{name}_jump{suffix}", dist.HalfNormal(jump[0]), infer={"fixed_in_map": jump[1]})
+    smooth: Any = numpyro.sample(
+        f"{name}_spread{suffix}", dist.HalfNormal(spread[0]), infer={"fixed_in_map": spread[1]}
+    )
+    rough: Any = numpyro.sample(f"{name}_jump{suffix}", dist.HalfNormal(jump[0]), infer={"fixed_in_map": jump[1]})
     covariance = matern_covariance(alpha, smooth, LENGTH_DEG, rough)
     return numpyro.sample(f"log_{name}{suffix}", dist.MultivariateNormal(centre, covariance), infer={"plate": frames})

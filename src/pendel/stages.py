@@ -22,10 +22,11 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guided:
-    """Draws from a fitted guide, and the loss on the way."""
+    """Draws from a fitted guide, the loss on the way, and the tail of posterior over guide."""
 
     draws: dict[str, Array]
     losses: Array
+    pareto_k: float
 
 
 def pack_start(start: Chosen) -> dict[str, Array]:
@@ -70,12 +71,12 @@ def unpack_map(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs
 
 def pack_guided(guided: Guided) -> dict[str, Array]:
     """Flat arrays of draws and losses."""
-    return {"losses": guided.losses, **_prefixed("draws", guided.draws)}
+    return {"losses": guided.losses, "pareto_k": np.asarray(guided.pareto_k), **_prefixed("draws", guided.draws)}
 
 
 def unpack_guided(arrays: Mapping[str, Array]) -> Guided:
     """The inverse of `pack_guided`."""
-    return Guided(draws=_stripped("draws", arrays), losses=arrays["losses"])
+    return Guided(draws=_stripped("draws", arrays), losses=arrays["losses"], pareto_k=float(arrays["pareto_k"]))
 
 
 def pack_sampled(sampled: Sampled) -> dict[str, Array]:

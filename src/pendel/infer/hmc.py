@@ -8,8 +8,8 @@ density, keeps its state so that a killed run goes on where it was, and counts g
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpyro.infer import NUTS
 
 from pendel.constants import Array
+from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import Layout, inspect_model
 from pendel.infer.map import MapFit, Progress
 from pendel.infer.normal_matrix import negative_log_density
@@ -29,19 +30,6 @@ TARGET = 0.8  # acceptance
 DEEPEST = 6  # tree: at most 63 leapfrog steps a draw
 EVERY = 25  # steps between two checkpoints
 STATISTICS = ("diverging", "accept_prob", "energy", "num_steps", "potential_energy")
-
-
-@runtime_checkable
-class Keeper(Protocol):
-    """Where unfinished work is kept."""
-
-    def load(self) -> Mapping[str, Array] | None:
-        """What was saved last, None where nothing was."""
-        ...
-
-    def save(self, arrays: Mapping[str, Array]) -> None:
-        """Replace what was saved."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +123,7 @@ def sample_nuts(
     if kept is not None:
         began, points = int(kept["done"]), np.array(kept["points"])
         found = {name: np.array(kept[name]) for name in STATISTICS}
-        leaves = [jnp.asarray(kept[f"state_{i}"]) for i in range(structure.num_leaves)]
-        state = jax.tree.unflatten(structure, leaves)
+        state = unpacked_state(structure, kept)
     clock = time.monotonic()
     for count in range(began, chains * total):
         chain, number = divmod(count, total)
@@ -147,8 +134,7 @@ def sample_nuts(
         for name in STATISTICS:
             found[name][chain, number] = float(getattr(state, name))
         if keeper is not None and (count + 1) % EVERY == 0:
-            leaves = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
-            keeper.save({"done": np.asarray(count + 1), "points": points, **found, **leaves})
+            keeper.save({"done": np.asarray(count + 1), "points": points, **found, **packed_state(state)})
         if progress is not None:
             info = {
                 "chain": chain + 1.0,
@@ -166,7 +152,13 @@ def _sampled(space: Whitened, points, found, warmup: int) -> Sampled:
     values = space.constrained(jnp.asarray(points[:, warmup:].reshape(-1, size)))
     return Sampled(
         draws={name: np.asarray(x).reshape(chains, total - warmup, *np.shape(x)[1:]) for name, x in values.items()},
-        statistics={name: value[:, warmup:] for name, value in found.items()},
+        statistics={
+            "diverging": found["diverging"][:, warmup:] > 0,
+            "acceptance_rate": found["accept_prob"][:, warmup:],
+            "energy": found["energy"][:, warmup:],
+            "n_steps": found["num_steps"][:, warmup:],
+            "lp": -found["potential_energy"][:, warmup:],
+        },
         gradients=int(found["num_steps"].sum()),
         warmup_gradients=int(found["num_steps"][:, :warmup].sum()),
     )

@@ -178,6 +178,14 @@ def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
     return {**values, **{k: jnp.broadcast_to(v, (draws, *jnp.shape(v))) for k, v in fit.spreads.items()}}
 
 
+def laplace_evidence(fit: MapFit) -> float:
+    """Log of the integral of the density around a maximum, the spreads held: -U + log det(2 pi C) / 2.
+
+    Source: MacKay, Information Theory, Inference, and Learning Algorithms (2003), eq. 27.4.
+    """
+    return float(-fit.potential + 0.5 * np.linalg.slogdet(2 * np.pi * fit.covariance)[1])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Optimum:
     z: Float[Array, " n"]

@@ -1,0 +1,184 @@
+"""Runs on the same measurements against each other: what predicts better, and which hand is right."""
+
+import csv
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pendel import symmetry
+from pendel.constants import InputError
+from pendel.crystal import Crystal, direct_matrix, invert
+from pendel.infer.posterior import Posterior
+from pendel.io.cif import read_crystal
+from pendel.report.loo import RELIABLE, Loo, by_frame, by_measurement, held_out
+
+SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run folder says that can be compared."""
+
+    path: Path
+    summary: dict[str, Any]
+    crystal: Crystal
+    calculated: dict[tuple, tuple[float, float]]  # (data set, frame, hkl) -> (I_obs, I_calc)
+    measurement: Loo
+    frame: Loo
+    heldout: Loo | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Expected log predictive density of one run minus that of another, with its standard error."""
+
+    value: float
+    se: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hand:
+    """Two refinements of opposite hand.
+
+    `probability`: of the first one, from the Laplace evidences, both hands being equally likely before. `z`: of a count
+    of the reflections that each hand fits better, (n_1 - n_2) / sqrt(n_1 + n_2).
+    """
+
+    first: Path
+    second: Path
+    log_evidence: float  # of the first minus that of the second
+    probability: float
+    z: float
+    n_first: int
+    n_second: int
+
+
+def read_run(path: Path) -> Run:
+    """A finished run; raises InputError for a folder that is none."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        tree = Posterior.load(path / "posterior.nc").data
+        with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            found=f"{path} without a complete result ({error})", expected="the folder of a finished run", do="check RUN"
+        ) from error
+    calculated = {
+        (row["dataset"], row["frame"], row["h"], row["k"], row["l"]): (float(row["i_obs"]), float(row["i_calc_mean"]))
+        for row in rows
+    }
+    return Run(
+        path=path,
+        summary=summary,
+        crystal=read_crystal(path / "refined.cif"),
+        calculated=calculated,
+        measurement=by_measurement(tree),
+        frame=by_frame(tree),
+        heldout=held_out(tree),
+    )
+
+
+def difference(one: Loo, other: Loo) -> Difference:
+    """elpd of `one` minus that of `other`, paired unit by unit; raises InputError when their units differ."""
+    if one.units != other.units:
+        shared = len(set(one.units) & set(other.units))
+        raise InputError(
+            found=f"{len(one.units)} and {len(other.units)} measurements or frames, {shared} of them the same",
+            expected="runs on the same measurements",
+            do="give both runs the same data, --select, --frames, --holdout and --seed",
+        )
+    each = np.asarray(one.pointwise) - np.asarray(other.pointwise)
+    return Difference(value=float(each.sum()), se=float(np.sqrt(len(each) * np.var(each))))
+
+
+def hand(one: Run, other: Run) -> Hand | None:
+    """Comparison of two hands, None when the structures are not each other's inverse.
+
+    Source: Klar et al. (2023), Nature Chemistry 15, 848, with the count of Le Page, Gabe & Gainsford (1990), J. Appl.
+    Cryst. 23, 406.
+    """
+    if not _are_inverse(one.crystal, other.crystal):
+        return None
+    shared = one.calculated.keys() & other.calculated.keys()
+    observed = np.array([one.calculated[key][0] for key in shared])
+    misfits = [np.abs(np.array([run.calculated[key][1] for key in shared]) - observed) for run in (one, other)]
+    n_first, n_second = int(np.sum(misfits[0] < misfits[1])), int(np.sum(misfits[1] < misfits[0]))
+    gain = float(one.summary["log_evidence_laplace"] - other.summary["log_evidence_laplace"])
+    return Hand(
+        first=one.path,
+        second=other.path,
+        log_evidence=gain,
+        probability=float(1 / (1 + np.exp(-np.clip(gain, -700, 700)))),
+        z=(n_first - n_second) / max(np.sqrt(n_first + n_second), 1.0),
+        n_first=n_first,
+        n_second=n_second,
+    )
+
+
+def comparison_report(runs: Sequence[Run]) -> RenderableType:
+    """A table of the runs, best first, with differences to the best; and hands where two runs differ by it."""
+    ordered = sorted(runs, key=lambda run: -run.measurement.elpd)
+    best = ordered[0]
+    table = Table(title="expected log predictive density, measurement by measurement left out")
+    for column in ("run", "model", "stage", "elpd", "se", "difference", "k > 0.7", "by frame", "held out"):
+        table.add_column(column, justify="left" if column in ("run", "model", "stage") else "right")
+    for run in ordered:
+        table.add_row(
+            str(run.path),
+            str(run.summary["model"]),
+            str(run.summary["stage"]),
+            f"{run.measurement.elpd:.1f}",
+            f"{run.measurement.se:.1f}",
+            _against(run.measurement, best.measurement),
+            _unreliable(run.measurement),
+            f"{_against(run.frame, best.frame)} (k: {_unreliable(run.frame)})",
+            _against(run.heldout, best.heldout) if run.heldout and best.heldout else "-",
+        )
+    lines = [_hand_line(found) for pair in itertools.combinations(ordered, 2) if (found := hand(*pair))]
+    return Group(table, *map(Text, lines))
+
+
+def _against(one: Loo, best: Loo) -> str:
+    if one is best:
+        return "0"
+    found = difference(one, best)
+    return f"{found.value:+.1f} ± {found.se:.1f}"
+
+
+def _unreliable(loo: Loo) -> str:
+    k = np.asarray(loo.pareto_k)
+    return f"{int(np.sum(k > RELIABLE))} of {len(k)}"
+
+
+def _hand_line(found: Hand) -> str:
+    right, share = (found.first, found.probability) if found.log_evidence > 0 else (found.second, 1 - found.probability)
+    return (
+        f"hand: {right} with probability {share:.6g} (log evidence {abs(found.log_evidence):.1f} higher, Laplace); "
+        f"z = {abs(found.z):.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
+        f"{found.second}"
+    )
+
+
+def _are_inverse(one: Crystal, other: Crystal) -> bool:
+    """Whether every site of one stands on an image of the same site in the inverse of the other."""
+    turned = invert(other)
+    if turned.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or turned.labels != one.labels:
+        return False
+    direct = np.asarray(direct_matrix(one.cell))
+    rotations, translations = np.asarray(one.rotations), np.asarray(one.translations)
+    if np.any(np.all(rotations == -np.eye(3, dtype=int), axis=(1, 2))):
+        return False  # centrosymmetric: there is no hand
+    for site, image in zip(np.asarray(one.fract), np.asarray(turned.fract), strict=True):
+        images = np.einsum("oij,j->oi", rotations, image) + translations
+        if np.min(symmetry.lattice_distance(images - site, direct)) > SAME_SITE:
+            return False
+    return True

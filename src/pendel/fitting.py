@@ -1,0 +1,203 @@
+"""The stages of a refinement: what each is given, and what it leaves for the next one and for the run folder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pendel.coarse import Coarse, fitted_crystal, fitted_values, handed_over
+from pendel.constants import Array
+from pendel.estimate import within_memory
+from pendel.evaluate import suffix
+from pendel.experiment import Experiment
+from pendel.infer.hmc import Sampled, sample_nuts
+from pendel.infer.layout import fixed_values, inspect_model
+from pendel.infer.map import MapFit, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.svi import fit_svi, pareto_k
+from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
+from pendel.plans import final_plans, first_plans
+from pendel.problem import Problem, Settings
+from pendel.run_folder import RunFolder
+from pendel.simulate import Plan
+from pendel.simulate.shard import shard_plan
+from pendel.stages import Chosen, Guided
+from pendel.start import find_start, tilt_moves
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every stage needs."""
+
+    folder: RunFolder
+    model: Callable
+    problem: Problem
+    settings: Settings
+    progress: Progress | None
+    clock: Callable[[], Mapping[str, float]]
+
+    def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
+        """(experiment, plan) pairs, as models take them."""
+        return tuple(zip(self.problem.experiments, plans, strict=True))
+
+    def observations(self) -> dict[str, Any]:
+        """The keyword arguments of a model: intensities and which of them count."""
+        intensities = tuple(experiment.intensity for experiment in self.problem.experiments)
+        return {"intensities": intensities, "mask": self.problem.used}
+
+    def key(self, number: int) -> Array:
+        """A random key of this run; every use has its own number."""
+        return jax.random.fold_in(jax.random.key(self.settings.seed), number)
+
+
+def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
+    """Start and MAP of the coarse problem: values of its sites and the structure it found."""
+    few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
+    memory = coarse.settings.memory
+    plans = within_memory(few.problem.crystal, first_plans(few.problem, few.settings), memory)
+    start = scan_start(few, plans)
+    plans = within_memory(few.problem.crystal, final_plans(few.problem, few.settings, start.values), memory)
+    args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
+    fit = fit_structure(few, args, start)
+    return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
+
+
+def scan_start(run: Run, plans: tuple[Plan, ...], rough: Chosen | None = None, coarse: Coarse | None = None) -> Chosen:
+    """A scan; after a coarse fit with the structure that it found."""
+    if rough is None or coarse is None:
+        found = find_start(run.problem.crystal, run.datasets(plans), progress=run.progress)
+        return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+    crystal = fitted_crystal(run.problem.crystal, rough.values)
+    found = find_start(crystal, run.datasets(plans), progress=run.progress)
+    return Chosen(values=handed_over(rough.values, found.values[0], coarse.every), basins=np.asarray(found.basins))
+
+
+def fit_structure(run: Run, args: tuple, start: Chosen, *, near: bool = False) -> MapFit:
+    """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
+    layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
+    shapes = {site.name: site.shape for site in layout.sites}
+    values = {
+        name: value if np.shape(value) == shapes[name] else np.asarray(np.mean(value))
+        for name, value in start.values.items()
+        if name in shapes and shapes[name] in (np.shape(value), ())
+    }
+    spreads = fixed_values(run.model, args, run.observations())
+    spreads = {name: start.values.get(name, value) for name, value in spreads.items()}
+    moves = tilt_moves(args[1])
+    return fit_map(
+        run.model,
+        *args,
+        start=values,
+        spreads=spreads,
+        moves=moves[-1:] if near else moves,
+        near=near,
+        spread_rounds=1 if near else 3,
+        progress=run.progress,
+        **run.observations(),
+    )
+
+
+def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
+    """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior."""
+    angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
+    found = fit_svi(
+        run.model,
+        *args,
+        start=fit,
+        key=run.key(1),
+        angles=angles,
+        keeper=run.folder.keeper("svi"),
+        progress=run.progress,
+        **run.observations(),
+    )
+    k = pareto_k(run.model, *args, fit=found, key=run.key(4), **run.observations())
+    return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), pareto_k=k)
+
+
+def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
+    """NUTS from the Laplace approximation."""
+    return sample_nuts(
+        run.model,
+        *args,
+        start=fit,
+        key=run.key(3),
+        keeper=run.folder.keeper("nuts"),
+        progress=run.progress,
+        **run.observations(),
+    )
+
+
+def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
+    """What MAP leaves: its point, and draws of the Laplace approximation."""
+    draws = laplace_draws(fit, run.key(0), DRAWS)
+    return StageResult(stage="map", point=fit.values, draws=draws, facts=_map_facts(fit), is_last=is_last)
+
+
+def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
+    """What SVI leaves: draws of the guide, and their mean as the point."""
+    point = {name: np.mean(np.asarray(values), axis=0) for name, values in guided.draws.items()}
+    facts = {
+        **_map_facts(fit),
+        "svi_steps": len(guided.losses),
+        "elbo": -float(np.mean(guided.losses[-50:])),
+        "guide_pareto_k": guided.pareto_k,
+        "sd_over_laplace": _sd_over_laplace(run, fit, guided.draws),
+    }
+    return StageResult(stage="svi", point=point, draws=guided.draws, facts=facts, is_last=True)
+
+
+def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
+    """What NUTS leaves: all chains, and the mean of their draws as the point."""
+    chains, length = sampled.statistics["energy"].shape
+    draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
+    point = {name: np.mean(values, axis=0) for name, values in draws.items()}
+    counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
+    return StageResult(
+        stage="nuts",
+        point=point,
+        draws=draws,
+        facts={**_map_facts(fit), **counts, "sd_over_laplace": _sd_over_laplace(run, fit, draws)},
+        is_last=True,
+        chains=chains,
+        statistics={name: np.ravel(x) for name, x in sampled.statistics.items()},
+    )
+
+
+def _sd_over_laplace(run: Run, fit: MapFit, draws: Mapping[str, Array]) -> dict[str, list[float]]:
+    """Smallest and largest ratio of standard deviations to those of the Laplace approximation, by global site."""
+    laplace = laplace_draws(fit, run.key(0), DRAWS)
+    ratios = {
+        site.name: np.std(draws[site.name], axis=0) / np.std(laplace[site.name], axis=0)
+        for site in fit.layout.sites
+        if site.plate is None
+    }
+    return {name: [float(np.min(ratio)), float(np.max(ratio))] for name, ratio in ratios.items() if np.size(ratio)}
+
+
+def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tuple[Summary, Refined]:
+    """Everything about a result into the run folder."""
+    written = write_stage(
+        run.folder,
+        run.model,
+        run.problem,
+        plans,
+        run.settings,
+        result,
+        clock=run.clock,
+        progress=run.progress,
+    )
+    run.folder.update(results_of=result.stage)
+    return written
+
+
+def _map_facts(fit: MapFit) -> dict[str, Any]:
+    return {
+        "converged": fit.converged,
+        "map_log_density": -fit.potential,
+        "log_evidence_laplace": laplace_evidence(fit),
+        "map_message": fit.message,
+        "n_parameters": int(fit.layout.size),
+    }

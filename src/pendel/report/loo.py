@@ -1,0 +1,104 @@
+"""Leave-one-out predictive density of a posterior file, by unique measurement and by frame."""
+
+import dataclasses
+from typing import Any
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from pendel.constants import Array
+
+RELIABLE = 0.7  # Pareto k above it: the estimate for that unit is not to be trusted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loo:
+    """Expected log predictive density: `pointwise` over its units, named by `units`; `pareto_k` [units].
+
+    For held-out units, which need no importance weights, `pareto_k` is None.
+    """
+
+    units: tuple[tuple, ...]
+    pointwise: Float[Array, " units"]
+    pareto_k: Float[Array, " units"] | None
+
+    @property
+    def elpd(self) -> float:
+        """Sum over the units."""
+        return float(np.sum(self.pointwise))
+
+    @property
+    def se(self) -> float:
+        """Standard error of the sum."""
+        return float(np.sqrt(len(self.pointwise) * np.var(self.pointwise)))
+
+
+def by_measurement(tree: xr.DataTree) -> Loo:
+    """Every unique (data set, hkl, I, sigma) left out in turn; rows that repeat it in other frames go with it."""
+    return _loo(tree, *_units(tree, "log_likelihood", lambda row: (row.number, row.hkl, row.intensity, row.sigma)))
+
+
+def by_frame(tree: xr.DataTree) -> Loo:
+    """Every frame left out in turn, with all its measurements."""
+    return _loo(tree, *_units(tree, "log_likelihood", lambda row: (row.number, row.frame)))
+
+
+def held_out(tree: xr.DataTree) -> Loo | None:
+    """Predictive density of every held-out unique hkl, None without a hold-out."""
+    if "log_likelihood_heldout" not in tree.children:
+        return None
+    units, values = _units(tree, "log_likelihood_heldout", lambda row: (row.number, row.hkl))
+    flat = values.reshape(-1, values.shape[-1])
+    top = flat.max(axis=0)
+    return Loo(units=units, pointwise=top + np.log(np.mean(np.exp(flat - top), axis=0)), pareto_k=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    number: int
+    hkl: str
+    frame: int
+    intensity: float
+    sigma: float
+
+
+def _units(tree: Any, group: str, name_of) -> tuple[tuple[tuple, ...], Float[np.ndarray, "chain draw units"]]:
+    """Names of the units in `group`, and their log likelihood: the sum over the rows of each."""
+    names: list[tuple] = []
+    parts = []
+    for number, site in enumerate(sorted(tree[group].data_vars)):
+        suffix = str(site).removeprefix("intensity")
+        values = tree[group][site]
+        axis = f"measurement{suffix}"
+        place = values[axis].values
+        constant = tree["constant_data"]
+        rows = zip(
+            values[f"hkl{suffix}"].values,
+            constant[f"frame_of{suffix}"].values[place],
+            tree["observed_data"][site].values[place],
+            constant[f"sigma{suffix}"].values[place],
+            strict=True,
+        )
+        names += [name_of(_Row(number, str(h), int(f), float(i), float(s))) for h, f, i, s in rows]
+        parts.append(values.transpose("chain", "draw", axis).values)
+    units = tuple(sorted(set(names)))
+    position = {unit: index for index, unit in enumerate(units)}
+    everything = np.concatenate(parts, axis=2)
+    summed = np.zeros((*everything.shape[:2], len(units)))
+    np.add.at(summed.T, np.array([position[name] for name in names]), everything.T)
+    return units, summed
+
+
+def _loo(tree: Any, units, values) -> Loo:
+    """PSIS-LOO of ArviZ; draws of a guide are independent, those of chains are as efficient as lp says."""
+    likelihood = xr.Dataset({"unit": (("chain", "draw", "which"), values)})
+    small = xr.DataTree.from_dict({"log_likelihood": likelihood})
+    chains = tree["posterior"].sizes["chain"]
+    efficiency = 1.0
+    if chains > 1:
+        lp = tree["sample_stats"]["lp"]
+        efficiency = float(np.clip(az.ess(lp.values) / lp.size, 0.05, 1.0))
+    found: Any = az.loo(small, pointwise=True, reff=efficiency)
+    return Loo(units=units, pointwise=np.asarray(found.elpd_i), pareto_k=np.asarray(found.pareto_k))

@@ -1,0 +1,81 @@
+"""Comparison of runs: units of the left-out density, hands, and refusals."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.special import logsumexp
+
+from pendel import InputError, read_crystal
+from pendel.compare import _are_inverse, difference
+from pendel.crystal import invert
+from pendel.datasets import example
+from pendel.report.loo import by_frame, by_measurement, held_out
+
+
+def tree(values, *, heldout=None):
+    """Four measurements on three frames; the first two rows are one measurement seen twice."""
+    names = np.array(["1 0 0", "1 0 0", "2 0 0", "1 1 0", "0 0 3"])
+    rows = np.arange(5)
+
+    def group(values, rows):
+        dims = ("chain", "draw", "measurement")
+        coords = {"measurement": rows, "hkl": ("measurement", names[rows])}
+        return xr.Dataset({"intensity": (dims, values)}, coords=coords)
+
+    constant = {"sigma": np.array([1.0, 1.0, 2.0, 2.0, 1.0]), "frame_of": np.array([4, 5, 5, 6, 6])}
+    measured = np.array([10.0, 10.0, 20.0, 30.0, 5.0])
+    groups = {
+        "posterior": xr.Dataset({"x": (("chain", "draw"), np.zeros(values.shape[:2]))}),
+        "log_likelihood": group(values, rows[: values.shape[2]]),
+        "observed_data": xr.Dataset({"intensity": ("measurement", measured)}),
+        "constant_data": xr.Dataset({name: ("measurement", value) for name, value in constant.items()}),
+    }
+    if heldout is not None:
+        groups["log_likelihood_heldout"] = group(heldout, rows[-heldout.shape[2] :])
+    return xr.DataTree.from_dict(groups)
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).normal(-2.0, 0.1, (1, 400, 5))
+
+
+def test_duplicate_rows_are_one_measurement(values):
+    found = by_measurement(tree(values))
+    assert len(found.units) == 4
+    place = found.units.index((0, "1 0 0", 10.0, 1.0))
+    both = values[0, :, 0] + values[0, :, 1]
+    # Left out: 1 / mean(1 / p), what importance sampling gives when all weights are tame.
+    assert found.pointwise[place] == pytest.approx(np.log(len(both)) - logsumexp(-both), abs=0.01)
+    assert np.max(found.pareto_k) < 0.7
+
+
+def test_frames_leave_with_all_their_measurements(values):
+    found = by_frame(tree(values))
+    assert found.units == ((0, 4), (0, 5), (0, 6))
+    frame = values[0, :, 1] + values[0, :, 2]
+    assert found.pointwise[1] == pytest.approx(np.log(len(frame)) - logsumexp(-frame), abs=0.01)
+
+
+def test_held_out_density_is_the_mean_over_draws(values):
+    assert held_out(tree(values)) is None
+    found = held_out(tree(values[:, :, :3], heldout=values[:, :, 3:]))
+    assert found.units == ((0, "0 0 3"), (0, "1 1 0"))
+    np.testing.assert_allclose(found.pointwise[1], np.log(np.mean(np.exp(values[0, :, 3]))))
+
+
+def test_differences_are_paired(values):
+    better = by_measurement(tree(values + 0.5))
+    worse = by_measurement(tree(values))
+    found = difference(better, worse)
+    assert found.value == pytest.approx(0.5 * 5, abs=1e-6)
+    assert found.se == pytest.approx(0.5 * np.sqrt(4 * np.var([2, 1, 1, 1])), abs=1e-6)
+    with pytest.raises(InputError, match="found 4 and 3 measurements or frames, 3 of them the same"):
+        difference(better, by_measurement(tree(values[:, :, :4])))
+
+
+def test_two_hands_are_recognised():
+    crystal = read_crystal(example().structure)
+    other = invert(crystal)
+    assert _are_inverse(crystal, other)
+    assert not _are_inverse(crystal, crystal)
