@@ -1,7 +1,8 @@
 """pendel: Bayesian refinement of crystal structures from three-dimensional electron diffraction.
 
 Files to objects (`read_crystal`, `read_pets`, `select`), objects to intensities (`make_plan`, `simulate_intensities`),
-a statistical model (`load_model`), inference (`find_start`, `fit_map`, `fit_svi`), or all of it at once (`refine`).
+a statistical model (`load_model`), inference (`find_start`, `fit_map`, `fit_svi`,
+`sample_nuts`), or all of it at once (`refine`).
 """
 
 # ruff: noqa: E402, I001
@@ -19,6 +20,8 @@ from pendel.start import find_start
 from pendel.load_model import load_model
 from pendel.infer.map import MapFit, fit_map, laplace_draws
 from pendel.infer.svi import SviFit, fit_svi
+from pendel.infer.hmc import Sampled, sample_nuts
+from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.posterior import Posterior
 from pendel.report.diagnostics import agreement
 from pendel.problem import Settings
@@ -34,6 +37,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Posterior",
+    "Sampled",
     "Settings",
     "SviFit",
     "agreement",
@@ -47,6 +51,8 @@ __all__ = [
     "read_crystal",
     "read_pets",
     "refine",
+    "sample_mclmc",
+    "sample_nuts",
     "select",
     "simulate_files",
     "simulate_intensities",

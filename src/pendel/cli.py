@@ -62,7 +62,7 @@ def refine(
     out: Annotated[Path, typer.Option(help="run folder")],
     model: Annotated[str, typer.Option(help="a shipped model, or a Python file")] = "robust",
     thickness: Annotated[str | None, typer.Option(help="taper, single, wedge, lens or cylinder")] = None,
-    infer: Annotated[str, typer.Option(help="map, svi or nuts")] = "svi",
+    infer: Annotated[str, typer.Option(help="map, svi, nuts or mclmc")] = "svi",
     select: Select = "nearest",
     rsg: Rsg = 0.9,
     dsg: Dsg = 0.0015,
@@ -80,7 +80,7 @@ def refine(
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
     distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
 ) -> None:
-    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or NUTS."""
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains."""
     settings = Settings(
         model=model,
         thickness=thickness,
@@ -212,7 +212,7 @@ def compare(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
-    infer: Annotated[str, typer.Option(help="map, svi or nuts")] = "svi",
+    infer: Annotated[str, typer.Option(help="map, svi, nuts or mclmc")] = "svi",
     seed: Seed = 0,
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""

@@ -15,6 +15,7 @@ from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.map import MapFit, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.svi import fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
@@ -25,6 +26,7 @@ from pendel.simulate.shard import shard_plan
 from pendel.stages import Chosen, Guided
 from pendel.start import find_start, tilt_moves
 
+SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
@@ -118,13 +120,14 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
 
 
 def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
-    """NUTS from the Laplace approximation."""
-    return sample_nuts(
+    """Markov chains from the Laplace approximation."""
+    sample = SAMPLERS[run.settings.infer]
+    return sample(
         run.model,
         *args,
         start=fit,
         key=run.key(3),
-        keeper=run.folder.keeper("nuts"),
+        keeper=run.folder.keeper(run.settings.infer),
         progress=run.progress,
         **run.observations(),
     )
@@ -150,13 +153,13 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
 
 
 def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
-    """What NUTS leaves: all chains, and the mean of their draws as the point."""
+    """What a sampler leaves: all chains, and the mean of their draws as the point."""
     chains, length = sampled.statistics["energy"].shape
     draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
     point = {name: np.mean(values, axis=0) for name, values in draws.items()}
     counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
     return StageResult(
-        stage="nuts",
+        stage=run.settings.infer,
         point=point,
         draws=draws,
         facts={**_map_facts(fit), **counts, "sd_over_laplace": _sd_over_laplace(run, fit, draws)},

@@ -11,6 +11,7 @@ from pendel.compile_clock import CompileClock
 from pendel.estimate import within_memory
 from pendel.evaluate import suffix
 from pendel.fitting import (
+    SAMPLERS,
     Progress,
     Run,
     chains_result,
@@ -131,8 +132,10 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
         return write_result(run, plans, laplace_result(run, fit, is_last=True))
     if run.folder.record().get("results_of") is None:
         write_result(run, plans, laplace_result(run, fit, is_last=False))
-    if run.settings.infer == "nuts":
-        sampled = _resumed(run, "nuts", lambda: sample_chains(run, args, fit), pack_sampled, unpack_sampled, clock)
+    if run.settings.infer in SAMPLERS:
+        sampled = _resumed(
+            run, run.settings.infer, lambda: sample_chains(run, args, fit), pack_sampled, unpack_sampled, clock
+        )
         return write_result(run, plans, chains_result(run, fit, sampled))
     guided = _resumed(run, "svi", lambda: fit_guide(run, args, fit), pack_guided, unpack_guided, clock)
     return write_result(run, plans, guided_result(run, fit, guided))

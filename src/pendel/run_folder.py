@@ -18,7 +18,7 @@ from pendel.constants import Array, InputError
 
 RECORD = "run.json"
 OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "reflections.csv", RECORD)
-STAGES = ("coarse", "start", "map", "svi", "nuts")
+STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
 
 type Key = dict[str, Any]
