@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from pendel.constants import InputError
+from pendel.infer import objective
 from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
@@ -87,18 +88,26 @@ def test_map_and_laplace_of_a_linear_model_are_exact(linear_data):
 
 
 def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
-    fit_map(linear_model, 0.2, y=linear_data)
+    def fit_both(y):
+        fit = fit_map(linear_model, 0.2, y=y)
+        fit_svi(linear_model, 0.2, y=y, start=fit, key=jax.random.key(0), steps=2)
+
     compiled = []
 
     def listen(name, seconds, **_):
         if name == "/jax/core/compile/backend_compile_duration" and seconds > 0.1:
             compiled.append(seconds)
 
+    objective._kept.clear()
     jax.monitoring.register_event_duration_secs_listener(listen)
-    fit = fit_map(linear_model, 0.2, y=linear_data[::-1].copy())
-    jax.monitoring.unregister_event_duration_listener(listen)
-    assert not compiled
-    assert fit.converged
+    try:
+        fit_both(linear_data)
+        first = len(compiled)
+        fit_both(linear_data[::-1].copy())
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert first > 0
+    assert len(compiled) == first
 
 
 def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):
@@ -214,6 +223,7 @@ def test_guide_starts_at_laplace_and_stays_there(linear_data):
     start = fit_svi(
         linear_model, 0.2, y=linear_data, start=fit, key=jax.random.key(0), angles={"frames": ANGLE}, steps=1
     )
+    start = dataclasses.replace(start, parameters=start.guide.start)  # before the step
     svi = fit_svi(
         linear_model, 0.2, y=linear_data, start=fit, key=jax.random.key(0), angles={"frames": ANGLE}, steps=400
     )
@@ -222,7 +232,7 @@ def test_guide_starts_at_laplace_and_stays_there(linear_data):
         draws = guide.draw(jax.random.key(1), 4000)
         sd = np.std(exact["curve"], axis=0)
         np.testing.assert_allclose(np.std(draws["curve"], axis=0) / sd, 1, atol=0.25)
-        assert np.max(np.abs(np.mean(draws["curve"], axis=0) - np.mean(exact["curve"], axis=0)) / sd) < 0.5
+        assert np.max(np.abs(np.mean(draws["curve"], axis=0) - np.mean(exact["curve"], axis=0)) / sd) < 0.25
         assert np.std(draws["slope"]) / np.std(exact["slope"]) == pytest.approx(1, abs=0.2)
         here, there = (np.corrcoef(np.asarray(d["curve"]).T)[5, 6] for d in (draws, exact))
         assert here == pytest.approx(there, abs=0.15)

@@ -15,6 +15,8 @@ the network is first fitted to Laplace's own conditionals, so the guide starts a
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +34,7 @@ from pendel.infer.map import MapFit
 
 HIDDEN = 32
 HARMONICS = 8  # of the angle's range; a profile that bends over 20 degrees of 100 needs five
+PLATE_ARRAYS = ("features", "profile", "nuisance", "regression", "nuisance_root", "targets", "unit")
 SPREAD_WIDTH = 0.3  # start standard deviation of log spreads
 
 
@@ -62,6 +65,17 @@ class NeuralGuide:
     unravel_spreads: Callable  # to log spreads by site
     plates: tuple[PlateShape, ...]
     start: dict[str, Array]
+
+    def arrays(self) -> dict[str, Any]:
+        """What differs between fits of the same shapes, so that a compiled step can be given it."""
+        plates = tuple({name: getattr(plate, name) for name in PLATE_ARRAYS} for plate in self.plates)
+        whole = {name: getattr(self, name) for name in ("centre", "global_root", "log_spreads", "start")}
+        return {**whole, "plates": plates}
+
+    def with_arrays(self, arrays: Mapping[str, Any]) -> "NeuralGuide":
+        """The same guide with other `arrays`."""
+        plates = tuple(replace(plate, **own) for plate, own in zip(self.plates, arrays["plates"], strict=True))
+        return replace(self, **{**arrays, "plates": plates})
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Sample every latent site of the model (the arguments are the model's and are not read)."""
@@ -233,7 +247,7 @@ def _conditional(covariance, here, given):
 
 
 def _fitted_network(plate: PlateShape, key: Array, steps: int = 3000) -> dict[str, Array]:
-    """Weights that reproduce Laplace's conditionals as smooth functions of the angle (least squares, Adam)."""
+    """Weights that reproduce Laplace's conditionals as smooth functions of the angle, by least squares."""
     inputs, outputs = plate.features.shape[1], plate.targets.shape[1]
     first, second = jax.random.split(key)
     weights = {
@@ -243,15 +257,27 @@ def _fitted_network(plate: PlateShape, key: Array, steps: int = 3000) -> dict[st
         "b2": jnp.zeros(outputs),
     }
     wanted = (plate.targets - plate.targets.mean(axis=0)) / plate.unit
+    return _least_squares(weights, jnp.asarray(plate.features), jnp.asarray(wanted), steps)
+
+
+@partial(jax.jit, static_argnums=3)
+def _least_squares(weights, features, wanted, steps):
     optimiser = optax.adam(optax.cosine_decay_schedule(0.02, steps))
 
     @jax.grad
     def slope(w):
-        return jnp.mean((_network(w, plate.features) - wanted) ** 2)
+        return jnp.mean((_network(w, features) - wanted) ** 2)
 
     def step(_, carry):
         w, state = carry
         update, state = optimiser.update(slope(w), state)
         return optax.apply_updates(w, update), state
 
-    return jax.jit(lambda w: jax.lax.fori_loop(0, steps, step, (w, optimiser.init(w)))[0])(weights)
+    weights = jax.lax.fori_loop(0, steps, step, (weights, optimiser.init(weights)))[0]
+    # The last layer is linear: its best weights, held to moderate size, follow directly.
+    hidden = jnp.tanh(features @ weights["w1"] + weights["b1"])
+    inputs = jnp.concatenate([hidden, jnp.ones((len(hidden), 1))], axis=1)
+    normal = inputs.T @ inputs + 1e-4 * jnp.eye(inputs.shape[1])
+    last = jnp.concatenate([weights["w2"], weights["b2"][None]])
+    last = last + jnp.linalg.solve(normal, inputs.T @ (wanted - inputs @ last))
+    return {**weights, "w2": last[:-1], "b2": last[-1]}

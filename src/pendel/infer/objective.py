@@ -38,17 +38,23 @@ class Objective:
     spread: Callable
 
 
-_kept: dict[Any, Objective] = {}
+_kept: dict[Any, Any] = {}
+
+
+def kept(kind: str, make: Callable[[], Any], model: Callable, layout: Layout, *shaped: Any) -> Any:
+    """What `make` makes, or what it made for an earlier call with the same model, layout and shapes of `shaped`."""
+    key = (kind, model, _layout_key(layout), _shapes(shaped))
+    if key not in _kept:
+        while len(_kept) >= KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[key] = make()
+    return _kept[key]
 
 
 def objective(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
     """Functions for a model; those of an earlier call when model, layout and all shapes are the same."""
-    key = (model, _layout_key(layout), _shapes(dict(spreads)), _shapes(data))
-    if key not in _kept:
-        while len(_kept) >= KEPT:
-            _kept.pop(next(iter(_kept)))
-        _kept[key] = _make(model, layout, spreads, data)
-    return _kept[key]
+    make = partial(_make, model, layout, spreads, data)
+    return kept("objective", make, model, layout, dict(spreads), data)
 
 
 def differentiable(tree: Any, mode: str) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,7 @@ import numpy as np
 import optax
 from arviz_stats.base.array import array_stats
 from jaxtyping import Float
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.optim import optax_to_numpyro
+from numpyro.infer import Trace_ELBO
 
 from pendel.constants import Array
 from pendel.infer.guide import NeuralGuide, neural_guide
@@ -20,7 +20,7 @@ from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit, Progress
 from pendel.infer.normal_matrix import negative_log_density
-from pendel.infer.objective import differentiable
+from pendel.infer.objective import differentiable, kept
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
 EVERY = 20  # steps between two checkpoints
@@ -65,31 +65,30 @@ def fit_svi(
     Returns:
         the guide with its parameters averaged over the last steps.
     """
-    args, kwargs = differentiable((args, kwargs), "reverse")
-    full = inspect_model(model, args, kwargs, with_fixed=True)
+    data = differentiable((args, kwargs), "reverse")
+    full = inspect_model(model, *data, with_fixed=True)
     angles = angles or {name: np.arange(frames) for name, (_, frames, _) in start.layout.plates.items()}
-    key, first, second = jax.random.split(key, 3)
+    first, second = jax.random.split(key)
     guide = neural_guide(start, full, angles, first)
-    schedule = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
-    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
-    svi = SVI(model, guide, optax_to_numpyro(optimiser), Trace_ELBO())
-    state = jax.jit(svi.init)(jax.random.key_data(second), *args, **kwargs)
-    update = jax.jit(lambda state, args, kwargs: svi.stable_update(state, *args, **kwargs))
+    optimiser, update = kept(
+        f"svi in {steps} steps", partial(_updates, model, guide, steps), model, full, data, guide.arrays()
+    )
+    average = parameters = jax.tree.map(jnp.asarray, guide.start)
+    state = optimiser.init(parameters)
+    structure = jax.tree.structure((parameters, state, average))
     losses: list[float] = []
     began, first_averaged = time.monotonic(), int((1 - AVERAGED) * steps)
-    average = svi.get_params(state)
-    structure = jax.tree.structure((state, average))
-    kept = keeper.load() if keeper is not None else None
-    if kept is not None:
-        state, average = unpacked_state(structure, kept)
-        losses = [float(loss) for loss in kept["losses"]]
+    unfinished = keeper.load() if keeper is not None else None
+    if unfinished is not None:
+        parameters, state, average = unpacked_state(structure, unfinished)
+        losses = [float(loss) for loss in unfinished["losses"]]
     for step in range(len(losses), steps):
-        state, loss = update(state, args, kwargs)
+        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), guide.arrays(), data)
         losses.append(float(loss))
         counted = max(step - first_averaged, 0) + 1
-        average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, svi.get_params(state))  # noqa: B023
+        average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023
         if keeper is not None and (step + 1) % EVERY == 0:
-            keeper.save({"losses": np.array(losses), **packed_state((state, average))})
+            keeper.save({"losses": np.array(losses), **packed_state((parameters, state, average))})
         if progress is not None:
             info = {"elbo": -float(np.mean(losses[-20:])), "seconds": time.monotonic() - began}
             progress("svi", step + 1, steps, info)
@@ -98,8 +97,31 @@ def fit_svi(
             "found an evidence bound that is not finite; expected finite intensities for draws of the guide; "
             "do: make the plan with a larger thickness_max"
         )
-    parameters = {name.removeprefix("guide_"): jnp.asarray(value) for name, value in average.items()}
-    return SviFit(guide, parameters, np.array(losses))
+    return SviFit(guide, average, np.array(losses))
+
+
+def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.GradientTransformation, Callable]:
+    """The optimiser, and one compiled step: (parameters, state, key, arrays of the guide, data) -> both new, loss.
+
+    A step whose loss or gradient is not finite leaves everything as it is.
+    """
+    schedule = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
+    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
+    bound = Trace_ELBO()
+
+    @jax.jit
+    def update(parameters, state, key, arrays, data):
+        def loss(parameters):
+            named = {f"guide_{name}": value for name, value in parameters.items()}
+            return bound.loss(key, named, model, guide.with_arrays(arrays), *data[0], **data[1])
+
+        value, slope = jax.value_and_grad(loss)(parameters)
+        change, new = optimiser.update(slope, state, parameters)
+        good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(slope))
+        after = optax.apply_updates(parameters, change)
+        return *jax.tree.map(partial(jnp.where, good), (after, new), (parameters, state)), value
+
+    return optimiser, update
 
 
 def pareto_k(model: Callable, *args: Any, fit: SviFit, key: Array, draws: int = 200, **kwargs: Any) -> float:
