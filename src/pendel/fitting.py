@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pendel.coarse import Coarse, fitted_crystal, fitted_values, handed_over
+from pendel.coarse import PRECISION, Coarse, fitted_crystal, fitted_values, globals_precision, handed_over
 from pendel.constants import Array
 from pendel.estimate import within_memory
 from pendel.evaluate import suffix
@@ -64,7 +64,8 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     plans = within_memory(few.problem.crystal, final_plans(few.problem, few.settings, start.values), memory)
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
     fit = fit_structure(few, args, start)
-    return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
+    values = {**fitted_values(run.model, *args, fit), PRECISION: coarse.every * globals_precision(fit)}
+    return Chosen(values=values, basins=start.basins)
 
 
 def scan_start(run: Run, plans: tuple[Plan, ...], rough: Chosen | None = None, coarse: Coarse | None = None) -> Chosen:
@@ -77,7 +78,7 @@ def scan_start(run: Run, plans: tuple[Plan, ...], rough: Chosen | None = None, c
     return Chosen(values=handed_over(rough.values, found.values[0], coarse.every), basins=np.asarray(found.basins))
 
 
-def fit_structure(run: Run, args: tuple, start: Chosen, *, near: bool = False) -> MapFit:
+def fit_structure(run: Run, args: tuple, start: Chosen) -> MapFit:
     """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
     layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
     shapes = {site.name: site.shape for site in layout.sites}
@@ -88,15 +89,15 @@ def fit_structure(run: Run, args: tuple, start: Chosen, *, near: bool = False) -
     }
     spreads = fixed_values(run.model, args, run.observations())
     spreads = {name: start.values.get(name, value) for name, value in spreads.items()}
-    moves = tilt_moves(args[1])
+    near = start.values.get(PRECISION)
     return fit_map(
         run.model,
         *args,
         start=values,
         spreads=spreads,
-        moves=moves[-1:] if near else moves,
+        moves=() if near is not None else tilt_moves(args[1]),
         near=near,
-        spread_rounds=1 if near else 3,
+        spread_rounds=3 if near is None else 0,
         progress=run.progress,
         **run.observations(),
     )

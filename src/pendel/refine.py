@@ -123,7 +123,7 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
     fit = _resumed(
         run,
         "map",
-        lambda: fit_structure(run, args, start, near=coarse is not None),
+        lambda: fit_structure(run, args, start),
         pack_map,
         lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
         clock,

@@ -82,6 +82,9 @@ def moved_frames(
     moves: Sequence[Mapping[str, Array]],
     fixed: Mapping[str, Array],
     data: Any,
+    *,
+    steps: int = STEPS,
+    tell: Callable[[int, float], None] | None = None,
 ) -> Float[Array, " n"]:
     """z with every frame at the best maximum found from z and from each move of it; globals stay.
 
@@ -89,14 +92,18 @@ def moved_frames(
 
     Args:
         moves: by frame site, what is added to its unconstrained value in every frame.
+        steps: of scoring from z and from each move, at most.
+        tell: called with the number of climbs done and the log density of all frames, priors held.
     """
     prior = scores.prior(z, fixed, data)
 
     def climb(start):
-        return _scoring(scores, start, lambda trial: scores.score(trial, z, prior, fixed, data))
+        return _scoring(scores, start, lambda trial: scores.score(trial, z, prior, fixed, data), steps)
 
     best, record = climb(z)
-    for move in moves:
+    for number, move in enumerate(moves):
+        if tell is not None:
+            tell(number + 1, float(np.sum(record)))
         values = scores.layout.split(z)
         shifted = {site: values[site] + change for site, change in move.items() if site in values}
         trial, found = climb(scores.layout.join({**values, **shifted}))
@@ -106,13 +113,13 @@ def moved_frames(
     return best
 
 
-def _scoring(scores: FrameScores, z, score):
+def _scoring(scores: FrameScores, z, score, steps):
     """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames."""
     layout = scores.layout
     total, gradient, matrix = map(np.asarray, score(z))
     total = np.nan_to_num(total, nan=-np.inf)
     damping = np.full(len(total), DAMPING)
-    for _ in range(STEPS):
+    for _ in range(steps):
         trial = z + _step(layout, gradient, matrix, damping)
         new_total, new_gradient, new_matrix = map(np.asarray, score(trial))
         new_total = np.nan_to_num(new_total, nan=-np.inf)

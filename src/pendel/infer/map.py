@@ -9,6 +9,7 @@ metric of the matrix's diagonal.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.constants import Array
-from pendel.infer.frame_moves import moved_frames
+from pendel.infer.frame_moves import STEPS, moved_frames
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.objective import Objective, differentiable, objective
 from pendel.infer.spreads import best_spreads
@@ -29,6 +30,7 @@ CONVERGED = 0.1  # predicted gain of a step in log density
 DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 ROUGH = 20  # times the tolerance, where the spreads still move
+FAR = 16  # scoring steps of frames that start from a scan
 MEMORY = 40  # gradients L-BFGS remembers
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -88,7 +90,7 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     moves: Sequence[Sequence[Mapping[str, Array]]] = (),
-    near: bool = False,
+    near: Float[Array, "globals globals"] | None = None,
     max_steps: int = 200,
     spread_rounds: int = 3,
     tolerance: float = CONVERGED,
@@ -106,7 +108,9 @@ def fit_map(
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
-        near: the start is near the maximum, so that every frame climbs by itself and no damped steps are needed.
+        near: says that the start is near the maximum, and how well the global parameters are known there: about their
+            precision matrix, unconstrained, in the order of `Layout`. Then every frame climbs by itself first, and no
+            Gauss-Newton matrix is made before the end. Pass no `moves` and `spread_rounds=0` for a single round.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -127,7 +131,7 @@ def fit_map(
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds if spreads else 0, len(moves))
     first = ROUGH * tolerance if rounds else tolerance
-    begin = _from_near if near else _from_start
+    begin = _from_start if near is None else partial(_from_near, near)
     fits = [begin(problem, layout.unconstrain(one), spreads, max_steps, first) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
@@ -195,9 +199,16 @@ class _Optimum:
     converged: bool
 
 
-def _moved(problem, z, spreads, moves):
+def _moved(problem, z, spreads, moves, steps=STEPS):
     """z with frames moved to better maxima where the log density of all of it grows."""
-    trial = moved_frames(problem.functions.frames, z, moves, spreads, problem.forward)
+    began = time.monotonic()
+
+    def tell(done, log_likelihood):
+        if problem.progress is not None:
+            info = {"log_likelihood": log_likelihood, "seconds": time.monotonic() - began}
+            problem.progress("frames", done, len(moves) + 1, info)
+
+    trial = moved_frames(problem.functions.frames, z, moves, spreads, problem.forward, steps=steps, tell=tell)
     trial = problem.cheap(trial, spreads)
     return trial if problem.value(trial, spreads) < problem.value(z, spreads) else z
 
@@ -212,10 +223,14 @@ def _from_start(problem, z, spreads, max_steps, tolerance) -> _Optimum:
     return _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps)
 
 
-def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
-    """Cheap parameters, every frame to its maximum, then `_in_metric`."""
-    z = _moved(problem, problem.cheap(z, spreads), spreads, [])
-    return _in_metric(problem, z, problem.matrix(z, spreads)[2], spreads, max_steps, tolerance)
+def _from_near(precision, problem, z, spreads, max_steps, tolerance) -> _Optimum:
+    """Cheap parameters, every frame to its maximum, then `_in_metric` of the frames' own blocks and `precision`."""
+    scores, count = problem.functions.frames, problem.functions.layout.globals
+    z = _moved(problem, problem.cheap(z, spreads), spreads, [], FAR)
+    prior = scores.prior(z, spreads, problem.forward)
+    blocks = np.array(scores.score(z, z, prior, spreads, problem.forward)[2])
+    blocks[:count, :count] = precision
+    return _in_metric(problem, z, blocks, spreads, max_steps, tolerance)
 
 
 def _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
