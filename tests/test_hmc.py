@@ -6,9 +6,10 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from pendel.infer.hmc import EVERY, sample_nuts, whitened
+from pendel.infer.hmc import EVERY, sample_nuts
 from pendel.infer.map import fit_map
 from pendel.infer.mclmc import sample_mclmc
+from pendel.infer.whitening import SPREAD_WIDTH, whitened
 from pendel.report.chains import chain_quality
 
 FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
@@ -88,14 +89,17 @@ def test_chains_sample_everything_and_agree_with_integration(data, sample):
     assert quality["min_ess_bulk"] > 400
 
 
-def test_whitened_density_has_unit_curvature_in_what_map_fits(data):
+@pytest.mark.parametrize("log_spread", [-3.0, 0.0, 2.0])
+def test_frames_are_standard_normal_at_every_spread(data, log_spread):
+    """Given the globals the linear model is normal in its frames; whitened, its curvature is one at any spread."""
     fit = fit_map(model, y=data, spread_rounds=0)
     space = whitened(model, (), {"y": data}, fit)
-    y = jax.numpy.zeros(space.layout.size)
-    curvature = np.asarray(jax.hessian(space.potential)(y))
-    names = np.array(space.layout.names())
-    inner = names != "offset_spread"
-    np.testing.assert_allclose(curvature[np.ix_(inner, inner)], np.eye(inner.sum()), atol=1e-6)
+    y = jax.numpy.zeros(space.size).at[0].set(0.7).at[1].set(log_spread / SPREAD_WIDTH)
+    frames = slice(2, None)
+    curvature = np.asarray(jax.hessian(space.potential)(y))[frames, frames]
+    np.testing.assert_allclose(curvature, np.eye(FRAMES), atol=1e-6)
+    slope = np.asarray(jax.grad(space.potential)(y))[frames]
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("saves", [1, 2])

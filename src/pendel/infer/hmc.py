@@ -1,9 +1,8 @@
-"""Hamiltonian Monte Carlo over every dimension of a model, in coordinates whitened by the Laplace approximation.
+"""Hamiltonian Monte Carlo over every dimension of a model, in the coordinates of `pendel.infer.whitening`.
 
-z = z_0 + L y, where L L^T is the Laplace covariance at the maximum and a rough variance for the log spreads, so that
-y is nearly standard normal and few leapfrog steps make an independent draw. Nothing is held at its MAP value: the
-spreads of hierarchies, which MAP holds, are sampled too. NumPyro's NUTS does the sampling; this module hands it the
-density, keeps its state so that a killed run goes on where it was, and counts gradients.
+Nothing is held at its MAP value: the spreads of hierarchies, which MAP holds, are sampled too. NumPyro's NUTS does the
+sampling; this module hands it the density, keeps its state so that a killed run goes on where it was, and counts
+gradients.
 """
 
 import dataclasses
@@ -14,17 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from numpyro.infer import NUTS
 
 from pendel.constants import Array
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
-from pendel.infer.layout import Layout, inspect_model
 from pendel.infer.map import MapFit, Progress
-from pendel.infer.normal_matrix import negative_log_density
-from pendel.infer.objective import differentiable
+from pendel.infer.whitening import Whitened, whitened
 
-SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before the warm-up finds it
 WARMUP, DRAWS, CHAINS = 250, 400, 4
 TARGET = 0.8  # acceptance
 DEEPEST = 6  # tree: at most 63 leapfrog steps a draw
@@ -44,40 +39,6 @@ class Sampled:
     statistics: dict[str, Array]
     gradients: int
     warmup_gradients: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Whitened:
-    """The negative log density in whitened coordinates y, of all latent sites: z = centre + root y."""
-
-    layout: Layout
-    centre: Float[Array, " n"]
-    root: Float[Array, "n n"]
-    potential: Callable[[Float[Array, " n"]], Float[Array, ""]]
-
-    def constrained(self, y: Float[Array, "draws n"]) -> dict[str, Array]:
-        """Constrained site values of many y."""
-        return self.layout.constrain_many(self.centre + y @ self.root.T)
-
-
-def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:
-    """Coordinates from a MAP fit of the same model and data."""
-    args, kwargs = differentiable((args, kwargs), "reverse")
-    full = inspect_model(model, args, kwargs, with_fixed=True)
-    known = start.layout.split(jnp.arange(float(start.layout.size)))
-    place = full.join({site.name: known.get(site.name, jnp.full(site.shape, -1.0)) for site in full.sites})
-    place = np.asarray(place).astype(int)
-    inner, spread = np.flatnonzero(place >= 0), np.flatnonzero(place < 0)
-    covariance = np.zeros((full.size, full.size))
-    covariance[np.ix_(inner, inner)] = np.asarray(start.covariance)[np.ix_(place[inner], place[inner])]
-    covariance[spread, spread] = SPREAD_WIDTH**2
-    centre = full.unconstrain({**start.values})
-
-    def potential(y):
-        return negative_log_density(model, full, centre + root @ y, {}, args, kwargs)
-
-    root = jnp.asarray(np.linalg.cholesky(covariance))
-    return Whitened(full, centre, root, potential)
 
 
 def sample_nuts(
@@ -106,7 +67,7 @@ def sample_nuts(
     """
     space = whitened(model, args, kwargs, start)
     kernel = NUTS(potential_fn=space.potential, target_accept_prob=TARGET, max_tree_depth=DEEPEST)
-    size, total = space.layout.size, warmup + draws
+    size, total = space.size, warmup + draws
     points = np.zeros((chains, total, size))
     found = {name: np.zeros((chains, total)) for name in STATISTICS}
     state, began = None, 0

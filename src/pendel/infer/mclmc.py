@@ -1,4 +1,4 @@
-"""Adjusted microcanonical Langevin Monte Carlo, in the whitened coordinates of `pendel.infer.hmc`.
+"""Adjusted microcanonical Langevin Monte Carlo, in the coordinates of `pendel.infer.whitening`.
 
 Momenta have unit length and turn instead of growing; a Metropolis step at the end of every short trajectory makes the
 samples exact. BlackJAX does the sampling and finds step size and length.
@@ -17,9 +17,10 @@ import numpy as np
 from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
 
 from pendel.constants import Array
-from pendel.infer.hmc import CHAINS, DRAWS, EVERY, WARMUP, Sampled, whitened
+from pendel.infer.hmc import CHAINS, DRAWS, EVERY, WARMUP, Sampled
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.map import MapFit, Progress
+from pendel.infer.whitening import whitened
 
 TARGET = 0.8  # acceptance
 STEPS = 4.0  # of the integrator in a trajectory, on average
@@ -40,7 +41,7 @@ def sample_mclmc(
 ) -> Sampled:
     """Sample the posterior of a model with adjusted MCLMC; arguments and result as of `sample_nuts`."""
     space = whitened(model, args, kwargs, start)
-    size = space.layout.size
+    size = space.size
 
     def log_density(y):
         value = -space.potential(y)
