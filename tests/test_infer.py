@@ -233,7 +233,7 @@ def test_guide_starts_at_laplace_and_stays_there(linear_data):
         sd = np.std(exact["curve"], axis=0)
         np.testing.assert_allclose(np.std(draws["curve"], axis=0) / sd, 1, atol=0.25)
         assert np.max(np.abs(np.mean(draws["curve"], axis=0) - np.mean(exact["curve"], axis=0)) / sd) < 0.25
-        assert np.std(draws["slope"]) / np.std(exact["slope"]) == pytest.approx(1, abs=0.2)
+        assert np.std(draws["slope"]) / np.std(exact["slope"]) == pytest.approx(1, abs=0.25)
         here, there = (np.corrcoef(np.asarray(d["curve"]).T)[5, 6] for d in (draws, exact))
         assert here == pytest.approx(there, abs=0.15)
     assert np.mean(svi.losses[-50:]) < np.mean(svi.losses[:50]) + 1.0

@@ -153,14 +153,14 @@ def test_singular_ub(inputs, tmp_path: Path):
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--infer", "nuts", "expected map or svi"),
+        ("--infer", "smc", "expected map or svi or nuts or mclmc"),
         ("--select", "all", "nearest or klar"),
         ("--cell", "mine", "header or structure or ub"),
         ("--geometry", "spiral", "rotation or precession"),
         ("--frames", "every third", "start:stop:step"),
         ("--holdout", "1.5", "a fraction"),
         ("--g-max", "-1", "a positive number"),
-        ("--model", "nothing", "one of dynamical, robust"),
+        ("--model", "nothing", "one of dynamical, kinematic"),
         ("--energy-ev", "0", "a positive number"),
     ],
 )

@@ -56,16 +56,23 @@ class Run:
 
 
 def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
-    """Start and MAP of the coarse problem: values of its sites and the structure it found."""
+    """Start and MAP of the coarse problem, then its few frames with all beams: its sites and its structure."""
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
-    memory = coarse.settings.memory
-    plans = within_memory(few.problem.crystal, first_plans(few.problem, few.settings), memory)
-    start = scan_start(few, plans)
-    plans = within_memory(few.problem.crystal, final_plans(few.problem, few.settings, start.values), memory)
+    start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
+    plans = _within(few, final_plans(few.problem, few.settings, start.values))
+    fit = fit_structure(few, (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans)))), start)
+
+    all_beams = dataclasses.replace(few, settings=run.settings)
+    near = Chosen(values={**fit.values, PRECISION: globals_precision(fit)}, basins=start.basins)
+    plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(few, args, start)
+    fit = fit_structure(all_beams, args, near)
     values = {**fitted_values(run.model, *args, fit), PRECISION: coarse.every * globals_precision(fit)}
     return Chosen(values=values, basins=start.basins)
+
+
+def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
+    return within_memory(run.problem.crystal, plans, run.settings.memory)
 
 
 def scan_start(run: Run, plans: tuple[Plan, ...], rough: Chosen | None = None, coarse: Coarse | None = None) -> Chosen:
