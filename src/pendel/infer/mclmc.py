@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import blackjax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
 
 from pendel.constants import Array
 from pendel.infer.hmc import CHAINS, DRAWS, EVERY, WARMUP, Sampled
@@ -40,6 +38,10 @@ def sample_mclmc(
     **kwargs: Any,
 ) -> Sampled:
     """Sample the posterior of a model with adjusted MCLMC; arguments and result as of `sample_nuts`."""
+    # Imported here: importing BlackJAX computes, and JAX must not before processes are joined.
+    from blackjax import adjusted_mclmc_find_L_and_step_size
+    from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
+
     space = whitened(model, args, kwargs, start)
     size = space.size
 
@@ -63,7 +65,7 @@ def sample_mclmc(
     def initial(chain):
         first, second, third = jax.random.split(jax.random.fold_in(key, chain), 3)
         state = init(jax.random.normal(first, (size,)), log_density, jax.random.key_data(second))
-        return blackjax.adjusted_mclmc_find_L_and_step_size(
+        return adjusted_mclmc_find_L_and_step_size(
             adapting,
             log_density,
             10 * warmup,  # of which the two parts of the adaptation take a tenth each
