@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import pendel
 from pendel.cli import app
+from pendel.compare import read_run
 from pendel.datasets import example
 
 # Kinematic scattering with the sites a refinement expects: the whole flow in seconds.
@@ -198,6 +199,16 @@ def test_simulate_refuses_to_overwrite_its_input(inputs):
     assert inputs[1].read_text() == before
 
 
+def test_compare_needs_two_finished_runs(tmp_path: Path):
+    code, message = run("compare", tmp_path)
+    assert code == 2
+    assert "found one run; expected at least two" in message
+    code, message = run("compare", tmp_path, tmp_path)
+    assert code == 2
+    assert "without a complete result" in message
+    assert len(message.strip().splitlines()) == 1
+
+
 def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, **SMALL)
@@ -220,6 +231,12 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)
+    compared = CliRunner().invoke(app, ["compare", str(out), str(out)])
+    assert compared.exit_code == 0, compared.stderr
+    heldout = read_run(out).heldout
+    assert heldout is not None
+    assert len(heldout.units) > 0
+    assert " of " in compared.stdout  # units with an unreliable estimate
     with pytest.raises(pendel.InputError, match="different: seed"):
         pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
 

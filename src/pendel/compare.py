@@ -18,7 +18,7 @@ from pendel.constants import InputError
 from pendel.crystal import Crystal, direct_matrix, invert
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
-from pendel.report.loo import RELIABLE, Loo, by_frame, by_measurement, held_out
+from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 
 SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
 
@@ -125,11 +125,14 @@ def hand(one: Run, other: Run) -> Hand | None:
 
 
 def comparison_report(runs: Sequence[Run]) -> RenderableType:
-    """A table of the runs, best first, with differences to the best; and hands where two runs differ by it."""
+    """A table of the runs, best first, with differences to the best; and hands where two runs differ by it.
+
+    `unreliable`, and in brackets behind the frames: units whose Pareto k says that leaving them out changes too much.
+    """
     ordered = sorted(runs, key=lambda run: -run.measurement.elpd)
     best = ordered[0]
     table = Table(title="expected log predictive density, measurement by measurement left out")
-    for column in ("run", "model", "stage", "elpd", "se", "difference", "k > 0.7", "by frame", "held out"):
+    for column in ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out"):
         table.add_column(column, justify="left" if column in ("run", "model", "stage") else "right")
     for run in ordered:
         table.add_row(
@@ -140,7 +143,7 @@ def comparison_report(runs: Sequence[Run]) -> RenderableType:
             f"{run.measurement.se:.1f}",
             _against(run.measurement, best.measurement),
             _unreliable(run.measurement),
-            f"{_against(run.frame, best.frame)} (k: {_unreliable(run.frame)})",
+            f"{_against(run.frame, best.frame)} ({_unreliable(run.frame)})",
             _against(run.heldout, best.heldout) if run.heldout and best.heldout else "-",
         )
     lines = [_hand_line(found) for pair in itertools.combinations(ordered, 2) if (found := hand(*pair))]
@@ -155,8 +158,7 @@ def _against(one: Loo, best: Loo) -> str:
 
 
 def _unreliable(loo: Loo) -> str:
-    k = np.asarray(loo.pareto_k)
-    return f"{int(np.sum(k > RELIABLE))} of {len(k)}"
+    return f"{loo.n_unreliable} of {len(loo.units)}"
 
 
 def _hand_line(found: Hand) -> str:

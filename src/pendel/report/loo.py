@@ -1,6 +1,7 @@
 """Leave-one-out predictive density of a posterior file, by unique measurement and by frame."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import arviz as az
@@ -10,19 +11,24 @@ from jaxtyping import Float
 
 from pendel.constants import Array
 
-RELIABLE = 0.7  # Pareto k above it: the estimate for that unit is not to be trusted
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loo:
     """Expected log predictive density: `pointwise` over its units, named by `units`; `pareto_k` [units].
 
-    For held-out units, which need no importance weights, `pareto_k` is None.
+    Where k exceeds `good_k` (0.7, less for few draws) the estimate for that unit is not to be trusted. Held-out units
+    need no importance weights: their k is zero.
     """
 
     units: tuple[tuple, ...]
     pointwise: Float[Array, " units"]
-    pareto_k: Float[Array, " units"] | None
+    pareto_k: Float[Array, " units"]
+    good_k: float = 0.7
+
+    @property
+    def n_unreliable(self) -> int:
+        """Units whose estimate is not to be trusted."""
+        return int(np.sum(np.asarray(self.pareto_k) > self.good_k))
 
     @property
     def elpd(self) -> float:
@@ -52,7 +58,8 @@ def held_out(tree: xr.DataTree) -> Loo | None:
     units, values = _units(tree, "log_likelihood_heldout", lambda row: (row.number, row.hkl))
     flat = values.reshape(-1, values.shape[-1])
     top = flat.max(axis=0)
-    return Loo(units=units, pointwise=top + np.log(np.mean(np.exp(flat - top), axis=0)), pareto_k=None)
+    density = top + np.log(np.mean(np.exp(flat - top), axis=0))
+    return Loo(units=units, pointwise=density, pareto_k=np.zeros(len(units)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,5 +107,8 @@ def _loo(tree: Any, units, values) -> Loo:
     if chains > 1:
         lp = tree["sample_stats"]["lp"]
         efficiency = float(np.clip(az.ess(lp.values) / lp.size, 0.05, 1.0))
-    found: Any = az.loo(small, pointwise=True, reff=efficiency)
-    return Loo(units=units, pointwise=np.asarray(found.elpd_i), pareto_k=np.asarray(found.pareto_k))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # counted instead
+        found: Any = az.loo(small, pointwise=True, reff=efficiency)
+    k, good_k = np.asarray(found.pareto_k), float(found.good_k)
+    return Loo(units=units, pointwise=np.asarray(found.elpd_i), pareto_k=k, good_k=good_k)
