@@ -25,6 +25,8 @@ from pendel.parameters import with_parameters
 from pendel.profile import sample_thickness
 from pendel.simulate import kinematic_intensities
 
+DIFFRACTION_THEORY = "kinematical"  # for the CIF
+
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="lens"):
     """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""

@@ -1,15 +1,17 @@
 """Comparison of runs: units of the left-out density, hands, and refusals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import logsumexp
 
 from pendel import InputError, read_crystal
-from pendel.compare import _are_inverse, difference
+from pendel.compare import Run, _are_inverse, _hand_line, difference, hand
 from pendel.crystal import invert
 from pendel.datasets import example
-from pendel.report.loo import by_frame, by_measurement, held_out
+from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 
 
 def tree(values, *, heldout=None):
@@ -79,3 +81,26 @@ def test_two_hands_are_recognised():
     other = invert(crystal)
     assert _are_inverse(crystal, other)
     assert not _are_inverse(crystal, crystal)
+
+
+def finished(path, crystal, calculated, evidence):
+    nothing = Loo(units=(), pointwise=np.zeros(0), pareto_k=np.zeros(0))
+    pairs = {("d", "1", str(n), "0", "0"): (10.0, value) for n, value in enumerate(calculated)}
+    summary = {"log_evidence_laplace": evidence}
+    return Run(Path(path), summary, crystal, pairs, nothing, nothing, None)
+
+
+def test_the_right_hand_has_the_higher_evidence_and_fits_more_reflections():
+    crystal = read_crystal(example().structure)
+    right = finished("right", crystal, [10.1, 9.9, 10.2, 13.0], -100.0)
+    wrong = finished("wrong", invert(crystal), [12.0, 8.0, 11.0, 12.0], -103.0)
+    found, turned = hand(right, wrong), hand(wrong, right)
+    assert found is not None
+    assert turned is not None
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-3.0)))
+    assert (found.n_first, found.n_second, found.z) == (3, 1, pytest.approx((3 - 1) / 2))
+    assert (turned.probability, turned.z) == (pytest.approx(1 - found.probability), pytest.approx(-found.z))
+    for one in (found, turned):
+        assert "hand: right with probability 0.95" in _hand_line(one)
+        assert "z = +1.0" in _hand_line(one)
+    assert hand(right, right) is None

@@ -6,7 +6,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from pendel.infer.hmc import EVERY, sample_nuts
+from pendel.infer.chain_loop import EVERY
+from pendel.infer.hmc import sample_nuts
 from pendel.infer.map import fit_map
 from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.whitening import SPREAD_WIDTH, whitened

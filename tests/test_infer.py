@@ -11,13 +11,20 @@ import pytest
 from scipy import stats
 
 from pendel.constants import InputError
+from pendel.infer import map as map_module
 from pendel.infer import objective
 from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.map import fit_map, laplace_draws
-from pendel.infer.normal_matrix import compressed_jacobian, frame_columns, normal_matrix, sites_in_loops
+from pendel.infer.normal_matrix import (
+    compressed_jacobian,
+    frame_columns,
+    normal_diagonal,
+    normal_matrix,
+    sites_in_loops,
+)
 from pendel.infer.svi import fit_svi, pareto_k
 
 FRAMES, PER_FRAME = 12, 8
@@ -89,8 +96,9 @@ def test_map_and_laplace_of_a_linear_model_are_exact(linear_data):
 
 def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
     def fit_both(y):
-        fit = fit_map(linear_model, 0.2, y=y)
+        fit = fit_map(linear_model, 0.2, y=y, spread_rounds=0)
         fit_svi(linear_model, 0.2, y=y, start=fit, key=jax.random.key(0), steps=2)
+        return fit
 
     compiled = []
 
@@ -103,11 +111,43 @@ def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
     try:
         fit_both(linear_data)
         first = len(compiled)
-        fit_both(linear_data[::-1].copy())
+        second = fit_both(linear_data[::-1].copy())
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert first > 0
     assert len(compiled) == first
+    mean, covariance = exact_posterior(linear_data[::-1])
+    assert np.max(np.abs(second.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.05  # of its own data
+
+
+def test_many_globals_reach_the_same_maximum(linear_data, monkeypatch):
+    monkeypatch.setattr(map_module, "MANY_GLOBALS", 0)
+    mean, covariance = exact_posterior(linear_data)
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
+    assert fit.method == "L-BFGS in a diagonal metric"
+    assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
+    np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
+
+
+def test_diagonal_is_the_matrix_s_own():
+    data = ((), {"y": jnp.asarray(1.5 + X)})
+    layout = inspect_model(heavy_model, *data, with_fixed=False)
+    z = 0.1 * jnp.arange(float(layout.size)) / layout.size
+    value, gradient, matrix = normal_matrix(heavy_model, layout, z, {}, *data, frame_columns(layout))
+    same, slope, diagonal = normal_diagonal(heavy_model, layout, z, {}, *data)
+    assert float(same) == pytest.approx(float(value), rel=1e-12)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-8, atol=1e-8)
+    ratio = np.asarray(diagonal) / np.diag(matrix)
+    assert np.all((ratio > 0.25) & (ratio < 3))  # sixteen probes know each within a third
+    assert np.mean(ratio) == pytest.approx(1, abs=0.3)
+
+
+def test_a_near_start_needs_no_matrix_before_the_end(linear_data):
+    mean, covariance = exact_posterior(linear_data)
+    precision = 0.7 * np.linalg.inv(covariance[:1, :1])
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, near=precision, start={"slope": jnp.asarray(1.0)})
+    assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
+    np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
 
 
 def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):

@@ -11,7 +11,11 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
+import pendel
+from pendel.datasets import example
 from pendel.infer.posterior import Posterior, derive, predict, prior_draws, to_datatree
+from pendel.load_model import diffraction_theory
+from pendel.outputs import refined_structure
 
 X = jnp.linspace(0.0, 1.0, 30)
 OBSERVED = (2.0 * X + 0.1,)
@@ -117,3 +121,22 @@ def test_a_failed_write_leaves_nothing(posterior, tmp_path: Path):
     with pytest.raises(OSError, match="directory"):
         posterior.save(tmp_path / "posterior.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
+
+
+def test_a_refined_occupancy_reaches_the_structure():
+    crystal = pendel.read_crystal(example().structure)
+    draws = np.repeat(np.asarray(crystal.u_aniso)[None], 3, axis=0)
+    occupancy = np.array([[1.0, 0.80], [1.0, 0.85], [1.0, 0.90]])
+    derived = {"fract": np.repeat(np.asarray(crystal.fract)[None], 3, axis=0), "U_aniso": draws, "occupancy": occupancy}
+    refined = refined_structure(crystal, {name: values[1] for name, values in derived.items()}, derived)
+    np.testing.assert_array_equal(refined.crystal.occupancy, [1.0, 0.85])
+    np.testing.assert_allclose(refined.occupancy_su, [0.0, 0.05])
+    del derived["occupancy"]
+    fixed = refined_structure(crystal, {name: values[1] for name, values in derived.items()}, derived)
+    np.testing.assert_array_equal(fixed.crystal.occupancy, crystal.occupancy)
+    np.testing.assert_array_equal(fixed.occupancy_su, [0.0, 0.0])
+
+
+def test_models_say_by_which_theory_they_scatter():
+    assert diffraction_theory("kinematic") == "kinematical"
+    assert diffraction_theory("robust") == "dynamical"

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import gemmi
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pendel
+from pendel import coarse, fitting
 from pendel.cli import app
 from pendel.compare import read_run
 from pendel.datasets import example
@@ -239,6 +241,57 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert " of " in compared.stdout  # units with an unreliable estimate
     with pytest.raises(pendel.InputError, match="different: seed"):
         pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
+
+
+@pytest.mark.parametrize("sample", ["nuts", "mclmc"])
+def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
+    (tmp_path / "kinematic.py").write_text(KINEMATIC)
+    short = partial(fitting.SAMPLERS[sample], chains=2, warmup=30, draws=40)
+    monkeypatch.setitem(fitting.SAMPLERS, sample, short)
+    settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer=sample, **SMALL)
+    out = tmp_path / "run"
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == (sample, 2, 80)
+    assert summary["max_r_hat"] > 0.9
+    assert 1 < summary["min_ess_bulk"] < 500
+    assert summary["n_divergent"] is not None
+    assert summary["n_gradients"] > summary["n_gradients_warmup"] > 0
+    tree = pendel.Posterior.load(out / "posterior.nc").data
+    assert dict(tree["posterior"]["fract"].sizes) == {"chain": 2, "draw": 40, "site": 2, "axis": 3}
+    assert dict(tree["sample_stats"]["lp"].sizes) == {"chain": 2, "draw": 40}
+    mean = tree["posterior"]["fract"].mean(("chain", "draw"))
+    np.testing.assert_allclose(mean, outcome.refined.crystal.fract, atol=1e-3)
+    # The log likelihood stands at the draws it belongs to: recomputed for the last draw of the second chain.
+    scale = tree["posterior"]["log_scale"].isel(chain=1, draw=-1)
+    assert tree["log_likelihood"]["draw"].values[-1] == 39
+    assert scale["draw"] == 39
+    assert len(read_run(out).frame.units) == summary["n_frames"]
+
+
+@pytest.mark.parametrize("with_tilts", [True, False])
+def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monkeypatch, with_tilts):
+    """Also for a model without a thickness or a tilt of every frame, which the scan finds all the same."""
+    source = KINEMATIC
+    if not with_tilts:
+        kept = [line for line in source.splitlines() if '"tilt"' not in line and "thickness" not in line]
+        source = "\n".join(kept).replace("log_scale + tilt.sum(1)", "log_scale") + "\n"
+    (tmp_path / "model.py").write_text(source)
+    monkeypatch.setattr(coarse, "WORTH", 0.0)
+    settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **{**SMALL, "frames": ":20"})
+    out = tmp_path / "run"
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    record = json.loads((out / "run.json").read_text())
+    assert record["coarse"] == {"every": 2, "sg_max": 0.002}
+    assert {"coarse", "start", "map"} <= set(record["stages"])
+    assert outcome.summary["converged"]
+    few, start = (np.load(out / f"stage_{stage}.npz") for stage in ("coarse", "start"))
+    np.testing.assert_array_equal(start["values/displacement"], few["values/displacement"])
+    np.testing.assert_array_equal(start["values/log_scale"][::2], few["values/log_scale"])
+    assert len(start["values/log_scale"]) == outcome.summary["n_frames"]
+    monkeypatch.setattr(coarse, "WORTH", 1e15)
+    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings)
+    assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
 
 
 def check_files(out: Path, outcome: pendel.Outcome) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.crystal import Crystal
-from pendel.estimate import NOMINAL_THICKNESS, operations
+from pendel.estimate import operations
 from pendel.experiment import thin
 from pendel.infer.map import MapFit
 from pendel.infer.posterior import derive
@@ -42,8 +42,7 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) 
     """Few frames and beams of a problem that is expensive to simulate; None where it is cheap."""
     fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
     every = fewest // FRAMES
-    cost = sum(operations(problem.crystal, plan, NOMINAL_THICKNESS) for plan in plans)
-    if cost < WORTH or every < 2:
+    if sum(operations(plan) for plan in plans) < WORTH or every < 2:
         return None
     few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)
     used = problem.used

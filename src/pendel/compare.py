@@ -23,7 +23,7 @@ from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What a run folder says that can be compared."""
 
@@ -162,10 +162,12 @@ def _unreliable(loo: Loo) -> str:
 
 
 def _hand_line(found: Hand) -> str:
-    right, share = (found.first, found.probability) if found.log_evidence > 0 else (found.second, 1 - found.probability)
+    is_first = found.log_evidence > 0
+    right, share = (found.first, found.probability) if is_first else (found.second, 1 - found.probability)
+    z = found.z if is_first else -found.z
     return (
         f"hand: {right} with probability {share:.6g} (log evidence {abs(found.log_evidence):.1f} higher, Laplace); "
-        f"z = {abs(found.z):.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
+        f"z = {z:+.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
         f"{found.second}"
     )
 

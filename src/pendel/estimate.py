@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
 FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
 BASE_BYTES = 6e8  # of Python, JAX and compiled programs
 NOMINAL_THICKNESS = 800.0  # Å, as good a guess as any before a thickness is known
+DRAWS = 40, 400  # of which intensities are calculated, at least and at most
+DRAWS_OPERATIONS = 2e12  # what all of them together may cost
 SHARE = 0.8  # of the machine's memory
 
 
@@ -64,11 +66,15 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
     )
 
 
-def operations(crystal: Crystal, plan: Plan, thickness: float) -> float:
-    """Floating point operations of one simulation at a thickness [Å]."""
-    radii = largest_radius(crystal, plan, beam_axis_row(jnp.zeros((plan.frames, 2))))
-    groups = zip(plan.groups, radii, strict=True)
-    return sum(_group(group, radius, plan, thickness).operations for group, radius in groups)
+def operations(plan: Plan, thickness: float = NOMINAL_THICKNESS) -> float:
+    """Floating point operations of one simulation at a thickness [Å], at most, by the plan's steps."""
+    share = min(thickness / dict(plan.settings)["thickness_max"], 1.0)
+    return sum(_operations(group, share * plan.max_steps) for group in plan.groups)
+
+
+def affordable_draws(plans: Iterable[Plan]) -> int:
+    """Draws at which intensities can be calculated in about a minute, within DRAWS."""
+    return int(np.clip(DRAWS_OPERATIONS / sum(operations(plan) for plan in plans), *DRAWS))
 
 
 def memory_bytes(crystal: Crystal, plan: Plan) -> float:
@@ -128,9 +134,6 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
     segments, beams = group.hkl.shape[:2]
     tilts = group.matrix.shape[1]
     steps = int(expansion_length(jnp.asarray(radius * thickness), plan.dtype))
-    per_segment = 8.0 * beams**2 * tilts * steps
-    if group.propagator == "eigen":
-        per_segment = 100.0 * beams**3 * tilts
     return GroupCost(
         segments=segments,
         beams=beams,
@@ -138,8 +141,14 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
         propagator=group.propagator,
         radius=radius,
         steps=0 if group.propagator == "eigen" else steps,
-        operations=per_segment * segments,
+        operations=_operations(group, steps),
     )
+
+
+def _operations(group, steps: float) -> float:
+    segments, beams = group.hkl.shape[:2]
+    tilts = group.matrix.shape[1]
+    return segments * tilts * (100.0 * beams**3 if group.propagator == "eigen" else 8.0 * beams**2 * steps)
 
 
 def _speed(group: GroupCost, dtype: str) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pendel.coarse import PRECISION, Coarse, fitted_crystal, fitted_values, globals_precision, handed_over
 from pendel.constants import Array
-from pendel.estimate import within_memory
+from pendel.estimate import affordable_draws, within_memory
 from pendel.evaluate import suffix
 from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
@@ -26,6 +26,7 @@ from pendel.simulate.shard import shard_plan
 from pendel.stages import Chosen, Guided
 from pendel.start import find_start, tilt_moves
 
+K_DRAWS = 200  # of the guide, for its Pareto k
 SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -63,7 +64,7 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     fit = fit_structure(few, (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans)))), start)
 
     all_beams = dataclasses.replace(few, settings=run.settings)
-    near = Chosen(values={**fit.values, PRECISION: globals_precision(fit)}, basins=start.basins)
+    near = Chosen(values={**start.values, **fit.values, PRECISION: globals_precision(fit)}, basins=start.basins)
     plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
     fit = fit_structure(all_beams, args, near)
@@ -75,14 +76,17 @@ def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
     return within_memory(run.problem.crystal, plans, run.settings.memory)
 
 
-def scan_start(run: Run, plans: tuple[Plan, ...], rough: Chosen | None = None, coarse: Coarse | None = None) -> Chosen:
-    """A scan; after a coarse fit with the structure that it found."""
-    if rough is None or coarse is None:
-        found = find_start(run.problem.crystal, run.datasets(plans), progress=run.progress)
-        return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
-    crystal = fitted_crystal(run.problem.crystal, rough.values)
+def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | None = None) -> Chosen:
+    """A scan, with the structure in `fitted` values where there are some."""
+    crystal = fitted_crystal(run.problem.crystal, fitted or {})
     found = find_start(crystal, run.datasets(plans), progress=run.progress)
-    return Chosen(values=handed_over(rough.values, found.values[0], coarse.every), basins=np.asarray(found.basins))
+    return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+
+
+def scan_again(run: Run, plans: tuple[Plan, ...], rough: Chosen, every: int) -> Chosen:
+    """A scan of all frames after a coarse fit of every `every`-th one."""
+    start = scan_start(run, plans, rough.values)
+    return dataclasses.replace(start, values=handed_over(rough.values, start.values, every))
 
 
 def fit_structure(run: Run, args: tuple, start: Chosen) -> MapFit:
@@ -123,7 +127,8 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
         progress=run.progress,
         **run.observations(),
     )
-    k = pareto_k(run.model, *args, fit=found, key=run.key(4), **run.observations())
+    draws = min(K_DRAWS, affordable_draws(plan for _, plan in args[1]))
+    k = pareto_k(run.model, *args, fit=found, key=run.key(4), draws=draws, **run.observations())
     return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), pareto_k=k)
 
 

@@ -44,6 +44,11 @@ def with_thickness(model: Callable, kind: str | None) -> Callable:
     return partial(model, thickness=kind)
 
 
+def diffraction_theory(name_or_path: str) -> str:
+    """What a model says of itself in DIFFRACTION_THEORY, in words of the CIF dictionary; else "dynamical"."""
+    return getattr(_module(name_or_path), "DIFFRACTION_THEORY", "dynamical")
+
+
 def model_file(name_or_path: str) -> Path:
     """The source file of a model, e.g. to record its hash."""
     return Path(str(_module(name_or_path).__file__))

@@ -12,11 +12,12 @@ from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.crystal import Crystal, u_equivalent
-from pendel.estimate import NOMINAL_THICKNESS, operations
+from pendel.estimate import affordable_draws
 from pendel.evaluate import klar_agreement, own_agreement, suffix
 from pendel.infer.posterior import Posterior, Predicted, by_chain, derive, predict, prior_draws
 from pendel.io.write import write_reflections
 from pendel.io.write_cif import write_refined_cif
+from pendel.load_model import diffraction_theory
 from pendel.posterior_groups import posterior_tree
 from pendel.problem import Problem, Settings
 from pendel.report.chains import chain_quality
@@ -25,9 +26,7 @@ from pendel.run_folder import RunFolder, attempt
 from pendel.simulate import Plan
 
 DRAWS = 1000  # of the parameters: cheap
-PREDICTED_DRAWS = 40, 400  # at least and at most, of them those at which every intensity is calculated
-PREDICTED_OPERATIONS = 2e12  # what all of them together may cost
-INTERIM_DRAWS = 16  # likewise, when another stage follows
+INTERIM_DRAWS = 16  # of them, those at which every intensity is calculated when another stage follows
 PRIOR_DRAWS = 200
 ROUNDING = 1e-10  # numbers and deviations below it are zero
 HEAVY = ("calculated", "intensity")  # sites that need the simulator
@@ -59,6 +58,7 @@ class Refined:
     fract_su: Float[Array, "sites 3"]
     u_aniso_su: Float[Array, "sites 3 3"]
     u_equivalent_su: Float[Array, "sites"]
+    occupancy_su: Float[Array, "sites"]
 
 
 def write_stage(
@@ -82,7 +82,7 @@ def write_stage(
     derived = {name: values[1:] for name, values in everything.items()}
     draws = len(next(iter(result.draws.values())))
     length = draws // result.chains
-    count = -(-(_predicted_draws(problem.crystal, plans) if result.is_last else INTERIM_DRAWS) // result.chains)
+    count = -(-(affordable_draws(plans) if result.is_last else INTERIM_DRAWS) // result.chains)
     rows = np.linspace(0, length - 1, min(count, length)).astype(int)
     everywhere = np.add.outer(length * np.arange(result.chains), rows).ravel()
     at_point, predicted = _predict(model, args, problem, result, everywhere, settings.seed, progress)
@@ -93,6 +93,7 @@ def write_stage(
         **_agreements(problem, calculated, klar, missing),
         **_thickness(derived, len(plans)),
         **_sampling(result),
+        **{"theory": diffraction_theory(settings.model)},
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
         **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": draws, "n_chains": result.chains},
         **result.facts,
@@ -119,6 +120,7 @@ def write_stage(
         fract_su=refined.fract_su,
         u_aniso_su=refined.u_aniso_su,
         u_equivalent_su=refined.u_equivalent_su,
+        occupancy_su=refined.occupancy_su,
         experiments=problem.experiments,
         results=summary,
     )
@@ -132,21 +134,19 @@ def refined_structure(crystal: Crystal, centre: Mapping[str, Array], derived: Ma
     """Sites as they are at one point; standard uncertainties are standard deviations of the draws.
 
     Args:
-        centre: `fract` and `U_aniso` [Å²] at the point. derived: the same at every draw.
+        centre: `fract`, `U_aniso` [Å²] and perhaps `occupancy` at the point. derived: the same at every draw.
     """
     spheres = np.asarray(u_equivalent(jnp.asarray(derived["U_aniso"]), crystal.cell))
     fract = np.where(np.abs(centre["fract"]) < ROUNDING, 0.0, centre["fract"])
     return Refined(
-        crystal=dataclasses.replace(crystal, fract=fract, u_aniso=centre["U_aniso"]),
+        crystal=dataclasses.replace(
+            crystal, fract=fract, u_aniso=centre["U_aniso"], occupancy=centre.get("occupancy", crystal.occupancy)
+        ),
         fract_su=_deviation(derived["fract"]),
         u_aniso_su=_deviation(derived["U_aniso"]),
         u_equivalent_su=_deviation(spheres),
+        occupancy_su=_deviation(derived["occupancy"]) if "occupancy" in derived else np.zeros(len(crystal.labels)),
     )
-
-
-def _predicted_draws(crystal: Crystal, plans: tuple[Plan, ...]) -> int:
-    cost = sum(operations(crystal, plan, NOMINAL_THICKNESS) for plan in plans)
-    return int(np.clip(PREDICTED_OPERATIONS / cost, *PREDICTED_DRAWS))
 
 
 def _stacked(result: StageResult, rows: slice | Array) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pendel.fitting import (
     guided_result,
     laplace_result,
     sample_chains,
+    scan_again,
     scan_start,
     write_result,
 )
@@ -109,11 +111,13 @@ def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
 def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
     """Coarse fit where it pays, start, MAP and SVI; completed ones come from the folder."""
     coarse = coarse_problem(run.problem, plans, run.settings)
-    rough = None
-    if coarse is not None:
+    if coarse is None:
+        scan = partial(scan_start, run, plans)
+    else:
         rough = _resumed(run, "coarse", lambda: fit_coarse(run, coarse), pack_start, unpack_start, clock)
         run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
-    start = _resumed(run, "start", lambda: scan_start(run, plans, rough, coarse), pack_start, unpack_start, clock)
+        scan = partial(scan_again, run, plans, rough, coarse.every)
+    start = _resumed(run, "start", scan, pack_start, unpack_start, clock)
     plans = final_plans(run.problem, run.settings, start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}

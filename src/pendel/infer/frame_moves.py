@@ -100,16 +100,17 @@ def moved_frames(
     def climb(start):
         return _scoring(scores, start, lambda trial: scores.score(trial, z, prior, fixed, data), steps)
 
+    tell = tell or (lambda done, total: None)
     best, record = climb(z)
+    tell(1, float(np.sum(record)))
     for number, move in enumerate(moves):
-        if tell is not None:
-            tell(number + 1, float(np.sum(record)))
         values = scores.layout.split(z)
         shifted = {site: values[site] + change for site, change in move.items() if site in values}
         trial, found = climb(scores.layout.join({**values, **shifted}))
         better = found > record + LEAST_GAIN
         best = jnp.where(_by_element(scores.layout, better), trial, best)
         record = np.where(better, found, record)
+        tell(number + 2, float(np.sum(record)))
     return best
 
 

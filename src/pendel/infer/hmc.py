@@ -1,37 +1,33 @@
 """Hamiltonian Monte Carlo over every dimension of a model, in the coordinates of `pendel.infer.whitening`.
 
 Nothing is held at its MAP value: the spreads of hierarchies, which MAP holds, are sampled too. NumPyro's NUTS does the
-sampling; this module hands it the density, keeps its state so that a killed run goes on where it was, and counts
-gradients.
+sampling; this module hands it the density and counts gradients.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from numpyro.infer import NUTS
 
 from pendel.constants import Array
-from pendel.infer.keeper import Keeper, packed_state, unpacked_state
+from pendel.infer.chain_loop import run_chains
+from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit, Progress
-from pendel.infer.whitening import Whitened, whitened
+from pendel.infer.whitening import whitened
 
 WARMUP, DRAWS, CHAINS = 250, 400, 4
 TARGET = 0.8  # acceptance
 DEEPEST = 6  # tree: at most 63 leapfrog steps a draw
-EVERY = 25  # steps between two checkpoints
-STATISTICS = ("diverging", "accept_prob", "energy", "num_steps", "potential_energy")
+STATISTICS = ("diverging", "acceptance_rate", "energy", "n_steps", "lp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
     """Draws of a Markov chain Monte Carlo run.
 
-    `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: of every draw [chain draw];
+    `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: STATISTICS of them [chain draw];
     `gradients`: evaluations, those of the warm-up included.
     """
 
@@ -59,7 +55,7 @@ def sample_nuts(
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
-        start: a MAP fit; its covariance whitens the coordinates.
+        start: a MAP fit, around which the coordinates are made.
         key: random key.
         chains, warmup, draws: number of chains, and of steps of each before and after adaptation ends.
         keeper: holds the state of an unfinished run, which is continued exactly.
@@ -67,11 +63,7 @@ def sample_nuts(
     """
     space = whitened(model, args, kwargs, start)
     kernel = NUTS(potential_fn=space.potential, target_accept_prob=TARGET, max_tree_depth=DEEPEST)
-    size, total = space.size, warmup + draws
-    points = np.zeros((chains, total, size))
-    found = {name: np.zeros((chains, total)) for name in STATISTICS}
-    state, began = None, 0
-    kept = keeper.load() if keeper is not None else None
+    size = space.size
 
     @jax.jit
     def initial(chain):
@@ -79,47 +71,34 @@ def sample_nuts(
         y = jax.random.normal(first, (size,))
         return kernel.init(jax.random.key_data(second), warmup, y, (), {})
 
-    structure = jax.tree.structure(jax.eval_shape(lambda: initial(0)))
-    step = jax.jit(lambda state: kernel.sample(state, (), {}))
-    if kept is not None:
-        began, points = int(kept["done"]), np.array(kept["points"])
-        found = {name: np.array(kept[name]) for name in STATISTICS}
-        state = unpacked_state(structure, kept)
-    clock = time.monotonic()
-    for count in range(began, chains * total):
-        chain, number = divmod(count, total)
-        if number == 0:
-            state = initial(chain)
-        state = step(state)
-        points[chain, number] = np.asarray(state.z)
-        for name in STATISTICS:
-            found[name][chain, number] = float(getattr(state, name))
-        if keeper is not None and (count + 1) % EVERY == 0:
-            keeper.save({"done": np.asarray(count + 1), "points": points, **found, **packed_state(state)})
-        if progress is not None:
-            info = {
-                "chain": chain + 1.0,
-                "log_density": -float(state.potential_energy),
-                "leapfrog": float(state.num_steps),
-                "divergent": float(found["diverging"][:, warmup:].sum()),
-                "seconds": time.monotonic() - clock,
-            }
-            progress("nuts", count + 1, chains * total, info)
-    return _sampled(space, points, found, warmup)
+    jax.eval_shape(initial, 0)  # a resumed kernel must know its functions, too
 
+    @jax.jit
+    def advance(state, chain, step):
+        del chain, step  # the state has its own random key
+        state = kernel.sample(state, (), {})
+        numbers = {
+            "diverging": state.diverging,
+            "acceptance_rate": state.accept_prob,
+            "energy": state.energy,
+            "n_steps": state.num_steps,
+            "lp": -state.potential_energy,
+        }
+        return state, state.z, numbers
 
-def _sampled(space: Whitened, points, found, warmup: int) -> Sampled:
-    chains, total, size = points.shape
-    values = space.constrained(jnp.asarray(points[:, warmup:].reshape(-1, size)))
+    points, found = run_chains(
+        "nuts",
+        initial,
+        advance,
+        shape=(chains, warmup + draws, size),
+        statistics=STATISTICS,
+        keeper=keeper,
+        progress=progress,
+    )
+    gradients = found["n_steps"]
     return Sampled(
-        draws={name: np.asarray(x).reshape(chains, total - warmup, *np.shape(x)[1:]) for name, x in values.items()},
-        statistics={
-            "diverging": found["diverging"][:, warmup:] > 0,
-            "acceptance_rate": found["accept_prob"][:, warmup:],
-            "energy": found["energy"][:, warmup:],
-            "n_steps": found["num_steps"][:, warmup:],
-            "lp": -found["potential_energy"][:, warmup:],
-        },
-        gradients=int(found["num_steps"].sum()),
-        warmup_gradients=int(found["num_steps"][:, :warmup].sum()),
+        draws=space.constrained_chains(points[:, warmup:]),
+        statistics={name: value[:, warmup:] for name, value in found.items()},
+        gradients=int(gradients.sum()),
+        warmup_gradients=int(gradients[:, :warmup].sum()),
     )

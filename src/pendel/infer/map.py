@@ -194,7 +194,7 @@ def laplace_evidence(fit: MapFit) -> float:
 class _Optimum:
     z: Float[Array, " n"]
     potential: float
-    matrix: Float[Array, "n n"]
+    matrix: Float[Array, "n n"] | Float[Array, " n"]  # a diagonal for many globals
     steps: int
     converged: bool
 

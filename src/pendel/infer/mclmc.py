@@ -6,22 +6,22 @@ samples exact. BlackJAX does the sampling and finds step size and length.
 Source: Robnik, De Luca, Silverstein & Seljak, J. Mach. Learn. Res. 24, 1 (2023); arXiv:2503.01707 for the adjustment.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pendel.constants import Array
-from pendel.infer.hmc import CHAINS, DRAWS, EVERY, WARMUP, Sampled
-from pendel.infer.keeper import Keeper, packed_state, unpacked_state
+from pendel.infer.chain_loop import run_chains
+from pendel.infer.hmc import CHAINS, DRAWS, STATISTICS, WARMUP, Sampled
+from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit, Progress
 from pendel.infer.whitening import whitened
 
 TARGET = 0.8  # acceptance
 STEPS = 4.0  # of the integrator in a trajectory, on average
+TUNING = "tuning"  # gradients of a chain's adaptation, the same at every step
 GRADIENTS_PER_STEP = 2  # of McLachlan's integrator
 
 
@@ -65,10 +65,10 @@ def sample_mclmc(
     def initial(chain):
         first, second, third = jax.random.split(jax.random.fold_in(key, chain), 3)
         state = init(jax.random.normal(first, (size,)), log_density, jax.random.key_data(second))
-        return adjusted_mclmc_find_L_and_step_size(
+        state, parameters, tuned = adjusted_mclmc_find_L_and_step_size(
             adapting,
             log_density,
-            10 * warmup,  # of which the two parts of the adaptation take a tenth each
+            10 * warmup,  # of which the two parts of the adaptation take a twentieth each
             state,
             jax.random.key_data(third),
             target=TARGET,
@@ -76,59 +76,43 @@ def sample_mclmc(
             frac_tune2=0.05,
             target_num_integration_steps=STEPS,
         )
+        return state, parameters, GRADIENTS_PER_STEP * tuned
 
     @jax.jit
-    def advance(state, parameters, chain, number):
-        noise = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 1000), chain), number)
-        average = parameters.L / parameters.step_size
-        return adapting(
+    def advance(current, chain, step):
+        state, parameters, tuned = current
+        noise = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 1000), chain), step)
+        state, information = adapting(
             jax.random.key_data(noise),
             state,
             log_density,
             parameters.step_size,
             parameters.inverse_mass_matrix,
-            (average,),
+            (parameters.L / parameters.step_size,),
         )
+        numbers = {
+            "diverging": information.is_divergent,
+            "acceptance_rate": information.acceptance_rate,
+            "energy": information.energy,
+            "n_steps": GRADIENTS_PER_STEP * information.num_integration_steps,
+            "lp": state.logdensity,
+            TUNING: tuned,
+        }
+        return (state, parameters, tuned), state.position, numbers
 
-    names = ("diverging", "acceptance_rate", "energy", "n_steps", "lp")
-    points, found = np.zeros((chains, draws, size)), {name: np.zeros((chains, draws)) for name in names}
-    tuning, began = np.zeros(chains), 0
-    current: Any = None
-    kept = keeper.load() if keeper is not None else None
-    if kept is not None:
-        structure = jax.tree.structure(jax.eval_shape(initial, 0)[:2])
-        began, points, tuning = int(kept["done"]), np.array(kept["points"]), np.array(kept["tuning"])
-        found = {name: np.array(kept[name]) for name in names}
-        current = unpacked_state(structure, kept)
-    clock = time.monotonic()
-    for count in range(began, chains * draws):
-        chain, number = divmod(count, draws)
-        if number == 0:
-            *current, steps = initial(chain)
-            tuning[chain] = float(steps)
-        state, parameters = current
-        state, information = advance(state, parameters, chain, number)
-        current = state, parameters
-        points[chain, number] = np.asarray(state.position)
-        values = (
-            information.is_divergent,
-            information.acceptance_rate,
-            information.energy,
-            GRADIENTS_PER_STEP * information.num_integration_steps,
-            state.logdensity,
-        )
-        for name, value in zip(names, values, strict=True):
-            found[name][chain, number] = float(value)
-        if keeper is not None and (count + 1) % EVERY == 0:
-            arrays = {"done": np.asarray(count + 1), "points": points, "tuning": tuning, **found}
-            keeper.save({**arrays, **packed_state(tuple(current))})
-        if progress is not None:
-            info = {"chain": chain + 1.0, "log_density": float(state.logdensity), "seconds": time.monotonic() - clock}
-            progress("mclmc", count + 1, chains * draws, info)
-    sites = space.constrained(jnp.asarray(points.reshape(-1, size)))
+    points, found = run_chains(
+        "mclmc",
+        initial,
+        advance,
+        shape=(chains, draws, size),
+        statistics=(*STATISTICS, TUNING),
+        keeper=keeper,
+        progress=progress,
+    )
+    tuning = int(found.pop(TUNING)[:, 0].sum())
     return Sampled(
-        draws={name: np.asarray(x).reshape(chains, draws, *np.shape(x)[1:]) for name, x in sites.items()},
-        statistics={**found, "diverging": found["diverging"] > 0},
-        gradients=int(found["n_steps"].sum() + GRADIENTS_PER_STEP * tuning.sum()),
-        warmup_gradients=int(GRADIENTS_PER_STEP * tuning.sum()),
+        draws=space.constrained_chains(points),
+        statistics=dict(found),
+        gradients=int(found["n_steps"].sum()) + tuning,
+        warmup_gradients=tuning,
     )

@@ -76,6 +76,7 @@ def fit_svi(
     average = parameters = jax.tree.map(jnp.asarray, guide.start)
     state = optimiser.init(parameters)
     structure = jax.tree.structure((parameters, state, average))
+    arrays = guide.arrays()
     losses: list[float] = []
     began, first_averaged = time.monotonic(), int((1 - AVERAGED) * steps)
     unfinished = keeper.load() if keeper is not None else None
@@ -83,7 +84,7 @@ def fit_svi(
         parameters, state, average = unpacked_state(structure, unfinished)
         losses = [float(loss) for loss in unfinished["losses"]]
     for step in range(len(losses), steps):
-        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), guide.arrays(), data)
+        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, data)
         losses.append(float(loss))
         counted = max(step - first_averaged, 0) + 1
         average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023

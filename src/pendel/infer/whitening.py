@@ -42,9 +42,9 @@ class Whitened:
     potential: Callable[[Float[Array, " n"]], Float[Array, ""]]
     values: Callable[[Float[Array, " n"]], dict[str, Array]]  # constrained, of one y
 
-    def constrained(self, y: Float[Array, "draws n"]) -> dict[str, Array]:
-        """Constrained site values of many y."""
-        return jax.lax.map(self.values, jnp.asarray(y))
+    def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
+        """Constrained site values [chain draw ...] of the points of Markov chains."""
+        return jax.lax.map(lambda chain: jax.lax.map(self.values, chain), jnp.asarray(y))
 
 
 def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:

@@ -43,8 +43,8 @@ def write_refined_cif(
     refinement fixes a value, which is then written without one. u_equivalent_su: of U_eq; without it, it is propagated
     from u_aniso_su as if the six U_ij were independent.
     results: the run's summary. Used are r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters, model, stage,
-    thickness_mean_angstrom and thickness_su_angstrom (written in nanometres, the unit of the dictionary); what is
-    missing is left out. The file is replaced whole. Raises InputError when it cannot be written.
+    theory, thickness_mean_angstrom and thickness_su_angstrom (written in nanometres, the unit of the dictionary); what
+    is missing is left out. The file is replaced whole. Raises InputError when it cannot be written.
     """
     document = gemmi.cif.Document()
     block = document.add_new_block(block_name(crystal.name))
@@ -139,8 +139,10 @@ def _add_measurement(block: gemmi.cif.Block, experiments: Sequence[Experiment]) 
 
 
 def _add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
-    _set(block, "_refine.diffraction_theory", "dynamical")
-    program = "Bloch-wave calculation, rocking curves integrated over each frame"
+    theory = str(results.get("theory", "dynamical"))
+    _set(block, "_refine.diffraction_theory", theory)
+    program = "Bloch-wave calculation" if theory == "dynamical" else "single scattering"
+    program += ", rocking curves integrated over each frame"
     made_by = [f"{key} {results[key]}" for key in ("model", "stage") if key in results]
     _set(block, "_refine.diffraction_theory_details", "; ".join([program, *made_by]))
     thickness = _number(results, "thickness_mean_angstrom")
