@@ -106,6 +106,7 @@ def test_only_free_numbers_are_compared(truth):
         fract_su=np.full((2, 3), 1e-3),
         u_aniso_su=np.full((2, 3, 3), 1e-3),
         u_equivalent_su=np.full(2, 1e-3),
+        occupancy_su=np.zeros(2),
     )
     rows = demo_rows(example(), sure)
     assert len(rows) == 14
