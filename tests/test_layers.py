@@ -10,12 +10,12 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LAYERS = [
     {"constants"},
     {"symmetry", "cell", "crystal_checks", "crystal", "experiment"},
-    {"io", "simulate", "thickness", "profile", "parameters", "likelihood"},
+    {"io", "bonds", "simulate", "thickness", "profile", "parameters", "likelihood"},
     {"infer"},
     {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "processes", "synthetic"},
     {"report"},
-    {"evaluate", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "fitting", "refine"},
-    {"converge", "compare", "datasets", "progress", "sanity", "cli"},
+    {"evaluate", "rocking", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "fitting", "refine"},
+    {"converge", "compare", "datasets", "published", "progress", "sanity", "cli_data", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in (SOURCE / "pendel").rglob("*.py") if path != SOURCE / "pendel" / "__init__.py")

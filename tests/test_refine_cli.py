@@ -49,7 +49,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
             infer={"plate": "frames", "frame": experiment.frame_index},
         )
 """
-FILES = {"summary.json", "posterior.nc", "refined.cif", "reflections.csv", "run.json"}
+FILES = {"summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "run.json"}
 SMALL = {"frames": "::11", "g_max": 0.9, "sg_max": 0.004, "tilts": 5}
 
 
@@ -267,6 +267,9 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
     assert tree["log_likelihood"]["draw"].values[-1] == 39
     assert scale["draw"] == 39
     assert len(read_run(out).frame.units) == summary["n_frames"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"largest R-hat {summary['max_r_hat']:.3f}" in page
+    assert "ranks of u_iso, chain by chain" in page
 
 
 @pytest.mark.parametrize("with_tilts", [True, False])
@@ -294,8 +297,37 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monke
     assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
 
 
+def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
+    (tmp_path / "kinematic.py").write_text(KINEMATIC)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    options += ["--model", tmp_path / "kinematic.py", "--infer", "map"]
+    code, lines = run("refine", *inputs, "--out", tmp_path / "run", *options, "--progress", "json")
+    assert code == 0
+    steps = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+    assert {"start", "map", "predict", "map done"} <= {step["stage"] for step in steps}
+    assert all(step["step"] <= step["total"] for step in steps)
+    times = [step["time_s"] for step in steps]
+    assert times == sorted(times)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [step["r_obs_pooled"] for step in steps if step["stage"] == "map done"] == [summary["r_obs_pooled"]]
+
+    page = tmp_path / "run" / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    found = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert found.exit_code == 0
+    assert found.stdout.strip() == str(page)
+    assert page.read_text(encoding="utf-8") == before
+
+    code, quiet = run("refine", *inputs, "--out", tmp_path / "run", *options, "--force", "--progress", "quiet")
+    assert code == 0
+    assert all(line.startswith("note: ") for line in quiet.splitlines())
+    assert "expected auto or quiet or json" in refused(tmp_path / "other", *inputs, "--progress", "loud")
+
+
 def check_files(out: Path, outcome: pendel.Outcome) -> None:
     """Every file agrees with the others."""
+    assert {path.name for path in out.iterdir()} >= FILES | {"report.html"}
     summary = json.loads((out / "summary.json").read_text())
     assert summary["stage"] == "svi"
     keys = {"r_obs_pooled", "wr2_pooled", "r_obs_heldout", "r_obs_mean_klar", "wr2_mean_klar", "r_obs_pooled_klar"}

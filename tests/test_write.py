@@ -262,31 +262,6 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     assert mixed.find_value("_diffrn_measurement.rotation_mode") is None
 
 
-def test_every_data_name_is_in_the_dictionaries(tmp_path, shared, crystal, experiment):
-    known = set()
-    for dictionary in ("cif_core.dic", "cif_ed.dic"):
-        text = (shared / "dictionaries" / dictionary).read_text(encoding="utf-8")
-        known |= {name.lower() for name in re.findall(r"_(?:definition\.id|alias\.definition_id)\s+'(_[^']+)'", text)}
-        known |= {name.lower() for name in re.findall(r"^\s+'(_[^'\s]+)'", text, flags=re.MULTILINE)}
-    path = tmp_path / "refined.cif"
-    rotation = dataclasses.replace(experiment, geometry="rotation", wavelength=0.0197)
-    used = set()
-    for experiments in ([experiment], [rotation], [experiment, rotation]):
-        write_refined_cif(
-            path,
-            crystal,
-            fract_su=np.full((3, 3), 0.001),
-            u_aniso_su=np.full((3, 3, 3), 0.001),
-            occupancy_su=np.full(3, 0.01),
-            experiments=experiments,
-            results=RESULTS | {"n_parameters": 31},
-        )
-        used |= set(re.findall(r"^\s*(_\S+)", path.read_text(), flags=re.MULTILINE))
-    assert len(used) > 40
-    assert not {tag for tag in used if tag.lower() not in known}
-    assert path.read_bytes().isascii()
-
-
 @pytest.mark.parametrize(
     ("name", "expected"), [("a/b c.cif", "a_b_c"), ("quartz.cif_pets", "quartz"), ("Å.cif", "crystal")]
 )

@@ -20,9 +20,10 @@ from pendel.estimate import within_memory
 from pendel.plans import first_plans
 from pendel.problem import Settings, read_problem
 from pendel.processes import is_first, join_processes
-from pendel.progress import TerminalProgress
+from pendel.progress import progress_of
 from pendel.refine import Outcome
 from pendel.refine import refine as run_refinement
+from pendel.report.page import write_page
 from pendel.report.tables import closing_table, comparison_table
 from pendel.run_folder import RECORD
 from pendel.sanity import sanity_report
@@ -53,6 +54,7 @@ EnergyEv = Annotated[float | None, typer.Option(help="beam energy [eV], instead 
 Hydrogen = Annotated[bool, typer.Option("--hydrogen", help="keep hydrogen atoms")]
 Memory = Annotated[float | None, typer.Option(help="GB to use; four fifths of the machine's")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
+Progress = Annotated[str, typer.Option(help="auto, quiet, or json: one object a line on standard error")]
 
 
 @app.command()
@@ -79,6 +81,7 @@ def refine(
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
     distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
+    progress: Progress = "auto",
 ) -> None:
     """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains."""
     settings = Settings(
@@ -103,7 +106,7 @@ def refine(
     with _plain_errors(out):
         if distributed:
             join_processes()
-        _refine_and_print(structure, data, out, settings, force=force)
+        _refine_and_print(structure, data, out, settings, force=force, progress=progress)
 
 
 @app.command()
@@ -199,6 +202,13 @@ def simulate(
 
 
 @app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished stage")]) -> None:
+    """Write report.html again from the files of a run folder; a refinement does so at its end."""
+    with _plain_errors():
+        print(write_page(run))
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs on the same measurements")],
 ) -> None:
@@ -214,11 +224,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
     infer: Annotated[str, typer.Option(help="map, svi, nuts or mclmc")] = "svi",
     seed: Seed = 0,
+    progress: Progress = "auto",
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
     with _plain_errors(out):
         files = example()
-        outcome = _refine_and_print(files.structure, [files.data], out, Settings(infer=infer, seed=seed), force=True)
+        settings = Settings(infer=infer, seed=seed)
+        outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
         Console().print(comparison_table(demo_rows(files, outcome.refined)))
 
 
@@ -229,9 +241,11 @@ def main() -> None:
     typer.main.get_command(app)()
 
 
-def _refine_and_print(structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool) -> Outcome:
-    with TerminalProgress(Console(stderr=True, quiet=not is_first())) as progress:
-        outcome = run_refinement(structure, data, out, settings, force=force, progress=progress)
+def _refine_and_print(
+    structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool, progress: str
+) -> Outcome:
+    with progress_of(progress, Console(stderr=True, quiet=not is_first())) as tell:
+        outcome = run_refinement(structure, data, out, settings, force=force, progress=tell)
     errors, console = Console(stderr=True, quiet=not is_first()), Console(quiet=not is_first())
     for note in outcome.notes:
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.crystal import Crystal
@@ -23,7 +22,6 @@ WORTH = 1e11  # floating point operations of one simulation, about a second of a
 FRAMES = 10  # of the coarse fit, at least
 BEAMS = 0.5  # of sg_max
 
-PRECISION = "precision of the globals"  # name of what the coarse fit knows besides values of sites
 STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
 
 type Values = Mapping[str, Array]
@@ -64,12 +62,6 @@ def fitted_values(model: Callable, crystal: Crystal, datasets: tuple, fit: MapFi
     draws = {name: np.asarray(value)[None] for name, value in fit.values.items()}
     derived = derive(model, (crystal, datasets), draws, leave_out=("calculated", "intensity"))
     return {**fit.values, **{name: derived[name][0] for name in STRUCTURE if name in derived}}
-
-
-def globals_precision(fit: MapFit) -> Float[np.ndarray, "globals globals"]:
-    """Inverse covariance of the global parameters, all frames integrated out."""
-    count = fit.layout.globals
-    return np.linalg.inv(np.asarray(fit.covariance)[:count, :count])
 
 
 def fitted_crystal(crystal: Crystal, values: Values) -> Crystal:

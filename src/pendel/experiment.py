@@ -92,7 +92,7 @@ def unique(experiment: Experiment) -> Experiment:
 
     Virtual frames overlap: the same measurement stands in several of them and is one datum, not several.
     """
-    closeness = _closeness(experiment)
+    closeness = relative_excitation(experiment)
     keys = np.column_stack([experiment.hkl, experiment.intensity, experiment.sigma])
     order = np.lexsort((closeness, *keys.T[::-1]))
     starts = np.flatnonzero(np.r_[True, np.any(np.diff(keys[order], axis=0) != 0, axis=1)])
@@ -115,7 +115,7 @@ def select(
     if rule not in ("nearest", "klar"):
         raise InputError(found=f"selection rule {rule!r}", expected="nearest or klar", do="change --select")
     candidates = unique(experiment) if rule == "nearest" else experiment
-    closeness = _closeness(candidates)
+    closeness = relative_excitation(candidates)
     if rule == "nearest":
         chosen, selection = closeness < 1.0, "nearest"
     else:
@@ -177,8 +177,8 @@ def split(experiment: Experiment, fraction: float, seed: int) -> Bool[Array, "re
     return ~np.isin(which.reshape(-1), left_out)
 
 
-def _closeness(experiment: Experiment) -> Float[Array, "reflections"]:
-    """|S_g| / span; infinite where the frame does not sweep."""
+def relative_excitation(experiment: Experiment) -> Float[Array, "reflections"]:
+    """|S_g| / span at the file's orientation, no unit; infinite where the frame does not sweep."""
     error = np.abs(excitation_error(central_vectors(experiment), experiment.wavelength))
     half_range = span(experiment)
     return np.divide(error, half_range, out=np.full_like(error, np.inf), where=half_range > 0)

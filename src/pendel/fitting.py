@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pendel.coarse import PRECISION, Coarse, fitted_crystal, fitted_values, globals_precision, handed_over
+from pendel.coarse import Coarse, fitted_crystal, fitted_values, handed_over
 from pendel.constants import Array
 from pendel.estimate import affordable_draws, within_memory
 from pendel.evaluate import suffix
@@ -26,6 +26,7 @@ from pendel.simulate.shard import shard_plan
 from pendel.stages import Chosen, Guided
 from pendel.start import find_start, tilt_moves
 
+ROUNDS = 3  # of a fit that begins at a scan
 K_DRAWS = 200  # of the guide, for its Pareto k
 SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -61,15 +62,15 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
     start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
     plans = _within(few, final_plans(few.problem, few.settings, start.values))
-    fit = fit_structure(few, (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans)))), start)
+    args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
+    fit = fit_structure(few, args, start, rounds=1)
 
     all_beams = dataclasses.replace(few, settings=run.settings)
-    near = Chosen(values={**start.values, **fit.values, PRECISION: globals_precision(fit)}, basins=start.basins)
+    near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(all_beams, args, near)
-    values = {**fitted_values(run.model, *args, fit), PRECISION: coarse.every * globals_precision(fit)}
-    return Chosen(values=values, basins=start.basins)
+    fit = fit_structure(all_beams, args, near, rounds=0)
+    return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
 
 
 def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -89,8 +90,11 @@ def scan_again(run: Run, plans: tuple[Plan, ...], rough: Chosen, every: int) -> 
     return dataclasses.replace(start, values=handed_over(rough.values, start.values, every))
 
 
-def fit_structure(run: Run, args: tuple, start: Chosen) -> MapFit:
-    """MAP from the start values; where the model has one number for all frames, it starts at their mean."""
+def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS) -> MapFit:
+    """MAP from the start values; where the model has one number for all frames, it starts at their mean.
+
+    rounds: of larger moves of the frames and of the spreads; none where the start is near the maximum.
+    """
     layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
     shapes = {site.name: site.shape for site in layout.sites}
     values = {
@@ -100,15 +104,14 @@ def fit_structure(run: Run, args: tuple, start: Chosen) -> MapFit:
     }
     spreads = fixed_values(run.model, args, run.observations())
     spreads = {name: start.values.get(name, value) for name, value in spreads.items()}
-    near = start.values.get(PRECISION)
     return fit_map(
         run.model,
         *args,
         start=values,
         spreads=spreads,
-        moves=() if near is not None else tilt_moves(args[1]),
-        near=near,
-        spread_rounds=3 if near is None else 0,
+        moves=tilt_moves(args[1])[:rounds],
+        near=rounds == 0,
+        spread_rounds=rounds,
         progress=run.progress,
         **run.observations(),
     )
@@ -154,7 +157,7 @@ def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
 
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     """What SVI leaves: draws of the guide, and their mean as the point."""
-    point = {name: np.mean(np.asarray(values), axis=0) for name, values in guided.draws.items()}
+    point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
     facts = {
         **_map_facts(fit),
         "svi_steps": len(guided.losses),
@@ -162,14 +165,22 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
         "guide_pareto_k": guided.pareto_k,
         "sd_over_laplace": _sd_over_laplace(run, fit, guided.draws),
     }
-    return StageResult(stage="svi", point=point, draws=guided.draws, facts=facts, is_last=True)
+    return StageResult(
+        stage="svi",
+        point=point,
+        draws=guided.draws,
+        facts=facts,
+        is_last=True,
+        laplace=_global_laplace(run, fit),
+        losses=guided.losses,
+    )
 
 
 def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
     """What a sampler leaves: all chains, and the mean of their draws as the point."""
     chains, length = sampled.statistics["energy"].shape
     draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
-    point = {name: np.mean(values, axis=0) for name, values in draws.items()}
+    point = {name: np.asarray(np.mean(values, axis=0)) for name, values in draws.items()}
     counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
     return StageResult(
         stage=run.settings.infer,
@@ -179,18 +190,23 @@ def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
         is_last=True,
         chains=chains,
         statistics={name: np.ravel(x) for name, x in sampled.statistics.items()},
+        laplace=_global_laplace(run, fit),
     )
 
 
 def _sd_over_laplace(run: Run, fit: MapFit, draws: Mapping[str, Array]) -> dict[str, list[float]]:
     """Smallest and largest ratio of standard deviations to those of the Laplace approximation, by global site."""
-    laplace = laplace_draws(fit, run.key(0), DRAWS)
     ratios = {
-        site.name: np.std(draws[site.name], axis=0) / np.std(laplace[site.name], axis=0)
-        for site in fit.layout.sites
-        if site.plate is None
+        name: np.std(draws[name], axis=0) / np.std(laplace, axis=0)
+        for name, laplace in _global_laplace(run, fit).items()
     }
     return {name: [float(np.min(ratio)), float(np.max(ratio))] for name, ratio in ratios.items() if np.size(ratio)}
+
+
+def _global_laplace(run: Run, fit: MapFit) -> dict[str, Array]:
+    """Laplace draws of the sites that all frames share."""
+    draws = laplace_draws(fit, run.key(0), DRAWS)
+    return {site.name: draws[site.name] for site in fit.layout.sites if site.plate is None}
 
 
 def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tuple[Summary, Refined]:
@@ -206,6 +222,9 @@ def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tupl
         progress=run.progress,
     )
     run.folder.update(results_of=result.stage)
+    if run.progress is not None:
+        found = {name: written[0][name] for name in ("r_obs_pooled", "wr2_pooled")}
+        run.progress(f"{result.stage} done", 1, 1, found)
     return written
 
 

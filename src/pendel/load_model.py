@@ -49,6 +49,12 @@ def diffraction_theory(name_or_path: str) -> str:
     return getattr(_module(name_or_path), "DIFFRACTION_THEORY", "dynamical")
 
 
+def thickness_shape(model: Callable) -> str | None:
+    """The distribution of thickness a model uses, None where it has no choice of one."""
+    parameter = inspect.signature(model).parameters.get("thickness")
+    return parameter.default if parameter else None
+
+
 def model_file(name_or_path: str) -> Path:
     """The source file of a model, e.g. to record its hash."""
     return Path(str(_module(name_or_path).__file__))

@@ -17,17 +17,21 @@ from pendel.evaluate import klar_agreement, own_agreement, suffix
 from pendel.infer.posterior import Posterior, Predicted, by_chain, derive, predict, prior_draws
 from pendel.io.write import write_reflections
 from pendel.io.write_cif import write_refined_cif
-from pendel.load_model import diffraction_theory
+from pendel.io.write_ensemble import write_ensemble_cif
+from pendel.io.write_reflection_loops import Calculated
+from pendel.load_model import diffraction_theory, thickness_shape
 from pendel.posterior_groups import posterior_tree
 from pendel.problem import Problem, Settings
 from pendel.report.chains import chain_quality
 from pendel.report.diagnostics import Agreement
+from pendel.rocking import rocking_curves
 from pendel.run_folder import RunFolder, attempt
 from pendel.simulate import Plan
 
 DRAWS = 1000  # of the parameters: cheap
 INTERIM_DRAWS = 16  # of them, those at which every intensity is calculated when another stage follows
 PRIOR_DRAWS = 200
+CURVE_DRAWS = 20  # of the rocking curves
 ROUNDING = 1e-10  # numbers and deviations below it are zero
 HEAVY = ("calculated", "intensity")  # sites that need the simulator
 
@@ -38,7 +42,8 @@ type Summary = dict[str, Any]
 class StageResult:
     """What inference hands over: a point (one value per latent site), draws, and facts for the summary.
 
-    Draws of several chains stand one after the other; `statistics` of a sampler have the same order.
+    Draws of several chains stand one after the other; `statistics` of a sampler have the same order. `laplace`: draws
+    of the global sites from the Laplace approximation, for comparison; `losses`: of SVI, step by step.
     """
 
     stage: str
@@ -48,6 +53,8 @@ class StageResult:
     is_last: bool
     chains: int = 1
     statistics: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    laplace: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    losses: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,7 @@ def write_stage(
         **_agreements(problem, calculated, klar, missing),
         **_thickness(derived, len(plans)),
         **_sampling(result),
-        **{"theory": diffraction_theory(settings.model)},
+        **{"theory": diffraction_theory(settings.model), "thickness_shape": thickness_shape(model)},
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
         **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": draws, "n_chains": result.chains},
         **result.facts,
@@ -109,6 +116,7 @@ def write_stage(
         summary,
         chains=result.chains,
         statistics=result.statistics,
+        further=_further(model, problem, plans, result),
     )
     if not folder.writes:
         return {**summary, **clock()}, refined
@@ -123,11 +131,43 @@ def write_stage(
         occupancy_su=refined.occupancy_su,
         experiments=problem.experiments,
         results=summary,
+        fract_draws=np.asarray(derived["fract"]),
+        calculated=_for_cif(problem, centre, calculated, predicted),
     )
+    structures = [np.asarray(derived[name]) for name in ("fract", "U_aniso", "occupancy") if name in derived]
+    write_ensemble_cif(folder.path / "ensemble.cif", refined.crystal, *structures)
     _write_reflections(folder, problem, predicted)
     summary |= clock()
     folder.write("summary.json", (json.dumps(_plain(summary), indent=2) + "\n").encode())
     return summary, refined
+
+
+def _for_cif(problem: Problem, centre, calculated, predicted: Predicted) -> Calculated:
+    """What the reflection loops of a CIF hold: intensities at the point, so that R is that of the summary."""
+    numbers = range(len(calculated))
+    scales = [np.asarray(centre.get(f"scale{suffix(n)}", 0.0)) for n in numbers]
+    are_of_frames = all(s.shape == e.frame_id.shape for s, e in zip(scales, problem.experiments, strict=True))
+    return Calculated(
+        intensity=calculated,
+        su=[predicted.deterministic[f"calculated{suffix(n)}"].std(axis=0, ddof=1) for n in numbers],
+        used=problem.used,
+        scale=scales if are_of_frames else None,
+    )
+
+
+def _further(model, problem, plans, result: StageResult) -> dict[str, dict[str, Array]]:
+    """Groups of the posterior file beyond ArviZ' schema: what the report compares and draws."""
+    found: dict[str, dict[str, Array]] = {}
+    if result.laplace:
+        found["laplace"] = dict(result.laplace)
+    if result.losses is not None:
+        found["svi_data"] = {"loss": result.losses}
+    if result.is_last:
+        count = len(next(iter(result.draws.values())))
+        rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)
+        some = {name: np.asarray(values)[rows] for name, values in result.draws.items()}
+        found["rocking_data"] = rocking_curves(model, problem, plans, some)
+    return {name: group for name, group in found.items() if group}
 
 
 def refined_structure(crystal: Crystal, centre: Mapping[str, Array], derived: Mapping[str, Array]) -> Refined:

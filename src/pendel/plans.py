@@ -12,6 +12,7 @@ from pendel.simulate import Plan, make_plan
 from pendel.simulate.plan import default_tilts
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
+THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
 THICKNESS_ROOM = 2.2  # the expansion reaches this many times the thickest frame of the start
 
 
@@ -39,7 +40,7 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
             experiment,
             g_max=settings.g_max,
             sg_max=settings.sg_max or SG_MAX,
-            tilts=settings.tilts or default_tilts(experiment, float(np.median(thickness))),
+            tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
             tilt=values[f"tilt{suffix(number)}"],
         )

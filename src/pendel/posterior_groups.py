@@ -8,7 +8,7 @@ import xarray as xr
 
 from pendel.constants import Array
 from pendel.evaluate import suffix
-from pendel.experiment import Experiment
+from pendel.experiment import Experiment, central_vectors, relative_excitation
 from pendel.infer.posterior import Predicted, to_datatree
 from pendel.problem import Problem
 
@@ -31,12 +31,14 @@ def posterior_tree(
     *,
     chains: int = 1,
     statistics: Mapping[str, Array] | None = None,
+    further: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> xr.DataTree:
     """All groups of the ArviZ schema.
 
     Intensities and likelihoods exist for the draws of every chain in `rows` only; log_likelihood leaves out
     held-out measurements, log_likelihood_heldout has them. sample_stats holds the `statistics` of all draws, and where
-    there are none the joint density of the draws in `rows`.
+    there are none the joint density of the draws in `rows`. further: more groups, by name; draws lead except where the
+    name ends in "data".
     """
     sizes = {f"frame{suffix(n)}": len(e.frame_id) for n, e in enumerate(problem.experiments)}
     dims = _dims(len(problem.experiments))
@@ -54,6 +56,7 @@ def posterior_tree(
         "prior": prior,
         "observed_data": {f"intensity{suffix(n)}": e.intensity for n, e in enumerate(problem.experiments)},
         "constant_data": _constants(problem),
+        **(further or {}),
     }
     positions: dict[str, dict[str, Array]] = {"posterior_predictive": {"draw": rows}}
     if not statistics:
@@ -81,7 +84,7 @@ def posterior_tree(
         labels=labels,
         rows=positions,
         attributes=facts,
-        chains={group: chains for group in groups if group != "prior"},
+        chains={group: chains for group in groups if group not in ("prior", *(further or {}))},
     )
 
 
@@ -91,8 +94,10 @@ def _dims(datasets: int) -> dict[str, list[str]]:
         end = suffix(number)
         dims |= {f"{site}{end}": [f"frame{end}"] for site in (*FRAME_SITES, "alpha")}
         dims[f"tilt{end}"] = [f"frame{end}", "tilt_axis"]
-        measured = ("intensity", "calculated", "sigma", "weight", "used", "frame_of")
+        measured = ("intensity", "calculated", "sigma", "weight", "used", "frame_of", "d_star", "relative_excitation")
         dims |= {f"{name}{end}": [f"measurement{end}"] for name in measured}
+        dims |= {f"curve_{name}{end}": [f"point{end}"] for name in ("excitation", "measurement")}
+        dims[f"curve{end}"] = ["curve_draw", f"point{end}"]
     return dims
 
 
@@ -130,4 +135,6 @@ def _measured(experiment: Experiment, used: Array) -> dict[str, Array]:
         "used": used,
         "frame_of": np.asarray(experiment.frame_id)[experiment.frame_index],
         "alpha": experiment.alpha,
+        "d_star": np.linalg.norm(central_vectors(experiment), axis=1),  # Å⁻¹
+        "relative_excitation": relative_excitation(experiment),
     }

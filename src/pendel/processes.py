@@ -43,3 +43,10 @@ def wait_for_all(name: str) -> None:
     """Return when every process has come to this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def describe_devices() -> str:
+    """Devices and processes of this run, for its record."""
+    devices = jax.devices()
+    kinds = ", ".join(sorted({str(device.device_kind) for device in devices}))
+    return f"{len(devices)} {kinds}, {jax.process_count()} processes, {os.cpu_count()} processor cores here"

@@ -1,12 +1,37 @@
-"""Progress of a run on the terminal: a bar where someone watches, plain lines where a file does."""
+"""Progress of a run: a bar where someone watches, plain lines in a log, one JSON object a line for pipelines."""
 
+import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pendel.constants import InputError
 
 LINE_SECONDS = 10.0  # between plain lines of one stage
+MODES = ("auto", "quiet", "json")
+
+
+class Report(Protocol):
+    """What a run calls after every step."""
+
+    def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
+        """One step of a stage is done."""
+
+
+def progress_of(mode: str, console: Console) -> AbstractContextManager[Report]:
+    """Where progress goes: "auto" (bars on a terminal, lines elsewhere), "quiet" (nowhere), "json" (lines of JSON).
+
+    Raises InputError for another mode.
+    """
+    if mode not in MODES:
+        raise InputError(found=f"--progress {mode}", expected=" or ".join(MODES), do="change --progress")
+    if mode == "quiet" or console.quiet:
+        return nullcontext(_nothing)
+    return nullcontext(JsonLines(console)) if mode == "json" else TerminalProgress(console)
 
 
 class TerminalProgress:
@@ -20,7 +45,7 @@ class TerminalProgress:
             TextColumn("{task.description:8}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[info]}"),
             console=console,
             disable=not console.is_terminal,
@@ -43,3 +68,22 @@ class TerminalProgress:
         elif step in (1, total) or time.monotonic() - self._told.get(stage, 0.0) > LINE_SECONDS:
             self._told[stage] = time.monotonic()
             self._console.print(f"{stage} {step}/{total} {numbers}".rstrip(), highlight=False)
+
+
+class JsonLines:
+    """One JSON object a step: time_s since the start, stage, step, total, and the numbers of the stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._began = console, time.monotonic()
+
+    def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
+        """Write one step of a stage."""
+        seconds = round(time.monotonic() - self._began, 2)
+        numbers = {name: float(value) for name, value in info.items()}
+        line = json.dumps({"time_s": seconds, "stage": stage, "step": step, "total": total, **numbers})
+        print(line, file=self._console.file, flush=True)
+
+
+def _nothing(stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
+    """Progress nobody wants to see."""
+    del stage, step, total, info

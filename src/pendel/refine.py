@@ -12,6 +12,7 @@ from pendel.compile_clock import CompileClock
 from pendel.estimate import within_memory
 from pendel.evaluate import suffix
 from pendel.fitting import (
+    ROUNDS,
     SAMPLERS,
     Progress,
     Run,
@@ -30,7 +31,8 @@ from pendel.load_model import load_model, model_file, with_thickness
 from pendel.outputs import Refined, Summary
 from pendel.plans import describe_plans, final_plans, first_plans
 from pendel.problem import Settings, read_problem
-from pendel.processes import is_first, wait_for_all
+from pendel.processes import describe_devices, is_first, wait_for_all
+from pendel.report.page import write_page
 from pendel.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.simulate import Plan
 from pendel.simulate.shard import shard_plan
@@ -95,6 +97,8 @@ def refine(
     with clock:
         run = Run(folder=folder, model=model, problem=problem, settings=settings, progress=progress, clock=clock.read)
         summary, refined = _stages(run, plans, clock)
+    if folder.writes:
+        write_page(out)
     return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
 
 
@@ -121,13 +125,13 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
     plans = final_plans(run.problem, run.settings, start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
-    run.folder.update(derived={**derived, **describe_plans(plans)})
+    run.folder.update(derived={**derived, **describe_plans(plans)}, devices=describe_devices())
     plans = tuple(map(shard_plan, plans))
     args = (run.problem.crystal, run.datasets(plans))
     fit = _resumed(
         run,
         "map",
-        lambda: fit_structure(run, args, start),
+        lambda: fit_structure(run, args, start, rounds=ROUNDS if coarse is None else 0),
         pack_map,
         lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
         clock,

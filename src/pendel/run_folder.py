@@ -17,7 +17,7 @@ import numpy as np
 from pendel.constants import Array, InputError
 
 RECORD = "run.json"
-OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "reflections.csv", RECORD)
+OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html", RECORD)
 STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
 

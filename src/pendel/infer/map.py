@@ -9,7 +9,6 @@ metric of the matrix's diagonal.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 ROUGH = 20  # times the tolerance, where the spreads still move
 FAR = 16  # scoring steps of frames that start from a scan
+SHORT = 1.0  # standard deviations an element, up to which a matrix is still good
 MEMORY = 40  # gradients L-BFGS remembers
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -90,7 +90,7 @@ def fit_map(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     spreads: Mapping[str, Array] | None = None,
     moves: Sequence[Sequence[Mapping[str, Array]]] = (),
-    near: Float[Array, "globals globals"] | None = None,
+    near: bool = False,
     max_steps: int = 200,
     spread_rounds: int = 3,
     tolerance: float = CONVERGED,
@@ -108,9 +108,8 @@ def fit_map(
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
-        near: says that the start is near the maximum, and how well the global parameters are known there: about their
-            precision matrix, unconstrained, in the order of `Layout`. Then every frame climbs by itself first, and no
-            Gauss-Newton matrix is made before the end. Pass no `moves` and `spread_rounds=0` for a single round.
+        near: the globals start near the maximum, as after a fit of some of the frames. Then every frame climbs by itself
+            first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for one round.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.
@@ -131,7 +130,7 @@ def fit_map(
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds if spreads else 0, len(moves))
     first = ROUGH * tolerance if rounds else tolerance
-    begin = _from_start if near is None else partial(_from_near, near)
+    begin = _from_near if near else _from_start
     fits = [begin(problem, layout.unconstrain(one), spreads, max_steps, first) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
@@ -223,14 +222,27 @@ def _from_start(problem, z, spreads, max_steps, tolerance) -> _Optimum:
     return _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps)
 
 
-def _from_near(precision, problem, z, spreads, max_steps, tolerance) -> _Optimum:
-    """Cheap parameters, every frame to its maximum, then `_in_metric` of the frames' own blocks and `precision`."""
-    scores, count = problem.functions.frames, problem.functions.layout.globals
+def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
+    """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there.
+
+    The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element.
+    """
     z = _moved(problem, problem.cheap(z, spreads), spreads, [], FAR)
-    prior = scores.prior(z, spreads, problem.forward)
-    blocks = np.array(scores.score(z, z, prior, spreads, problem.forward)[2])
-    blocks[:count, :count] = precision
-    return _in_metric(problem, z, blocks, spreads, max_steps, tolerance)
+    potential, _, matrix = problem.matrix(z, spreads)
+    steps = 0
+    while True:
+        before, origin = float(potential), z
+        z, more = _metric_lbfgs(problem, z, matrix, spreads, max_steps - steps, tolerance)
+        steps += max(more, 1)
+        moved = np.asarray(z - origin)
+        distance = float(np.sum(moved**2 * matrix) if matrix.ndim == 1 else moved @ matrix @ moved)
+        if distance > SHORT**2 * len(moved):
+            potential, gradient, matrix = problem.matrix(z, spreads)
+        else:
+            potential, gradient = problem.gradient(z, spreads)
+        converged = _promise(matrix, gradient) < 10 * tolerance or before - float(potential) < tolerance
+        if converged or steps >= max_steps or not np.isfinite(float(potential)):
+            return _Optimum(z, float(potential), matrix, steps, converged)
 
 
 def _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import gemmi
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -57,6 +58,11 @@ def format_su(value: float, su: float | None = None, *, decimals: int = 6) -> st
         return f"{value:.{places}f}({digits})"
     step = 10**-places
     return f"{round(value / step) * step}({digits * step})"
+
+
+def set_item(block: gemmi.cif.Block, tag: str, value: str) -> None:
+    """Set one item of a CIF block, quoted as its text needs."""
+    block.set_pair(tag, gemmi.cif.quote(value))
 
 
 def write_reflections(

@@ -141,8 +141,12 @@ def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
 def default_tilts(experiment: Experiment, thickness: float) -> int:
     """Tilts per frame so that S t of the outermost measured reflection moves by at most 0.7 cycles a tilt.
 
+    Along S an intensity is a sum of fringes cos(2 pi S u) with u up to the largest thickness t, longer ones for coupled
+    beams: its mean over equal steps of less than 1 / t is that of the curve. 0.7 leaves room for the ends of the sweep,
+    where the curve is cut. A distribution of thickness below t has no shorter fringes.
+
     Args:
-        thickness: expected thickness [Å].
+        thickness: largest thickness of the distribution [Å].
     """
     semi = np.deg2rad(float(np.max(experiment.semi_angle)))
     cycles = 2 * semi * experiment.dstar_max * thickness

@@ -1,0 +1,204 @@
+"""report.html: one self-contained page made from the run folder alone."""
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from pendel.io.write import write_text
+from pendel.report import fit_figures, sampling_figures, structure_figures, structure_tables, thickness_figures
+from pendel.report.figure_style import as_svg, drawing
+from pendel.report.frames import frame_r_obs, frame_rows
+from pendel.report.glossary import GLOSSARY
+from pendel.report.run_files import Measured, RunFiles, read_run_files
+from pendel.report.verdicts import verdicts
+
+PAGE = "report.html"
+CHAINS = ("nuts", "mclmc")
+
+
+def write_page(folder: Path) -> Path:
+    """Write report.html into a run folder from the files there, and return its path.
+
+    Raises InputError when the folder has no finished stage, or cannot be written.
+    """
+    run = read_run_files(folder)
+    path = folder / PAGE
+    write_text(path, page(run))
+    return path
+
+
+def page(run: RunFiles) -> str:
+    """The page as HTML; every text that comes from files is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("pendel").joinpath("data/report/page.html").read_text(encoding="utf-8")
+    style = resources.files("pendel").joinpath("data/report/page.css").read_text(encoding="utf-8")
+    with drawing():
+        figures = Figures()
+        bonds, angles = structure_tables.bond_rows(run)
+        content = {
+            "title": f"{_name(run)}: {run.summary['model']}, {run.summary['stage']}",
+            "verdicts": verdicts(run),
+            "card": dict(run_card(run)),
+            "structure": list(figures.of("structure", _structure(run))),
+            "chains": run.summary["stage"] in CHAINS,
+            "coordinates": structure_tables.coordinate_rows(run),
+            "bonds": bonds,
+            "angles": angles,
+            "ellipsoids": structure_tables.ellipsoid_rows(run),
+            "cell": run.crystal,
+            "scalars": run.summary["scalars"],
+            "data": [_data_content(run, data, number, figures) for number, data in enumerate(run.data)],
+            "sampling": list(figures.of("sampling", _sampling(run))),
+            "sd_over_laplace": run.summary.get("sd_over_laplace"),
+            "comparison": run.record.get("comparison"),
+            "glossary": GLOSSARY,
+            "style": Markup(style),
+        }
+    return environment.from_string(source).render(**content)
+
+
+class Figures:
+    """Numbers the figures of a page, so that nothing in one SVG has the name of something in another."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def of(self, section: str, drawn: Iterator[tuple[str, Figure]]) -> Iterator[dict[str, Any]]:
+        """Captions and SVG elements of a section's figures."""
+        for caption, figure in drawn:
+            self._count += 1
+            svg = as_svg(figure, name=f"{section}{self._count}", description=caption)
+            yield {"caption": caption, "svg": Markup(svg)}
+
+
+def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Tables of what was run: inputs, measurements, settings, priors, versions and times."""
+    record, summary = run.record, run.summary
+    yield (
+        "inputs",
+        [
+            (role, f"{Path(entry['path']).name}  (SHA-256 {entry['sha256'][:16]}…)")
+            for role, entry in record["inputs"].items()
+        ],
+    )
+    counts = [
+        (data.name, f"{int(data.weight.sum())} rows stand behind {len(data.z)} scored measurements")
+        for data in run.data
+    ]
+    counts.append(("observed (I > 3σ)", str(summary["n_observed"])))
+    counts.append(("by rule klar", f"{summary['n_scored_klar']}, {summary['n_observed_klar']} of them observed"))
+    if summary.get("n_heldout"):
+        counts.append(("held out", f"{summary['n_heldout']}, {summary['n_observed_heldout']} of them observed"))
+    yield "measurements", counts
+    derived = record.get("derived", {})
+    plan = {name: value for name, value in derived.get("plan", {}).items() if name != "groups"}
+    settings = []
+    for name, value in record["settings"].items():
+        if value is None and name in plan:
+            settings.append((name, f"{plan[name]:g} (derived from the data)"))
+        else:
+            settings.append((name, "default of the model or the data" if value is None else str(value)))
+    yield "settings", settings
+    beams = ", ".join(
+        f"{g['segments']} × {g['beams']} ({g['propagator']})" for g in derived.get("plan", {}).get("groups", [])
+    )
+    numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in plan.items()]
+    yield "simulation", [("segments × beams", beams), *numbers]
+    yield "notes of the readers", [(str(number + 1), note) for number, note in enumerate(derived.get("notes", []))]
+    versions = [(name, str(value)) for name, value in record["versions"].items()]
+    yield "versions", [*versions, ("code SHA-256", record["code_sha256"][:16] + "…"), ("seed", str(record["seed"]))]
+    times = [
+        (stage, f"{entry['seconds']:.0f} s, done {entry['finished']}") for stage, entry in record["stages"].items()
+    ]
+    total = f"{summary['elapsed_s']:.0f} s, {summary['compile_s']:.0f} s of it compiling"
+    yield "times", [*times, ("all", total), ("devices", str(record.get("devices", "not recorded")))]
+
+
+def _name(run: RunFiles) -> str:
+    return Path(run.record["inputs"]["structure"]["path"]).stem
+
+
+def _structure(run: RunFiles) -> Iterator[tuple[str, Figure]]:
+    bonded = structure_tables.longest_bonds(run.crystal)
+    for along in range(3):
+        caption = f"the cell along {'abc'[along]}; ellipsoids hold an atom with probability 1/2"
+        yield caption, structure_figures.cell_picture(run.crystal, along, bonded)
+
+
+def _data_content(run: RunFiles, data: Measured, number: int, figures: Figures) -> dict[str, Any]:
+    basins = run.record.get("derived", {}).get("thickness_basins_angstrom", []) if number == 0 else []
+    return {
+        "name": data.name,
+        "thickness": list(figures.of(f"thickness{number}", _thickness(data, basins))),
+        "frames": list(figures.of(f"frames{number}", _frames(data))),
+        "frame_rows": frame_rows(data),
+        "fit": list(figures.of(f"fit{number}", _fit(data))),
+        "rocking": list(figures.of(f"rocking{number}", _rocking(data))),
+        "thinned": len(data.z) > fit_figures.MOST_POINTS,
+    }
+
+
+def _thickness(data: Measured, basins) -> Iterator[tuple[str, Figure]]:
+    if "thickness" in data.of_frames:
+        yield "mean thickness along the angle, with half and 95 % of the draws", thickness_figures.ribbon(data)
+        yield "posterior density of the mean thickness, frame by frame", thickness_figures.heat_map(data)
+    if len(basins) > 1:
+        yield "thickness basins that the scan for start values found", thickness_figures.basins(basins)
+
+
+def _frames(data: Measured) -> Iterator[tuple[str, Figure]]:
+    caption = "R_obs of every frame; the larger the circle, the more observed reflections; dashed: mean"
+    yield caption, thickness_figures.frame_agreement(data, frame_r_obs(data))
+    captions = {
+        "scale": "scale of every frame over the mean",
+        "tilt": "tilt of every frame from the file's orientation",
+    }
+    for name, figure in thickness_figures.frame_parameters(data).items():
+        yield captions[name], figure
+
+
+def _fit(data: Measured) -> Iterator[tuple[str, Figure]]:
+    yield (
+        "observed against calculated intensities, with sigma and posterior deviation",
+        (fit_figures.observed_against_calculated(data)),
+    )
+    captions = {
+        "resolution": "z against resolution",
+        "strength": "z against strength",
+        "excitation": "z against distance from the Bragg condition",
+        "frame": "z against the goniometer angle",
+    }
+    for name, figure in fit_figures.residuals(data).items():
+        yield f"{captions[name]}; black: mean of eight groups; triangles: held out", figure
+    yield "quantiles of z against those of a normal distribution", fit_figures.quantiles(data)
+    yield (
+        "probability integral transform of I_obs; band: 95 % for a right model",
+        fit_figures.probability_integral(data),
+    )
+
+
+def _rocking(data: Measured) -> Iterator[tuple[str, Figure]]:
+    for row in dict.fromkeys(data.curve_measurement.tolist()):
+        frame = data.frame_id[data.frame[row]]
+        yield f"rocking curve of {data.hkl[row]} in frame {frame}, with 95 % band", fit_figures.rocking(data, row)
+
+
+def _sampling(run: RunFiles) -> Iterator[tuple[str, Figure]]:
+    stage = run.summary["stage"]
+    if stage in CHAINS:
+        yield "effective samples of every number; line: 400", sampling_figures.effective_samples(run.tree)
+        if "energy" in run.tree["sample_stats"]:
+            yield "energy of the chains and its change", sampling_figures.energies(run.tree)
+        for name, index in sampling_figures.global_names(run.tree):
+            label = sampling_figures.label(name, index)
+            yield f"ranks of {label}, chain by chain", sampling_figures.ranks(run.tree, name, index)
+            yield f"trace of {label}", sampling_figures.trace(run.tree, name, index)
+    if "svi_data" in run.tree.children:
+        yield "loss of the guide", sampling_figures.losses(run.tree["svi_data"]["loss"].values)
+    if "laplace" in run.tree.children:
+        yield f"uncertainties: {stage} over Laplace; band: 0.8 to 1.25", sampling_figures.uncertainties(run.tree, stage)

@@ -1,0 +1,132 @@
+"""Figures of the inference: chains, the guide's loss, and its uncertainties against those of Laplace."""
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from arviz_base import dict_to_dataset
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from pendel.report.figure_style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, axes
+
+COLOURS = (BLUE, ORANGE, GREEN, MUTED)
+MOST_TRACES = 8
+ENOUGH = 400  # effective samples
+
+
+def global_names(tree: xr.DataTree, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
+    """Numbers that all frames share and that were sampled, the slowest ones of the chains first."""
+    posterior = tree["posterior"]
+    names = [
+        str(name)
+        for name in posterior.data_vars
+        if not any(str(axis).startswith("frame") for axis in posterior[name].dims) and name not in ("fract", "U_aniso")
+    ]
+    found = [(name, index) for name in names for index in np.ndindex(posterior[name].shape[2:])]
+    varying = [(n, i) for n, i in found if np.std(_number(tree, n, i)) > 0]
+    slowness = [float(az.ess(_number(tree, n, i))) if posterior.sizes["chain"] > 1 else 0.0 for n, i in varying]
+    return [varying[k] for k in np.argsort(slowness, kind="stable")[:most]]
+
+
+def trace(tree: xr.DataTree, name: str, index: tuple[int, ...]) -> Figure:
+    """All draws of a number, chain by chain."""
+    figure, ax = axes(xlabel="draw", ylabel=label(name, index), height=2.0)
+    for chain, values in enumerate(_number(tree, name, index)):
+        ax.plot(values, color=COLOURS[chain % 4], linewidth=0.5, alpha=0.8)
+    return figure
+
+
+def ranks(tree: xr.DataTree, name: str, index: tuple[int, ...], bins: int = 20) -> Figure:
+    """Ranks of each chain's draws among all of them: flat where the chains agree (Vehtari et al. 2021)."""
+    figure, ax = axes(xlabel=f"rank of {label(name, index)}", ylabel="count", height=2.0)
+    values = _number(tree, name, index)
+    rank = rankdata(values).reshape(values.shape)
+    edges = np.linspace(0, values.size, bins + 1)
+    for chain, own in enumerate(rank):
+        ax.stairs(np.histogram(own, edges)[0], edges, color=COLOURS[chain % 4])
+    ax.axhline(values.shape[1] / bins, color=INK, linewidth=0.7)
+    ax.set_ylim(bottom=0)
+    return figure
+
+
+def effective_samples(tree: xr.DataTree) -> Figure:
+    """Bulk and tail effective sample sizes of every number, sorted."""
+    posterior = tree["posterior"].to_dataset()
+    figure, ax = axes(xlabel="share of all numbers", ylabel="effective samples")
+    for method, colour in (("bulk", BLUE), ("tail", ORANGE)):
+        found = az.ess(posterior, method=method)
+        values = np.sort(np.concatenate([np.ravel(x.values) for x in found.data_vars.values()]))
+        values = values[np.isfinite(values)]
+        ax.plot(np.linspace(0, 1, len(values)), values, color=colour, label=method)
+    ax.axhline(ENOUGH, color=INK, linewidth=0.7)
+    ax.set(yscale="log")
+    ax.legend()
+    return figure
+
+
+def energies(tree: xr.DataTree) -> Figure:
+    """Energy and its change from draw to draw; a change much narrower than the energy explores slowly (E-BFMI)."""
+    figure, ax = axes(xlabel="energy minus its mean", ylabel="density")
+    energy = tree["sample_stats"]["energy"].values
+    change = np.diff(energy, axis=1)
+    edges = np.linspace(*np.percentile(energy - energy.mean(), (0.1, 99.9)), 40)
+    for values, colour, name in ((energy - energy.mean(), BLUE, "energy"), (change, ORANGE, "change")):
+        ax.stairs(np.histogram(values, edges, density=True)[0], edges, color=colour, label=name)
+    ax.legend()
+    return figure
+
+
+def losses(values: np.ndarray) -> Figure:
+    """Loss of the guide (negative ELBO) over its last value, smoothed over 25 steps."""
+    figure, ax = axes(xlabel="step", ylabel="negative ELBO over its end / nats")
+    end = float(np.mean(values[-50:]))
+    width = min(25, len(values))
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    ax.plot(values - end, color=GRID, linewidth=0.6)
+    ax.plot(np.arange(len(smooth)) + width // 2, smooth - end, color=BLUE)
+    spread = float(np.std(values[len(values) // 2 :]))
+    ax.set_ylim(-4 * spread, max(8 * spread, float(smooth[len(smooth) // 10] - end)))
+    return figure
+
+
+def uncertainties(tree: xr.DataTree, stage: str) -> Figure:
+    """Standard deviations of the numbers that all frames share, over those of the Laplace approximation."""
+    figure, ax = axes(xlabel=f"standard deviation, {stage} / Laplace", height=0.0)
+    laplace, posterior = tree["laplace"], tree["posterior"]
+    names, ratios = [], []
+    for name in laplace.data_vars:
+        before, after = laplace[name].values.std(axis=(0, 1)), posterior[name].values.std(axis=(0, 1))
+        for index in np.ndindex(before.shape):
+            if before[index] > 0:
+                names.append(label(str(name), index))
+                ratios.append(after[index] / before[index])
+    figure.set_size_inches(4.6, 0.9 + 0.17 * len(names))
+    ax.axvspan(0.8, 1.25, color=GRID, alpha=0.6, linewidth=0)
+    ax.plot(ratios, np.arange(len(names)), "o", color=BLUE, markersize=4)
+    ax.set_yticks(np.arange(len(names)), names, fontsize=7)
+    ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
+    ax.axvline(1, color=INK, linewidth=0.7)
+    return figure
+
+
+def fraction_of_missing_information(tree: xr.DataTree) -> float:
+    """The smallest E-BFMI of the chains (Betancourt 2016): mean squared change of the energy over its variance."""
+    energy = tree["sample_stats"]["energy"].values
+    return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)))
+
+
+def site_quality(values: np.ndarray) -> tuple[float, float]:
+    """R-hat and bulk ESS of one number, [chain draw]; NaN for one chain of independent draws."""
+    if values.shape[0] == 1 or np.std(values) == 0:
+        return float("nan"), float("nan")
+    dataset = dict_to_dataset({"x": values})
+    return float(az.rhat(dataset)["x"]), float(az.ess(dataset)["x"])
+
+
+def label(name: str, index: tuple[int, ...]) -> str:
+    """A number's name: site and position."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def _number(tree: xr.DataTree, name: str, index: tuple[int, ...]) -> np.ndarray:
+    return tree["posterior"][name].values[(slice(None), slice(None), *index)]

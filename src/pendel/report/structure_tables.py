@@ -1,0 +1,99 @@
+"""Numbers of the refined structure with their posterior uncertainties, as text for the report."""
+
+import numpy as np
+
+from pendel.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
+from pendel.cell import u_equivalent
+from pendel.crystal import Crystal
+from pendel.io.write import format_su
+from pendel.report.run_files import RunFiles
+from pendel.report.sampling_figures import site_quality
+
+BAND = (2.5, 97.5)
+FIXED = 1e-9  # a number that varies less than this is fixed
+UNIQUE_TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+type Rows = list[dict[str, str]]
+
+
+def coordinate_rows(run: RunFiles) -> Rows:
+    """Every coordinate, U_ij, U_eq and free occupancy: mean(su), median, 95 % of the draws, R-hat and ESS."""
+    rows: Rows = []
+    posterior = run.tree["posterior"]
+    fract, tensor = posterior["fract"].values, posterior["U_aniso"].values
+    spheres = np.asarray(u_equivalent(tensor, run.crystal.cell))
+    for site, label in enumerate(run.crystal.labels):
+        for axis, name in enumerate("xyz"):
+            rows.append(_row(label, name, fract[:, :, site, axis], 6))
+        rows.append(_row(label, "U_eq / Å²", spheres[:, :, site], 5))
+        for i, j in UNIQUE_TENSOR:
+            rows.append(_row(label, f"U_{i + 1}{j + 1} / Å²", tensor[:, :, site, i, j], 5))
+        if "occupancy" in posterior and posterior["occupancy"].shape[2:] == (len(run.crystal.labels),):
+            rows.append(_row(label, "occupancy", posterior["occupancy"].values[:, :, site], 4))
+    return rows
+
+
+def bond_rows(run: RunFiles) -> tuple[Rows, Rows]:
+    """Bond lengths [Å] and angles [deg] that symmetry leaves different, with uncertainties from the draws."""
+    crystal, fract = run.crystal, run.draws("fract")
+    bonds = find_bonds(crystal)
+    angles = find_angles(crystal, bonds)
+    lengths, widths = bond_lengths(crystal, bonds, fract), bond_angles(crystal, angles, fract)
+    bonded = [
+        {"atoms": _chain(crystal, bond.atoms), **_interval(lengths[:, number], 4)} for number, bond in enumerate(bonds)
+    ]
+    turned = [
+        {"atoms": _chain(crystal, angle.atoms), **_interval(widths[:, number], 2)}
+        for number, angle in enumerate(angles)
+    ]
+    return bonded, turned
+
+
+def longest_bonds(crystal: Crystal) -> dict[frozenset[str], float]:
+    """Longest bond [Å] between every two elements."""
+    bonds = find_bonds(crystal)
+    lengths = bond_lengths(crystal, bonds, np.asarray(crystal.fract))
+    longest: dict[frozenset[str], float] = {}
+    for bond, length in zip(bonds, lengths, strict=True):
+        pair = frozenset(crystal.elements[atom.site] for atom in bond.atoms)
+        longest[pair] = max(longest.get(pair, 0.0), float(length))
+    return longest
+
+
+def ellipsoid_rows(run: RunFiles) -> Rows:
+    """Root-mean-square amplitudes [Å] along the axes of every displacement ellipsoid, with uncertainties."""
+    amplitude, _ = principal_axes(run.draws("U_aniso"), run.crystal.cell)
+    rows = []
+    for site, label in enumerate(run.crystal.labels):
+        axes = [format_su(float(x.mean()), float(x.std()), decimals=4) for x in amplitude[:, site].T]
+        ratio = amplitude[:, site, 0] / amplitude[:, site, 2]
+        row = {"site": label, "largest": axes[0], "middle": axes[1], "smallest": axes[2]}
+        rows.append({**row, "ratio": format_su(float(ratio.mean()), float(ratio.std()), decimals=2)})
+    return rows
+
+
+def _row(site: str, name: str, values: np.ndarray, decimals: int) -> dict[str, str]:
+    """values: [chain draw]."""
+    r_hat, ess = site_quality(values) if np.std(values) > FIXED else (float("nan"), float("nan"))
+    quality = {"r_hat": "" if np.isnan(r_hat) else f"{r_hat:.3f}", "ess": "" if np.isnan(ess) else f"{ess:.0f}"}
+    return {"site": site, "name": name, **_interval(values.ravel(), decimals), **quality}
+
+
+def _interval(draws: np.ndarray, decimals: int) -> dict[str, str]:
+    """mean(su), median and the 95 % interval; what is fixed has neither."""
+    mean, sd = float(np.mean(draws)), float(np.std(draws, ddof=1))
+    if sd < FIXED:
+        return {"mean": f"{mean:.{decimals}f}", "median": "fixed", "interval": ""}
+    places = max(0, int(np.ceil(1 - np.log10(sd))))
+    low, high = np.percentile(draws, BAND)
+    middle = float(np.median(draws))
+    return {
+        "mean": format_su(mean, sd, decimals=decimals),
+        "median": f"{middle:.{places}f}",
+        "interval": f"{low:.{places}f} to {high:.{places}f}",
+    }
+
+
+def _chain(crystal: Crystal, atoms: tuple[Atom, ...]) -> str:
+    """Labels of bonded atoms; a prime marks an atom that an operation or a lattice shift has moved."""
+    return " – ".join(crystal.labels[atom.site] + ("′" if atom.operation or any(atom.shift) else "") for atom in atoms)

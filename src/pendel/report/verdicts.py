@@ -1,0 +1,145 @@
+"""Pass, warn or fail: what a reader should know before believing a refinement, with the number and what to do."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.stats import kstest
+
+from pendel.crystal import ENANTIOMORPHS, Crystal, u_equivalent
+from pendel.report.fit_figures import probability_ranks
+from pendel.report.frames import flagged_frames
+from pendel.report.run_files import RunFiles
+from pendel.report.sampling_figures import fraction_of_missing_information
+
+GOOD_R, POOR_R = 0.08, 0.15
+GAP = 1.5  # held-out R over R in the fit
+NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
+SMALL_U, LARGE_U = 0.001, 0.1  # Å²
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """level: pass, warn or fail; text: what was found, with its number; advice: what to do, empty when nothing."""
+
+    level: str
+    text: str
+    advice: str = ""
+
+
+def verdicts(run: RunFiles) -> list[Verdict]:
+    """All verdicts on a run, the worst first."""
+    found = [*_agreement(run), *_convergence(run), *_errors(run), *_frames(run), *_structure(run)]
+    return sorted(found, key=lambda verdict: (FAIL, WARN, PASS).index(verdict.level))
+
+
+def _agreement(run: RunFiles) -> Iterator[Verdict]:
+    r_obs, count = run.summary["r_obs_pooled"], run.summary["n_observed"]
+    level = PASS if r_obs < GOOD_R else WARN if r_obs < POOR_R else FAIL
+    advice = "" if level == PASS else "look at the frames and residuals below; check cell, hand and start structure"
+    yield Verdict(level, f"R_obs {100 * r_obs:.2f} % over {count} observed reflections", advice)
+    held_out = run.summary.get("r_obs_heldout")
+    if held_out is None:
+        yield Verdict(WARN, "nothing was held out, so over-fitting was not tested", "repeat with --holdout 0.1")
+    else:
+        ratio = held_out / r_obs
+        advice = "" if ratio < GAP else "many parameters a frame for few reflections: use fewer, or more data"
+        text = f"R_obs {100 * held_out:.2f} % on held-out reflections, {ratio:.2f} times that of the fit"
+        yield Verdict(PASS if ratio < GAP else WARN, text, advice)
+
+
+def _convergence(run: RunFiles) -> Iterator[Verdict]:
+    summary, stage = run.summary, run.summary["stage"]
+    if not summary.get("converged", True):
+        yield Verdict(FAIL, f"the maximum was not reached: {summary['map_message']}", "repeat, or use another start")
+    if stage == "map":
+        yield Verdict(
+            WARN,
+            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies held",
+            "repeat with --infer svi or nuts",
+        )
+    if stage == "svi":
+        k = summary["guide_pareto_k"]
+        advice = "" if k < 0.7 else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
+        yield Verdict(PASS if k < 0.7 else WARN, f"Pareto k of the guide {k:.2f} (good below 0.7)", advice)
+    if summary["max_r_hat"] is not None:
+        yield from _chains(run)
+
+
+def _chains(run: RunFiles) -> Iterator[Verdict]:
+    summary = run.summary
+    worst, ess = summary["max_r_hat"], summary["min_ess_bulk"]
+    longer = "repeat with another --seed or longer chains; look at traces and ranks"
+    text = f"largest R-hat {worst:.3f} ({summary['max_r_hat_of']}; good below 1.01)"
+    yield Verdict(PASS if worst < 1.01 else FAIL, text, "" if worst < 1.01 else longer)
+    text = f"smallest bulk ESS {ess:.0f} ({summary['min_ess_bulk_of']}; good from 400)"
+    yield Verdict(PASS if ess >= 400 else WARN if ess >= 100 else FAIL, text, "" if ess >= 400 else longer)
+    divergent = summary["n_divergent"]
+    if divergent is not None:
+        text = f"{divergent} divergent transitions of {summary['n_draws']}"
+        yield Verdict(PASS if divergent == 0 else FAIL, text, "" if divergent == 0 else "the posterior has a funnel")
+    if "energy" in run.tree["sample_stats"]:
+        share = fraction_of_missing_information(run.tree)
+        yield Verdict(
+            PASS if share > 0.3 else WARN, f"E-BFMI {share:.2f} (good above 0.3)", "" if share > 0.3 else longer
+        )
+
+
+def _errors(run: RunFiles) -> Iterator[Verdict]:
+    scalars = run.summary["scalars"]
+    if "b" in scalars:
+        b = scalars["b"]["mean"]
+        level = PASS if b < 0.1 else WARN
+        advice = "" if level == PASS else "the model misses strong reflections: absorption, twinning, a wrong cell?"
+        yield Verdict(level, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
+    rank = np.concatenate([probability_ranks(data)[data.used] for data in run.data])
+    found = kstest(rank, "uniform")
+    level = PASS if found.pvalue > 0.01 else WARN
+    text = (
+        f"predicted distribution of I_obs: ranks depart from uniform by {found.statistic:.3f} (p = {found.pvalue:.2g})"
+    )
+    yield Verdict(level, text, "" if level == PASS else "the error model is not this data's: see the PIT figure")
+
+
+def _frames(run: RunFiles) -> Iterator[Verdict]:
+    for data in run.data:
+        flagged = flagged_frames(data)
+        share = len(flagged) / len(data.frame_id)
+        named = ", ".join(str(data.frame_id[index]) for index in list(flagged)[:8])
+        text = f"{data.name}: {len(flagged)} of {len(data.frame_id)} frames stand out" + (
+            f" ({named})" if flagged else ""
+        )
+        level = PASS if share <= 0.05 else WARN
+        yield Verdict(level, text, "" if level == PASS else "see the table of frames; leave them out with --frames")
+    basins = run.record.get("derived", {}).get("thickness_basins_angstrom", [])
+    near = [t for t, misfit in basins[1:] if misfit - basins[0][1] < NEAR_BASIN]
+    if near:
+        others = ", ".join(f"{thickness:.0f}" for thickness in near)
+        text = f"start: thickness basins at {others} Å are as good as the one at {basins[0][0]:.0f} Å"
+        yield Verdict(WARN, text, "this fit began in one of them; see the thickness figures")
+
+
+def _structure(run: RunFiles) -> Iterator[Verdict]:
+    spheres = np.asarray(u_equivalent(run.crystal.u_aniso, run.crystal.cell))
+    odd = [
+        f"{label} {sphere:.4f}"
+        for label, sphere in zip(run.crystal.labels, spheres, strict=True)
+        if not SMALL_U < sphere < LARGE_U
+    ]
+    advice = "wrong element, partial occupancy or disorder?" if odd else ""
+    text = f"U_eq outside {SMALL_U:g} to {LARGE_U:g} Å²: {', '.join(odd)}" if odd else "all U_eq are of usual size"
+    yield Verdict(WARN if odd else PASS, text, advice)
+    if _has_hand(run.crystal):
+        yield Verdict(
+            WARN,
+            f"{run.crystal.spacegroup} has a hand, and one run cannot say whether it is this one",
+            "refine the inverted structure, too, and use `pendel compare`",
+        )
+
+
+def _has_hand(crystal: Crystal) -> bool:
+    """Whether no operation of the space group inverts, mirrors or turns with inversion."""
+    pairs = {name for pair in ENANTIOMORPHS for name in pair}
+    proper = np.linalg.det(np.asarray(crystal.rotations, dtype=float)) > 0
+    return crystal.spacegroup in pairs or bool(proper.all())

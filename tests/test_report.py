@@ -1,0 +1,184 @@
+"""The report: made from a run folder alone, complete, self-contained, escaped."""
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pendel
+from pendel.datasets import example
+from pendel.report.fit_figures import probability_ranks
+from pendel.report.frames import flagged_frames, frame_r_obs
+from pendel.report.page import page, write_page
+from pendel.report.run_files import read_run_files
+from pendel.report.verdicts import verdicts
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "run"
+    settings = pendel.Settings(infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
+    pendel.refine(example().structure, [example().data], out, settings)
+    return out
+
+
+@pytest.fixture(scope="module")
+def html(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Tags that are open at the end, identifiers, and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self._see(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self._see(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def _see(self, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href"):
+                self.addresses.append(value)
+
+
+def outline(text: str) -> Outline:
+    parser = Outline()
+    parser.feed(text)
+    parser.close()
+    return parser
+
+
+def test_a_refinement_ends_with_a_complete_page(html):
+    found = outline(html)
+    assert found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    for section in ("verdicts", "run", "structure", "thickness", "frames", "fit", "inference", "glossary"):
+        assert section in found.ids
+    assert html.count("<svg") >= 18
+    assert html.count("rocking curve of") >= 6
+
+
+def test_the_page_needs_no_network(html):
+    found = outline(html)
+    for address in found.addresses:
+        assert address.startswith(("#", "data:")), address
+    for address in (a for a in found.addresses if a.startswith("#")):
+        assert address[1:] in found.ids, address
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "<script" not in html
+    assert len(html) < 5e6
+
+
+def test_the_page_can_be_made_again(folder, html):
+    (folder / "report.html").unlink()
+    assert write_page(folder).read_text(encoding="utf-8") == html
+
+
+def test_names_from_files_stay_text(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    attack = "<script>alert(1)</script>.cif"
+    record["inputs"]["structure"]["path"] = attack
+    record["derived"]["notes"].append(attack)
+    (copy / "run.json").write_text(json.dumps(record))
+    cif = (copy / "refined.cif").read_text()
+    (copy / "refined.cif").write_text(cif.replace("Si1", '"Si<b>"'))
+    text = page(read_run_files(copy))
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;" in text
+    assert "&lt;b&gt;" in text
+
+
+def test_numbers_on_the_page_are_those_of_the_files(folder, html):
+    run = read_run_files(folder)
+    summary = run.summary
+    assert f"R_obs {100 * summary['r_obs_pooled']:.2f} % over {summary['n_observed']}" in html
+    assert f"Pareto k of the guide {summary['guide_pareto_k']:.2f}" in html
+    fract = run.draws("fract")[:, 1, 0]
+    row = re.search(r"<td>O1</td><td>x</td><td>([0-9.]+)\((\d+)\)</td>", html)
+    decimals = len(row[1].split(".")[1])
+    assert float(row[1]) == pytest.approx(fract.mean(), abs=0.6 * 10**-decimals)
+    assert int(row[2]) * 10**-decimals == pytest.approx(fract.std(), rel=0.3)
+
+
+def test_rocking_curves_average_to_the_calculated_intensity(folder):
+    data = read_run_files(folder).data[0]
+    for row in np.unique(data.curve_measurement):
+        curve = data.curve[:, data.curve_measurement == row]
+        assert curve.shape[1] == 5
+        # Draws differ: the curve has twenty of them, the intensities have forty or more.
+        spread = data.calculated[:, row].std() / np.sqrt(len(data.curve))
+        assert curve.mean() == pytest.approx(data.calculated[:, row].mean(), abs=5 * spread + 1e-3 * curve.mean())
+
+
+def test_frames_that_stand_out_are_flagged(folder):
+    data = read_run_files(folder).data[0]
+    worse = data.calculated.copy()
+    worse[:, data.frame == 1] *= 6.0
+    tilted = data.of_frames["tilt"].copy()
+    tilted[:, 2] += 5.0
+    changed = {**data.of_frames, "tilt": tilted}
+    flagged = flagged_frames(dataclasses.replace(data, calculated=worse, of_frames=changed))
+    assert "R_obs" in flagged[1]
+    assert "tilt" in flagged[2]
+    r_obs = frame_r_obs(dataclasses.replace(data, calculated=np.broadcast_to(data.intensity, data.calculated.shape)))
+    np.testing.assert_allclose(r_obs[np.isfinite(r_obs)], 0.0, atol=1e-12)
+
+
+def test_ranks_of_replicas_among_replicas_are_uniform(folder):
+    data = read_run_files(folder).data[0]
+    one = dataclasses.replace(data, intensity=data.replicated[0], replicated=data.replicated[1:])
+    ranks = probability_ranks(one)
+    assert abs(ranks.mean() - 0.5) < 5 / np.sqrt(12 * len(ranks))
+    assert ranks.min() >= 0
+    assert ranks.max() <= 1
+
+
+def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    summary = json.loads((copy / "summary.json").read_text())
+    bad = {"converged": False, "r_obs_pooled": 0.4, "guide_pareto_k": 1.3, "r_obs_heldout": 0.9}
+    (copy / "summary.json").write_text(json.dumps(summary | bad))
+    found = verdicts(read_run_files(copy))
+    assert [verdict.level for verdict in found] == sorted(
+        (verdict.level for verdict in found), key=("fail", "warn", "pass").index
+    )
+    text = {verdict.text.split(" ")[0]: verdict for verdict in found}
+    assert text["the"].level == "fail"
+    assert text["R_obs"].advice
+    assert text["Pareto"].level == "warn"
+    assert all(verdict.advice for verdict in found if verdict.level != "pass")
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(pendel.InputError, match=r"without run.json.*pendel refine"):
+        read_run_files(tmp_path)
