@@ -52,9 +52,11 @@ test-gpu: install
 bench: install
 	$(BIN)/python tests/benchmark.py
 
-# README and docs are run as doctests.
+# README and docs are run as doctests; the site is built into build/docs, warnings are errors.
 docs: install
 	$(BIN)/pytest tests/test_docs.py
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -E -q -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 demo: install
 	$(BIN)/pendel demo

@@ -1,9 +1,9 @@
-"""Time to a given log density for three optimisers against the number of structural parameters.
+"""Time to a given log density for four optimisers against the number of structural parameters.
 
 Run by hand: python tests/optimiser_race.py OUT.json [--sizes 10 100 500]. Simulated P1 crystals with 3, 25 and 125
-light atoms (about 10, 100 and 500 free coordinates and U), twelve frames, start displaced by 50 mÅ in every coordinate. Each
-optimiser works on the same compiled density and starts at the same point; compilation is not counted. Reported is the
-time until the log density is within 5 of the best one that any of them found.
+light atoms (about 10, 100 and 500 free coordinates and U), ten frames, start displaced by 50 mÅ in every coordinate.
+Each optimiser works on the same compiled density and starts at the same point; compilation is not counted. Reported is
+the time until the log density is within 5 of the best one that any of them found.
 """
 
 import argparse

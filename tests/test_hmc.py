@@ -1,6 +1,7 @@
 """Markov chains on a model whose posterior is known exactly, interrupted and not."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -10,7 +11,7 @@ from pendel.infer.chain_loop import EVERY
 from pendel.infer.hmc import sample_nuts
 from pendel.infer.map import fit_map
 from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.whitening import SPREAD_WIDTH, whitened
+from pendel.infer.whitening import SPREAD_WIDTH, Whitened, unit_curvature, whitened
 from pendel.report.chains import chain_quality
 
 FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
@@ -101,6 +102,16 @@ def test_frames_are_standard_normal_at_every_spread(data, log_spread):
     np.testing.assert_allclose(curvature, np.eye(FRAMES), atol=1e-6)
     slope = np.asarray(jax.grad(space.potential)(y))[frames]
     np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+def test_what_curvature_is_left_is_divided_out():
+    root = np.random.default_rng(3).standard_normal((5, 5))
+    curvature = root @ root.T + 0.5 * np.eye(5)
+    space = unit_curvature(Whitened(5, lambda y: 0.5 * y @ curvature @ y, lambda y: {"y": y}))
+    np.testing.assert_allclose(jax.hessian(space.potential)(jnp.zeros(5)), np.eye(5), atol=1e-9)
+    w = jnp.arange(5.0)
+    y = space.values(w)["y"]
+    assert space.potential(w) == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
 
 
 @pytest.mark.parametrize("saves", [1, 2])

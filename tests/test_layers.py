@@ -14,7 +14,18 @@ LAYERS = [
     {"infer"},
     {"start", "models", "problem", "load_model", "run_folder", "compile_clock", "processes", "synthetic"},
     {"report"},
-    {"evaluate", "rocking", "estimate", "coarse", "plans", "stages", "posterior_groups", "outputs", "fitting", "refine"},
+    {
+        "evaluate",
+        "rocking",
+        "estimate",
+        "coarse",
+        "plans",
+        "stages",
+        "posterior_groups",
+        "outputs",
+        "fitting",
+        "refine",
+    },
     {"converge", "compare", "datasets", "published", "progress", "sanity", "cli_data", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

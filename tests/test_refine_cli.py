@@ -239,6 +239,8 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert heldout is not None
     assert len(heldout.units) > 0
     assert " of " in compared.stdout  # units with an unreliable estimate
+    assert "measurement by measurement" in compared.stdout
+    assert 'id="comparison"' in (out / "report.html").read_text(encoding="utf-8")
     with pytest.raises(pendel.InputError, match="different: seed"):
         pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
 

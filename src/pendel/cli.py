@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pendel.compare import comparison_report, read_run
+from pendel.cli_data import data_app
+from pendel.compare import comparison, comparison_report, keep_comparison, read_run
 from pendel.constants import InputError
 from pendel.converge import convergence, convergence_report, plan_settings
 from pendel.datasets import demo_rows, example
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app, name="data")
 
 Structure = Annotated[Path, typer.Argument(metavar="STRUCTURE.cif", help="start structure")]
 Data = Annotated[list[Path], typer.Argument(metavar="DATA.cif_pets...", help="one file per measured crystal")]
@@ -212,11 +214,17 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs on the same measurements")],
 ) -> None:
-    """Compare finished runs: predictive density left out by measurement and by frame, held out, and the hand."""
+    """Compare finished runs: predictive density left out by measurement and by frame, held out, and the hand.
+
+    The comparison is added to the report of every run.
+    """
     with _plain_errors():
         if len(runs) < 2:
             raise InputError(found="one run", expected="at least two", do="name the folders to compare")
-        Console().print(comparison_report([read_run(path) for path in runs]))
+        read = [read_run(path) for path in runs]
+        found = comparison(read)
+        Console().print(comparison_report(found))
+        keep_comparison(read, found)
 
 
 @app.command()

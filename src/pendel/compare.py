@@ -19,7 +19,10 @@ from pendel.crystal import Crystal, direct_matrix, invert
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
 from pendel.report.loo import Loo, by_frame, by_measurement, held_out
+from pendel.report.page import write_page
+from pendel.run_folder import RunFolder
 
+COLUMNS = ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out")
 SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
 
 
@@ -124,18 +127,15 @@ def hand(one: Run, other: Run) -> Hand | None:
     )
 
 
-def comparison_report(runs: Sequence[Run]) -> RenderableType:
-    """A table of the runs, best first, with differences to the best; and hands where two runs differ by it.
+def comparison(runs: Sequence[Run]) -> dict[str, list]:
+    """Rows of text for the runs, best first, with differences to the best; and hands where two runs differ by it.
 
     `unreliable`, and in brackets behind the frames: units whose Pareto k says that leaving them out changes too much.
     """
     ordered = sorted(runs, key=lambda run: -run.measurement.elpd)
     best = ordered[0]
-    table = Table(title="expected log predictive density, measurement by measurement left out")
-    for column in ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out"):
-        table.add_column(column, justify="left" if column in ("run", "model", "stage") else "right")
-    for run in ordered:
-        table.add_row(
+    rows = [
+        [
             str(run.path),
             str(run.summary["model"]),
             str(run.summary["stage"]),
@@ -145,9 +145,28 @@ def comparison_report(runs: Sequence[Run]) -> RenderableType:
             _unreliable(run.measurement),
             f"{_against(run.frame, best.frame)} ({_unreliable(run.frame)})",
             _against(run.heldout, best.heldout) if run.heldout and best.heldout else "-",
-        )
-    lines = [_hand_line(found) for pair in itertools.combinations(ordered, 2) if (found := hand(*pair))]
-    return Group(table, *map(Text, lines))
+        ]
+        for run in ordered
+    ]
+    hands = [_hand_line(found) for pair in itertools.combinations(ordered, 2) if (found := hand(*pair))]
+    return {"columns": list(COLUMNS), "rows": rows, "hands": hands}
+
+
+def comparison_report(found: dict[str, list]) -> RenderableType:
+    """A comparison for the terminal."""
+    table = Table(title="expected log predictive density, measurement by measurement left out")
+    for column in found["columns"]:
+        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
+    for row in found["rows"]:
+        table.add_row(*row)
+    return Group(table, *map(Text, found["hands"]))
+
+
+def keep_comparison(runs: Sequence[Run], found: dict[str, list]) -> None:
+    """Note a comparison in the record of every run and make its page again."""
+    for run in runs:
+        RunFolder(run.path).update(comparison=found)
+        write_page(run.path)
 
 
 def _against(one: Loo, best: Loo) -> str:

@@ -15,7 +15,7 @@ from pendel.constants import Array
 from pendel.infer.chain_loop import run_chains
 from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit, Progress
-from pendel.infer.whitening import whitened
+from pendel.infer.whitening import unit_curvature, whitened
 
 WARMUP, DRAWS, CHAINS = 250, 400, 4
 TARGET = 0.8  # acceptance
@@ -28,7 +28,7 @@ class Sampled:
     """Draws of a Markov chain Monte Carlo run.
 
     `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: STATISTICS of them [chain draw];
-    `gradients`: evaluations, those of the warm-up included.
+    `gradients`: evaluations, those of the metric and of the warm-up included.
     """
 
     draws: dict[str, Array]
@@ -61,7 +61,7 @@ def sample_nuts(
         keeper: holds the state of an unfinished run, which is continued exactly.
         progress: called as progress(stage, step, total, info) after every step.
     """
-    space = whitened(model, args, kwargs, start)
+    space = unit_curvature(whitened(model, args, kwargs, start), progress)
     kernel = NUTS(potential_fn=space.potential, target_accept_prob=TARGET, max_tree_depth=DEEPEST)
     size = space.size
 
@@ -99,6 +99,6 @@ def sample_nuts(
     return Sampled(
         draws=space.constrained_chains(points[:, warmup:]),
         statistics={name: value[:, warmup:] for name, value in found.items()},
-        gradients=int(gradients.sum()),
-        warmup_gradients=int(gradients[:, :warmup].sum()),
+        gradients=int(gradients.sum()) + 2 * size,
+        warmup_gradients=int(gradients[:, :warmup].sum()) + 2 * size,
     )

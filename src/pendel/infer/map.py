@@ -108,8 +108,9 @@ def fit_map(
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
-        near: the globals start near the maximum, as after a fit of some of the frames. Then every frame climbs by itself
-            first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for one round.
+        near: the globals start near the maximum, as after a fit of some of the frames. Then every frame climbs by
+            itself first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for a
+            single round.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved.
         tolerance: converged when a Newton step promises less gain in log density.

@@ -17,7 +17,7 @@ from pendel.infer.chain_loop import run_chains
 from pendel.infer.hmc import CHAINS, DRAWS, STATISTICS, WARMUP, Sampled
 from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit, Progress
-from pendel.infer.whitening import whitened
+from pendel.infer.whitening import unit_curvature, whitened
 
 TARGET = 0.8  # acceptance
 STEPS = 4.0  # of the integrator in a trajectory, on average
@@ -42,7 +42,7 @@ def sample_mclmc(
     from blackjax import adjusted_mclmc_find_L_and_step_size
     from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
 
-    space = whitened(model, args, kwargs, start)
+    space = unit_curvature(whitened(model, args, kwargs, start), progress)
     size = space.size
 
     def log_density(y):
@@ -109,7 +109,7 @@ def sample_mclmc(
         keeper=keeper,
         progress=progress,
     )
-    tuning = int(found.pop(TUNING)[:, 0].sum())
+    tuning = int(found.pop(TUNING)[:, 0].sum()) + 2 * size
     return Sampled(
         draws=space.constrained_chains(points),
         statistics=dict(found),

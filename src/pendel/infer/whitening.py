@@ -10,6 +10,9 @@ so z_g = z*_g + L y_g (L L^T the Laplace covariance of the globals), log s = log
 P = C C^T takes standard normal (y_g, y_s, e) to about the posterior. A plain whitening by the Laplace covariance
 would keep the funnel: at small spreads P is hundreds of times larger than at the MAP point. The Jacobian is in the
 density, so the approximations cost efficiency, not correctness.
+
+F leaves out the curvature of the intensities themselves. What is left of the curvature at y = 0 is then measured by
+differences of gradients, two for every dimension, and divided out: on real quartz its eigenvalues lay between 0 and 17.
 """
 
 import dataclasses
@@ -31,6 +34,8 @@ from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable
 from pendel.infer.prune import pruned
 
+SECANT = 0.5  # standard deviations to either side over which the curvature is taken
+LEAST_CURVATURE, MOST_CURVATURE = 0.2, 100.0  # where the density is flatter or sharper than that, it is not quadratic
 SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before a warm-up finds it
 
 
@@ -45,6 +50,25 @@ class Whitened:
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains."""
         return jax.lax.map(lambda chain: jax.lax.map(self.values, chain), jnp.asarray(y))
+
+
+def unit_curvature(space: Whitened, progress: Callable | None = None) -> Whitened:
+    """The same space in coordinates w, y = A w, in which the potential has unit curvature around w = 0.
+
+    Args:
+        progress: called as progress("curvature", step, total, {}).
+    """
+    gradient = jax.jit(jax.grad(space.potential))
+    rows = []
+    for index in range(space.size):
+        shift = jnp.zeros(space.size).at[index].set(SECANT)
+        rows.append((gradient(shift) - gradient(-shift)) / (2 * SECANT))
+        if progress is not None:
+            progress("curvature", index + 1, space.size, {})
+    curvature = np.asarray(jnp.stack(rows))
+    value, vector = np.linalg.eigh(0.5 * (curvature + curvature.T))
+    root = jnp.asarray(vector / np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE)))
+    return Whitened(space.size, lambda w: space.potential(root @ w), lambda w: space.values(root @ w))
 
 
 def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:

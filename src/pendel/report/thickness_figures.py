@@ -1,5 +1,7 @@
 """Figures of the thickness and of the other parameters of frames, along the goniometer angle."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -47,7 +49,7 @@ def heat_map(data: Measured) -> Figure:
     return figure
 
 
-def basins(found: list[tuple[float, float]]) -> Figure:
+def basins(found: Sequence[Sequence[float]]) -> Figure:
     """Thickness basins of the scan for start values, with their misfit over that of the best one."""
     figure, ax = axes(xlabel="largest thickness of the basin / Å", ylabel="misfit over the best / nats")
     thickness, misfit = np.array(found).T
