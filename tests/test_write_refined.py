@@ -331,3 +331,16 @@ def test_ensemble_holds_the_draws(tmp_path, monoclinic):
     np.testing.assert_allclose(few.occupancy, monoclinic.occupancy, atol=6e-5)
     small = gemmi.make_small_structure_from_block(gemmi.cif.read(str(path))[2])
     assert small.sites[2].fract.tolist() == pytest.approx(fract[2, 2], abs=6e-7)
+
+
+def test_a_flat_ellipsoid_is_written_so_that_it_can_be_read(quartz, tmp_path):
+    flat = np.array(quartz.u_aniso)
+    flat[1] = [[0.02, 0.0, 0.0], [0.0, 0.02, 0.0], [0.0, 0.0, 4e-5]]
+    crystal = dataclasses.replace(quartz, u_aniso=flat, isotropic=(False, False))
+    su = np.full((2, 3, 3), 2e-3)
+    path = tmp_path / "flat.cif"
+    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], results={})
+    again = read_crystal(path)
+    np.testing.assert_allclose(again.u_aniso[1], flat[1], atol=1e-5)
+    row = [text for text in path.read_text().splitlines() if text.startswith("O1 ")][-1]
+    assert "0.00004(200)" in row

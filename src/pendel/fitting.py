@@ -24,7 +24,7 @@ from pendel.run_folder import RunFolder
 from pendel.simulate import Plan
 from pendel.simulate.shard import shard_plan
 from pendel.stages import Chosen, Guided
-from pendel.start import find_start, tilt_grid, tilt_moves
+from pendel.start import find_start, tilt_moves
 
 ROUNDS = 3  # of a fit that begins at a scan
 K_DRAWS = 200  # of the guide, for its Pareto k
@@ -78,12 +78,9 @@ def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
 
 
 def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | None = None) -> Chosen:
-    """A scan, with the structure in `fitted` values where there are some, and tilts as far as theirs."""
-    fitted = fitted or {}
-    crystal = fitted_crystal(run.problem.crystal, fitted)
-    tilts = [x for name, x in fitted.items() if name == "tilt" or name.startswith("tilt_") and np.ndim(x) == 2]
-    grid = tilt_grid(np.concatenate(tilts)) if tilts else None
-    found = find_start(crystal, run.datasets(plans), tilts=grid, progress=run.progress)
+    """A scan, with the structure in `fitted` values where there are some."""
+    crystal = fitted_crystal(run.problem.crystal, fitted or {})
+    found = find_start(crystal, run.datasets(plans), progress=run.progress)
     return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
 
 

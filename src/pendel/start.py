@@ -29,7 +29,6 @@ MOVE_STEP = 0.12  # deg
 SAMPLING_STEPS = (-2, -1, 1, 2)
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.thickness.tapered`
-FARTHEST = 4  # steps of a wider grid of tilts
 TILT_SPREAD = 0.12  # deg, standard deviation expected
 MODEL_ERROR = 0.12  # relative, of the misfit used here
 ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
@@ -56,7 +55,6 @@ def find_start(
     datasets: tuple[tuple[Experiment, Plan], ...],
     *,
     thickness_min: float = 100.0,
-    tilts: Float[np.ndarray, "tilts 2"] | None = None,
     progress: Progress | None = None,
 ) -> Start:
     """Scan thickness, taper and tilt for all frames of every data set, with scales fitted.
@@ -65,13 +63,11 @@ def find_start(
         crystal: start structure.
         datasets: (experiment, plan) pairs; the plan's `thickness_max` [Å] ends the scan.
         thickness_min: where the scan starts [Å].
-        tilts: tried on every frame [deg]; a square of nine when not given.
     """
     sets, landscapes = [], []
     for number, (experiment, plan) in enumerate(datasets):
         suffix = f"_{number + 1}" if number else ""
-        grid = square(TILT_STEP) if tilts is None else tilts
-        values, scores, landscape = _scan(crystal, experiment, plan, thickness_min, grid, suffix, progress)
+        values, scores, landscape = _scan(crystal, experiment, plan, thickness_min, suffix, progress)
         sets.append((values, scores))
         landscapes.append(landscape)
     count = min(len(values) for values, _ in sets)
@@ -89,7 +85,7 @@ def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[
     Around every frame there are other fringes. Along a rotation there are maxima at every step of its sampling: the
     simulated tilts fall on their neighbours and only the two ends differ, where fringes are undersampled.
     """
-    around = [step for step in square(MOVE_STEP) if np.any(step)]
+    around = [step for step in _square(MOVE_STEP) if np.any(step)]
     near: list[dict[str, Array]] = [{} for _ in around]
     along: list[dict[str, Array]] = [{} for _ in SAMPLING_STEPS]
     for number, (experiment, plan) in enumerate(datasets):
@@ -104,25 +100,17 @@ def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[
     return [near + along, along, along]
 
 
-def tilt_grid(found: Float[Array, "frames 2"]) -> Float[np.ndarray, "tilts 2"]:
-    """A grid of tilts [deg] as far as those that were found on other frames, one step beyond zero at least."""
-    size = np.max(np.abs(np.asarray(found)), axis=0)
-    reach = np.clip(np.rint(size / TILT_STEP), 1, FARTHEST).astype(int)
-    axes = [TILT_STEP * np.arange(-n, n + 1) for n in reach]
-    return np.array([(x, y) for x in axes[0] for y in axes[1]])
-
-
-def _scan(crystal, experiment, plan, thickness_min, tilts, suffix, progress):
+def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
     """Basins of one data set: start values and misfits, best first."""
     every = max(1, plan.frames // SCOUTS)
     scouts = only_frames(plan, np.arange(plan.frames) % every == 0)
     thickest = _geometric(1.2 * thickness_min, 0.9 * dict(plan.settings)["thickness_max"])
-    misfit, _ = _table(crystal, experiment, scouts, thickest, square(TILT_STEP), progress)
+    misfit, _ = _table(crystal, experiment, scouts, thickest, _square(TILT_STEP), progress)
     total = np.min(misfit, axis=0)[::every].sum(axis=0).reshape(len(thickest), len(TAPERS))
     basins = [(thickest[i], taper) for i, taper in _basins(thickest, total)]
     landscape = (thickest, total.min(axis=1))
 
-    frames = np.arange(plan.frames)
+    tilts, frames = _square(TILT_STEP), np.arange(plan.frames)
     thickest = _geometric(0.6 * min(basins)[0], min(1.4 * max(basins)[0], thickest[-1]))
     misfit, log_scale = _table(crystal, experiment, plan, thickest, tilts, progress)
     lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
@@ -149,7 +137,7 @@ def _geometric(first: float, last: float) -> Float[np.ndarray, " thicknesses"]:
     return np.exp(np.arange(np.log(first), np.log(last) + 1e-9, 0.03))
 
 
-def square(step: float) -> Float[np.ndarray, "tilts 2"]:
+def _square(step: float) -> Float[np.ndarray, "tilts 2"]:
     """A square of nine tilts [deg] around zero."""
     return step * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
 

@@ -22,7 +22,7 @@ from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
 
 PROBES = 16  # of the diagonal
-LOOPS = frozenset({"while", "scan", "ffi_call"})  # primitives that make a computation expensive
+LOOPS = frozenset({"while", "scan", "ffi_call", "eigh"})  # primitives that make a computation expensive
 
 
 def negative_log_density(

@@ -4,11 +4,12 @@ import gemmi
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.cell import direct_matrix, reciprocal_matrix, u_equivalent
+from pendel.cell import direct_matrix, reciprocal_matrix, u_cartesian, u_equivalent
 from pendel.constants import Array
 from pendel.crystal import Crystal
 from pendel.io.write import format_su, set_item
 
+_MOST_EXTRA = 6  # digits
 _TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # 11 22 33 23 13 12
 
 
@@ -58,11 +59,22 @@ def add_structure(
         tags = [f"U_{i + 1}{j + 1}" for i, j in _TENSOR]
         loop = block.init_loop("_atom_site_aniso_", ["label", *tags])
         for site in anisotropic:
-            values = [
-                format_su(float(crystal.u_aniso[site, i, j]), float(tensor_su[site, i, j]), decimals=6)
-                for i, j in _TENSOR
-            ]
+            values = _tensor_values(crystal, site, tensor_su[site])
             loop.add_row([gemmi.cif.quote(crystal.labels[site]), *values])
+
+
+def _tensor_values(crystal: Crystal, site: int, su: Float[Array, "3 3"]) -> list[str]:
+    """U_ij as text, rounded to their uncertainties unless that makes the tensor indefinite: then with more digits."""
+    tensor = np.asarray(crystal.u_aniso[site])
+    values: list[str] = []
+    for extra in range(_MOST_EXTRA + 1):
+        values = [format_su(float(tensor[i, j]), float(su[i, j]), decimals=6, extra=extra) for i, j in _TENSOR]
+        written = np.zeros((3, 3))
+        for (i, j), text in zip(_TENSOR, values, strict=True):
+            written[i, j] = written[j, i] = float(text.partition("(")[0])
+        if np.linalg.eigvalsh(np.asarray(u_cartesian(written, crystal.cell))).min() > 0:
+            break
+    return values
 
 
 def operation_numbers(crystal: Crystal) -> Int[Array, " ops"]:

@@ -4,17 +4,19 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 # Colours that no figure would use stand for variables of the page's style sheet. The palette is Okabe and Ito's
 # (2008), which colour-blind readers tell apart; its lightness differs in grey, too.
 INK, MUTED, GRID, BLUE, ORANGE, GREEN = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 WIDTH, HEIGHT = 4.6, 3.1  # inches; text stays readable on a phone
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "svg.fonttype": "none",  # text stays text
@@ -28,7 +30,7 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, MUTED]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, MUTED]),
     "figure.facecolor": "none",
     "grid.color": GRID,
     "grid.linewidth": 0.6,

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 from scipy.stats import kstwo
 
+from pendel.constants import Array
 from pendel.report.figure_style import BLUE, GREEN, GRID, INK, ORANGE, axes
 from pendel.report.run_files import Measured
 
@@ -100,14 +101,14 @@ def rocking(data: Measured, row: int) -> Figure:
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
     ax.fill_between(error, low, high, color=BLUE, alpha=0.25, linewidth=0)
     ax.plot(error, np.median(draws, axis=0), color=BLUE)
-    ax.axhline(data.intensity[row], color=ORANGE, linestyle="--", linewidth=1, label="I_obs")
-    ax.axhline(data.calculated[:, row].mean(), color=GREEN, linewidth=1, label="I_calc, the mean of the curve")
+    ax.axhline(float(data.intensity[row]), color=ORANGE, linestyle="--", linewidth=1, label="I_obs")
+    ax.axhline(float(data.calculated[:, row].mean()), color=GREEN, linewidth=1, label="I_calc, the mean of the curve")
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
-def binned(values: np.ndarray, z: np.ndarray, scale, count: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def binned(values: Array, z: Array, scale, count: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre, mean z and its standard error in groups of equal size along `values`."""
     order = np.argsort(values)
     groups = [group for group in np.array_split(order, count) if len(group) > 1]

@@ -36,7 +36,7 @@ def flagged_frames(data: Measured) -> dict[int, str]:
     if "thickness" in data.of_frames and len(data.alpha) > 4:
         curve = np.log(data.of_frames["thickness"].mean(axis=0))
         order = np.argsort(data.alpha)
-        between = np.interp(data.alpha, data.alpha[order][[0, -1]], curve[order][[0, -1]])
+        between = np.array(curve)
         between[order[1:-1]] = 0.5 * (curve[order[:-2]] + curve[order[2:]])
         jump = np.abs(curve - between)
         for index in np.flatnonzero(jump > np.maximum(FAR_THICKNESS * 1.4826 * np.median(jump), 0.1)):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array, InputError
@@ -52,7 +51,7 @@ class RunFiles:
     path: Path
     record: dict[str, Any]  # run.json
     summary: dict[str, Any]  # summary.json
-    tree: xr.DataTree  # posterior.nc
+    tree: Any  # posterior.nc, a DataTree
     crystal: Crystal  # refined.cif
     data: tuple[Measured, ...]
 
@@ -95,7 +94,7 @@ def read_run_files(path: Path) -> RunFiles:
     return RunFiles(path=path, record=record, summary=summary, tree=tree, crystal=crystal, data=tuple(data))
 
 
-def _measured(tree: xr.DataTree, suffix: str, rows: np.ndarray) -> Measured:
+def _measured(tree: Any, suffix: str, rows: np.ndarray) -> Measured:
     constant, predictive = tree["constant_data"], tree["posterior_predictive"]
     frame_id = constant[f"alpha{suffix}"][f"frame{suffix}"].values
     frame = np.searchsorted(frame_id, constant[f"frame_of{suffix}"].values)

@@ -1,8 +1,9 @@
 """Figures of the inference: chains, the guide's loss, and its uncertainties against those of Laplace."""
 
+from typing import Any
+
 import arviz as az
 import numpy as np
-import xarray as xr
 from arviz_base import dict_to_dataset
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
@@ -14,7 +15,7 @@ MOST_TRACES = 8
 ENOUGH = 400  # effective samples
 
 
-def global_names(tree: xr.DataTree, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
+def global_names(tree: Any, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
     """Numbers that all frames share and that were sampled, the slowest ones of the chains first."""
     posterior = tree["posterior"]
     names = [
@@ -28,7 +29,7 @@ def global_names(tree: xr.DataTree, most: int = MOST_TRACES) -> list[tuple[str, 
     return [varying[k] for k in np.argsort(slowness, kind="stable")[:most]]
 
 
-def trace(tree: xr.DataTree, name: str, index: tuple[int, ...]) -> Figure:
+def trace(tree: Any, name: str, index: tuple[int, ...]) -> Figure:
     """All draws of a number, chain by chain."""
     figure, ax = axes(xlabel="draw", ylabel=label(name, index), height=2.0)
     for chain, values in enumerate(_number(tree, name, index)):
@@ -36,7 +37,7 @@ def trace(tree: xr.DataTree, name: str, index: tuple[int, ...]) -> Figure:
     return figure
 
 
-def ranks(tree: xr.DataTree, name: str, index: tuple[int, ...], bins: int = 20) -> Figure:
+def ranks(tree: Any, name: str, index: tuple[int, ...], bins: int = 20) -> Figure:
     """Ranks of each chain's draws among all of them: flat where the chains agree (Vehtari et al. 2021)."""
     figure, ax = axes(xlabel=f"rank of {label(name, index)}", ylabel="count", height=2.0)
     values = _number(tree, name, index)
@@ -49,7 +50,7 @@ def ranks(tree: xr.DataTree, name: str, index: tuple[int, ...], bins: int = 20) 
     return figure
 
 
-def effective_samples(tree: xr.DataTree) -> Figure:
+def effective_samples(tree: Any) -> Figure:
     """Bulk and tail effective sample sizes of every number, sorted."""
     posterior = tree["posterior"].to_dataset()
     figure, ax = axes(xlabel="share of all numbers", ylabel="effective samples")
@@ -64,12 +65,13 @@ def effective_samples(tree: xr.DataTree) -> Figure:
     return figure
 
 
-def energies(tree: xr.DataTree) -> Figure:
+def energies(tree: Any) -> Figure:
     """Energy and its change from draw to draw; a change much narrower than the energy explores slowly (E-BFMI)."""
     figure, ax = axes(xlabel="energy minus its mean", ylabel="density")
     energy = tree["sample_stats"]["energy"].values
     change = np.diff(energy, axis=1)
-    edges = np.linspace(*np.percentile(energy - energy.mean(), (0.1, 99.9)), 40)
+    low, high = np.percentile(energy - energy.mean(), (0.1, 99.9))
+    edges = np.linspace(low, high, 40)
     for values, colour, name in ((energy - energy.mean(), BLUE, "energy"), (change, ORANGE, "change")):
         ax.stairs(np.histogram(values, edges, density=True)[0], edges, color=colour, label=name)
     ax.legend()
@@ -89,7 +91,7 @@ def losses(values: np.ndarray) -> Figure:
     return figure
 
 
-def uncertainties(tree: xr.DataTree, stage: str) -> Figure:
+def uncertainties(tree: Any, stage: str) -> Figure:
     """Standard deviations of the numbers that all frames share, over those of the Laplace approximation."""
     figure, ax = axes(xlabel=f"standard deviation, {stage} / Laplace", height=0.0)
     laplace, posterior = tree["laplace"], tree["posterior"]
@@ -109,7 +111,7 @@ def uncertainties(tree: xr.DataTree, stage: str) -> Figure:
     return figure
 
 
-def fraction_of_missing_information(tree: xr.DataTree) -> float:
+def fraction_of_missing_information(tree: Any) -> float:
     """The smallest E-BFMI of the chains (Betancourt 2016): mean squared change of the energy over its variance."""
     energy = tree["sample_stats"]["energy"].values
     return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)))
@@ -128,5 +130,5 @@ def label(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
-def _number(tree: xr.DataTree, name: str, index: tuple[int, ...]) -> np.ndarray:
+def _number(tree: Any, name: str, index: tuple[int, ...]) -> np.ndarray:
     return tree["posterior"][name].values[(slice(None), slice(None), *index)]

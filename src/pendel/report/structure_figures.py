@@ -23,7 +23,7 @@ def cell_picture(crystal: Crystal, along: int, bonded: dict[frozenset[str], floa
         bonded: longest bond [Å] between two elements.
     """
     direct = direct_matrix(crystal.cell)
-    across = _view(direct, along)
+    across = _view(np.asarray(direct), along)
     site, position, tensor = _drawn_atoms(crystal)
     flat = position @ direct.T @ across.T
     depth = position @ direct.T @ np.cross(*across)

@@ -4,6 +4,7 @@ import numpy as np
 
 from pendel.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.cell import u_equivalent
+from pendel.constants import Array
 from pendel.crystal import Crystal
 from pendel.io.write import format_su
 from pendel.report.run_files import RunFiles
@@ -79,7 +80,7 @@ def _row(site: str, name: str, values: np.ndarray, decimals: int) -> dict[str, s
     return {"site": site, "name": name, **_interval(values.ravel(), decimals), **quality}
 
 
-def _interval(draws: np.ndarray, decimals: int) -> dict[str, str]:
+def _interval(draws: Array, decimals: int) -> dict[str, str]:
     """mean(su), median and the 95 % interval; what is fixed has neither."""
     mean, sd = float(np.mean(draws)), float(np.std(draws, ddof=1))
     if sd < FIXED:

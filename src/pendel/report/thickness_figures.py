@@ -35,7 +35,8 @@ def heat_map(data: Measured) -> Figure:
     figure, ax = axes(xlabel="goniometer angle / deg", ylabel="mean thickness / Å")
     order = np.argsort(data.alpha)
     draws = data.of_frames["thickness"][:, order]
-    edges = np.linspace(*np.percentile(draws, (0.5, 99.5)), BINS + 1)
+    low, high = np.percentile(draws, (0.5, 99.5))
+    edges = np.linspace(low, high, BINS + 1)
     density = np.array([np.histogram(column, edges)[0] for column in draws.T], dtype=float).T
     density /= np.maximum(density.max(axis=0), 1)
     colour = np.zeros((*density.shape, 4))

@@ -111,7 +111,8 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
             f" ({named})" if flagged else ""
         )
         level = PASS if share <= 0.05 else WARN
-        yield Verdict(level, text, "" if level == PASS else "see the table of frames: a bad orientation, another grain, shadowing?")
+        advice = "" if level == PASS else "see the table of frames: a bad orientation, another grain, shadowing?"
+        yield Verdict(level, text, advice)
     basins = run.record.get("derived", {}).get("thickness_basins_angstrom", [])
     near = [t for t, misfit in basins[1:] if misfit - basins[0][1] < NEAR_BASIN]
     if near:
