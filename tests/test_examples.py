@@ -37,7 +37,7 @@ def several_crystals(text: str, out: Path) -> None:
 def from_dials(text: str, out: Path) -> None:
     assert float(re.search(rf"{NUMBER} % in the frame", text)[1]) > 99
     assert first_number("the same within", text) < 1e-9  # Å⁻¹
-    assert first_number("R_obs", text) < 25
+    assert first_number("R_obs", text) < 30  # start values of a scan, nothing refined
     again = pendel.read_pets(out / "reflections.cif_pets")
     assert f"{len(again.hkl)} reflections on {len(again.frame_id)} frames" in text
 
