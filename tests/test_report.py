@@ -24,7 +24,7 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("report") / "run"
-    settings = pendel.Settings(infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
+    settings = pendel.Settings(model="kinematic", infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
     pendel.refine(example().structure, [example().data], out, settings)
     return out
 
