@@ -262,6 +262,7 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
     tree = pendel.Posterior.load(out / "posterior.nc").data
     assert dict(tree["posterior"]["fract"].sizes) == {"chain": 2, "draw": 40, "site": 2, "axis": 3}
     assert dict(tree["sample_stats"]["lp"].sizes) == {"chain": 2, "draw": 40}
+    assert tree["sample_stats"]["diverging"].dtype == bool
     mean = tree["posterior"]["fract"].mean(("chain", "draw"))
     np.testing.assert_allclose(mean, outcome.refined.crystal.fract, atol=1e-3)
     # The log likelihood stands at the draws it belongs to: recomputed for the last draw of the second chain.

@@ -181,6 +181,9 @@ def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
     chains, length = sampled.statistics["energy"].shape
     draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
     point = {name: np.asarray(np.mean(values, axis=0)) for name, values in draws.items()}
+    statistics = {name: np.ravel(x) for name, x in sampled.statistics.items()}
+    if "diverging" in statistics:
+        statistics["diverging"] = statistics["diverging"].astype(bool)  # ArviZ selects with it
     counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
     return StageResult(
         stage=run.settings.infer,
@@ -189,7 +192,7 @@ def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
         facts={**_map_facts(fit), **counts, "sd_over_laplace": _sd_over_laplace(run, fit, draws)},
         is_last=True,
         chains=chains,
-        statistics={name: np.ravel(x) for name, x in sampled.statistics.items()},
+        statistics=statistics,
         laplace=_global_laplace(run, fit),
     )
 
