@@ -1,9 +1,9 @@
 """Time to a given log density for four optimisers against the number of structural parameters.
 
 Run by hand: python tests/optimiser_race.py OUT.json [--sizes 10 100 500]. Simulated P1 crystals with 3, 25 and 125
-light atoms (about 10, 100 and 500 free coordinates and U), ten frames, start displaced by 50 mÅ in every coordinate.
-Each optimiser works on the same compiled density and starts at the same point; compilation is not counted. Reported is
-the time until the log density is within 5 of the best one that any of them found.
+light atoms (about 10, 100 and 500 free coordinates and U), fifteen frames, start displaced by 50 mÅ in every
+coordinate. Each optimiser works on the same compiled density and starts at the same point; compilation is not counted.
+Reported is the time until the log density is within 5 of the best one that any of them found.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pendel.synthetic import simulate_experiment
 
 SITES = {10: 3, 100: 25, 500: 125}
 NEAR = 5.0  # in log density
-SECONDS = 240.0  # at most, for one optimiser
+SECONDS = 90.0  # at most, for one optimiser
 
 
 def main() -> None:
@@ -67,10 +67,10 @@ def simulated(sites: int):
         occupancy=np.ones(sites),
         isotropic=(True,) * sites,
     )
-    measured = pendel.thin(pendel.read_pets(example().data), slice(None, None, 3))
+    measured = pendel.thin(pendel.read_pets(example().data), slice(None, None, 2))
     frames = len(measured.frame_id)
     old = measured.orientation @ np.linalg.inv(reciprocal_matrix(measured.cell))
-    hkl = reflections_within(truth, 0.9)
+    hkl = reflections_within(truth, 1.4)
     rows = frames * len(hkl)
     geometry = dataclasses.replace(
         measured,
@@ -83,7 +83,7 @@ def simulated(sites: int):
         weight=np.ones(rows, dtype=int),
     )
     geometry = pendel.select(geometry, "klar", rsg=0.7, dsg=0.001)
-    settings = {"g_max": 1.0, "sg_max": 0.006, "tilts": 9}
+    settings = {"g_max": 1.5, "sg_max": 0.006, "tilts": 9}
     made = simulate_experiment(
         truth, geometry, pendel.Imperfections(thickness=300.0, width=0.1, counts=1e6), seed=1, **settings
     )

@@ -37,7 +37,7 @@ LAYERS = [
         "fitting",
         "refine",
     },
-    {"converge", "compare", "datasets", "published", "progress", "sanity", "cli_data", "cli"},
+    {"converge", "compare", "datasets", "published", "progress", "sanity", "cli_data", "cli_errors", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in (SOURCE / "pendel").rglob("*.py") if path != SOURCE / "pendel" / "__init__.py")

@@ -13,7 +13,7 @@ import pytest
 import pendel
 from pendel.datasets import example
 from pendel.report.fit_figures import probability_ranks
-from pendel.report.frames import flagged_frames, frame_r_obs
+from pendel.report.frames import flagged_frames, r_obs_of_frames
 from pendel.report.page import page, write_page
 from pendel.report.run_files import read_run_files
 from pendel.report.verdicts import verdicts
@@ -144,7 +144,7 @@ def test_frames_that_stand_out_are_flagged(folder):
     strong = np.bincount(data.frame[data.intensity > 3 * data.sigma], minlength=len(data.frame_id))
     bad, turned = np.argsort(-strong)[:2]
     exact = np.broadcast_to(data.intensity, data.calculated.shape)
-    r_obs = frame_r_obs(dataclasses.replace(data, calculated=exact))
+    r_obs = r_obs_of_frames(dataclasses.replace(data, calculated=exact))
     np.testing.assert_allclose(r_obs[strong > 0], 0.0, atol=1e-12)
     worse = np.array(1.1 * exact)
     worse[:, data.frame == bad] *= 4.0

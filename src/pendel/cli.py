@@ -1,10 +1,7 @@
 """The command line. Exit codes: 0 done, 2 bad input or an output that cannot be written, 1 everything else."""
 
-import errno
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated
@@ -13,6 +10,7 @@ import typer
 from rich.console import Console
 
 from pendel.cli_data import data_app
+from pendel.cli_errors import plain_errors
 from pendel.compare import comparison, comparison_report, keep_comparison, read_run
 from pendel.constants import InputError
 from pendel.converge import convergence, convergence_report, plan_settings
@@ -26,11 +24,8 @@ from pendel.refine import Outcome
 from pendel.refine import refine as run_refinement
 from pendel.report.page import write_page
 from pendel.report.tables import closing_table, comparison_table
-from pendel.run_folder import RECORD
 from pendel.sanity import sanity_report
 from pendel.synthetic import Imperfections, simulate_files
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     help="Refine crystal structures against electron diffraction, with posteriors.",
@@ -105,7 +100,7 @@ def refine(
         holdout=holdout,
         seed=seed,
     )
-    with _plain_errors(out):
+    with plain_errors(out):
         if distributed:
             join_processes()
         _refine_and_print(structure, data, out, settings, force=force, progress=progress)
@@ -144,7 +139,7 @@ def check(
         hydrogen=hydrogen,
         memory=memory,
     )
-    with _plain_errors():
+    with plain_errors():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans))
@@ -198,7 +193,7 @@ def simulate(
         counts=counts,
         background=background,
     )
-    with _plain_errors():
+    with plain_errors():
         experiment = simulate_files(structure, data, out, settings, imperfections).experiment
         print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
 
@@ -206,7 +201,7 @@ def simulate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished stage")]) -> None:
     """Write report.html again from the files of a run folder; a refinement does so at its end."""
-    with _plain_errors():
+    with plain_errors():
         print(write_page(run))
 
 
@@ -218,13 +213,17 @@ def compare(
 
     The comparison is added to the report of every run.
     """
-    with _plain_errors():
+    with plain_errors():
         if len(runs) < 2:
             raise InputError(found="one run", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
         found = comparison(read)
         Console().print(comparison_report(found))
-        keep_comparison(read, found)
+        for run in read:
+            try:
+                keep_comparison(run, found)
+            except (InputError, OSError) as error:  # an archive, or a folder of an older version
+                print(f"note: the report of {run.path} stays as it is: {error}", file=sys.stderr)
 
 
 @app.command()
@@ -235,7 +234,7 @@ def demo(
     progress: Progress = "auto",
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
-    with _plain_errors(out):
+    with plain_errors(out):
         files = example()
         settings = Settings(infer=infer, seed=seed)
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
@@ -268,27 +267,6 @@ def _refine_and_print(
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
     console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
     return outcome
-
-
-@contextmanager
-def _plain_errors(out: Path | None = None) -> Iterator[None]:
-    """Errors of the user's making become one line and an exit code."""
-    try:
-        yield
-    except InputError as error:
-        _stop(str(error), 2)
-    except KeyboardInterrupt:
-        kept = out is not None and (out / RECORD).is_file()
-        _stop("interrupted" + (f"; {out} keeps its completed stages and the same command resumes" if kept else ""), 1)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        _stop(f"found {error.filename or 'a file'}: {error.strerror}; expected a writable place; do: change --out", 2)
-
-
-def _stop(message: str, code: int) -> None:
-    print("pendel:", " ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,12 +1,11 @@
 """`pendel data list` and `pendel data fetch NAME`: published data sets on the command line."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pendel.constants import InputError
+from pendel.cli_errors import plain_errors
 from pendel.published import DataSet, fetch, find_dataset, published_datasets
 
 data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_args_is_help=True)
@@ -25,14 +24,11 @@ def fetch_dataset(
     to: Annotated[Path | None, typer.Option(help="folder; NAME in the current folder when not given")] = None,
 ) -> None:
     """Put the files of a data set into a folder; every file must have its recorded SHA-256."""
-    try:
+    with plain_errors():
         dataset = find_dataset(name, published_datasets())
         for file in fetch(dataset, to if to is not None else Path(name)):
             print(f"{file.path} ({'new' if file.is_new else 'was there'})")
-    except InputError as error:
-        print("pendel:", " ".join(str(error).split()), file=sys.stderr)
-        raise typer.Exit(2) from error
-    print(f"source: {dataset.source}; licence: {dataset.licence}")
+        print(f"source: {dataset.source}; licence: {dataset.licence}")
 
 
 def described(dataset: DataSet) -> str:

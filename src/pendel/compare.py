@@ -162,11 +162,10 @@ def comparison_report(found: dict[str, list]) -> RenderableType:
     return Group(table, *map(Text, found["hands"]))
 
 
-def keep_comparison(runs: Sequence[Run], found: dict[str, list]) -> None:
-    """Note a comparison in the record of every run and make its page again."""
-    for run in runs:
-        RunFolder(run.path).update(comparison=found)
-        write_page(run.path)
+def keep_comparison(run: Run, found: dict[str, list]) -> None:
+    """Note a comparison in the record of a run and make its page again."""
+    RunFolder(run.path).update(comparison=found)
+    write_page(run.path)
 
 
 def _against(one: Loo, best: Loo) -> str:

@@ -27,10 +27,8 @@ from pendel.constants import ELECTRON_MASS, ELEMENTARY_CHARGE, PLANCK, Array, In
 from pendel.crystal import Crystal, reciprocal_matrix, volume
 from pendel.experiment import Experiment
 from pendel.io.form_factors import form_factors
-from pendel.simulate import Plan
+from pendel.simulate import Plan, simulate_intensities
 from pendel.simulate.beams import reflections_within
-from pendel.simulate.forward import _over_segments, exit_waves
-from pendel.simulate.matrix import coupling_box
 
 VOLT_ANGSTROM2 = PLANCK**2 / (2 * ELECTRON_MASS * ELEMENTARY_CHARGE) * 1e20  # V_g gamma / U_g = h^2 / (2 m e) [V Å²]
 PRIOR_ELEMENT, PRIOR_U = "C", 0.015  # the missing atom of the prior, and its U_iso [Å²]
@@ -167,8 +165,11 @@ def _residuals(unknown, *, shared, mode):
         own = jnp.append(change, 0.0)[places] * relativistic_gamma(item.plan.wavelength) / VOLT_ANGSTROM2
         tilt = item.tilt + TILT_DEG * z[:, :2]
         thickness = item.thickness * jnp.exp(THICKNESS * z[:, 2:])
-        frames = dataclasses.replace(item, tilt=tilt, thickness=thickness)
-        calculated = _intensities(crystal, frames, item.plan.with_mode(mode), own) / item.scatter
+        plan = item.plan.with_mode(mode)
+        calculated = simulate_intensities(
+            crystal, plan, tilt=tilt, thickness=thickness, weights=item.weights, u_change=own
+        )
+        calculated = calculated / item.scatter
         measured = jnp.asarray(item.experiment.intensity) / item.scatter
         frame, count = jnp.asarray(item.experiment.frame_index), item.plan.frames
         top = jax.ops.segment_sum(calculated * measured, frame, count)
@@ -176,23 +177,6 @@ def _residuals(unknown, *, shared, mode):
         scale = top / jnp.where(bottom > 0, bottom, 1.0)
         parts.append(measured - scale[frame] * calculated)
     return jnp.concatenate(parts)
-
-
-def _intensities(crystal, item, plan, change):
-    """`simulate_intensities` with `change` [Å⁻²] added to the U_g of the plan's support."""
-    if plan.centre is not None:
-        change = jnp.real(change * jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre))))
-    added = coupling_box(change, plan.support_hkl, plan.box, plan.wavelength)
-
-    def density(coupling, *rest):
-        wave = exit_waves(coupling + added, *rest)
-        return (jnp.real(wave) ** 2 + jnp.imag(wave) ** 2).astype(jnp.float64)
-
-    def reduce(density, chunk, weights):
-        return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
-
-    nodes, weights = jnp.asarray(item.thickness), jnp.asarray(item.weights)
-    return _over_segments(crystal, plan, item.tilt, nodes, weights, reduce, density)
 
 
 def _project(x, image, phase, amplitude):

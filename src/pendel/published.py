@@ -5,7 +5,6 @@ SHA-256 is the recorded one.
 """
 
 import dataclasses
-import errno
 import json
 from importlib import resources
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 import pooch
 
 from pendel.constants import InputError
-from pendel.run_folder import file_hash, write_atomically
+from pendel.run_folder import DISK_ERRORS, file_hash, write_atomically
 
 REGISTRY = "datasets.json"
 TIMEOUT = 30.0  # s, without an answer or a further byte
-DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

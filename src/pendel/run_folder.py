@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from pendel.constants import Array, InputError
 
 RECORD = "run.json"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's making
 OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html", RECORD)
 STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")

@@ -230,15 +230,16 @@ def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
     """
     z = _moved(problem, problem.cheap(z, spreads), spreads, [], FAR)
     potential, _, matrix = problem.matrix(z, spreads)
-    steps = 0
+    steps, made_at = 0, z
     while True:
-        before, origin = float(potential), z
+        before = float(potential)
         z, more = _metric_lbfgs(problem, z, matrix, spreads, max_steps - steps, tolerance)
         steps += max(more, 1)
-        moved = np.asarray(z - origin)
+        moved = np.asarray(z - made_at)
         distance = float(np.sum(moved**2 * matrix) if matrix.ndim == 1 else moved @ matrix @ moved)
         if distance > SHORT**2 * len(moved):
             potential, gradient, matrix = problem.matrix(z, spreads)
+            made_at = z
         else:
             potential, gradient = problem.gradient(z, spreads)
         converged = _promise(matrix, gradient) < 10 * tolerance or before - float(potential) < tolerance

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gemmi
@@ -21,17 +21,24 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
     Raises InputError when the place cannot be written (read-only, full, missing folder); an older file then stays.
     """
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file to write to, which takes the name of `path` at the end; InputError as in `write_text`."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         os.replace(temporary, target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # gemmi's writers raise the second
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            found=f"{target}, which cannot be written ({error.strerror})",
+            found=f"{target}, which cannot be written ({reason})",
             expected="an existing, writable folder with free space",
             do="choose another --out or make room",
         ) from error

@@ -1,15 +1,15 @@
 """Maps on the grid of a unit cell: the grid that its symmetry needs, and files in the CCP4 format."""
 
-import contextlib
 import os
-from pathlib import Path
 
 import gemmi
 import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.cell import Cell
-from pendel.constants import Array, InputError
+from pendel.constants import Array
+from pendel.io.spacegroup import operation
+from pendel.io.write import whole_file
 
 _LABEL_COUNT, _FIRST_LABEL = 56, 57  # words of the CCP4 header
 _LABEL_LENGTH = 80
@@ -43,20 +43,8 @@ def write_ccp4_map(
     ccp4.update_ccp4_header(2, True)  # mode 2: 32-bit reals; True: with mean, extremes and rms
     ccp4.set_header_i32(_LABEL_COUNT, 1)
     ccp4.set_header_str(_FIRST_LABEL, label[:_LABEL_LENGTH].ljust(_LABEL_LENGTH))
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         ccp4.write_ccp4_map(str(temporary))
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            found=f"{target}, which cannot be written ({error})",
-            expected="an existing, writable folder with free space",
-            do="choose another folder or make room",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def map_grid(
@@ -72,10 +60,6 @@ def map_grid(
 
 def _spacegroup(rotations: Int[Array, "ops 3 3"], translations: Float[Array, "ops 3"]) -> gemmi.SpaceGroup:
     """The tabulated space group with these operations; P 1 where there is none."""
-    operations = []
-    for rotation, translation in zip(np.asarray(rotations), np.asarray(translations), strict=True):
-        operation = gemmi.Op()
-        operation.rot = (gemmi.Op.DEN * rotation).tolist()
-        operation.tran = np.round(gemmi.Op.DEN * translation).astype(int).tolist()
-        operations.append(operation.wrap())
-    return gemmi.find_spacegroup_by_ops(gemmi.GroupOps(operations)) or gemmi.SpaceGroup("P 1")
+    pairs = zip(np.asarray(rotations), np.asarray(translations), strict=True)
+    operations = gemmi.GroupOps([operation(*pair).wrap() for pair in pairs])
+    return gemmi.find_spacegroup_by_ops(operations) or gemmi.SpaceGroup("P 1")

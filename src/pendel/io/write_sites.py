@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from pendel.cell import direct_matrix, reciprocal_matrix, u_cartesian, u_equivalent
 from pendel.constants import Array
 from pendel.crystal import Crystal
+from pendel.io.spacegroup import operation
 from pendel.io.write import format_su, set_item
 
 _MOST_EXTRA = 6  # digits
@@ -36,8 +37,8 @@ def add_structure(
     occupied_su = np.zeros(sites) if occupancy_su is None else np.asarray(occupancy_su)
     set_item(block, "_space_group_name_H-M_alt", crystal.spacegroup)
     loop = block.init_loop("_space_group_symop_", ["id", "operation_xyz"])
-    for number, operation in enumerate(np.argsort(operation_numbers(crystal))):
-        text = _triplet(np.asarray(crystal.rotations[operation]), np.asarray(crystal.translations[operation]))
+    for number, index in enumerate(np.argsort(operation_numbers(crystal))):
+        text = operation(np.asarray(crystal.rotations[index]), np.asarray(crystal.translations[index])).triplet()
         loop.add_row([str(number + 1), gemmi.cif.quote(text)])
     source = [gemmi.cif.quote(scattering_source)] if scattering_source else []
     loop = block.init_loop("_atom_type_", ["symbol", "scat_source"][: 1 + len(source)])
@@ -82,13 +83,6 @@ def operation_numbers(crystal: Crystal) -> Int[Array, " ops"]:
     plain = np.all(np.asarray(crystal.rotations) == np.eye(3, dtype=int), axis=(1, 2))
     identity = plain & np.all(np.mod(np.asarray(crystal.translations), 1) == 0, axis=1)
     return np.argsort(np.argsort(~identity, kind="stable"), kind="stable") + 1
-
-
-def _triplet(rotation: np.ndarray, translation: np.ndarray) -> str:
-    operation = gemmi.Op()
-    operation.rot = (rotation * gemmi.Op.DEN).tolist()
-    operation.tran = np.rint(translation * gemmi.Op.DEN).astype(int).tolist()
-    return operation.triplet()
 
 
 def _equivalent_su(crystal: Crystal, tensor_su: Float[Array, "sites 3 3"]) -> Float[Array, "sites"]:

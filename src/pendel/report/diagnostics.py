@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array
+from pendel.experiment import OBSERVED_SIGMA
 from pendel.likelihood import amplitude_weights
-
-OBSERVED_SIGMA = 3.0  # a reflection is observed where I_o > 3 sigma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,15 +49,12 @@ def agreement(
     use = np.ones(len(intensity), dtype=bool) if mask is None else np.asarray(mask)
     observed, errors, measured, calc = (np.asarray(x)[use] for x in (frame_index, sigma, intensity, calculated))
     frames, frame = np.unique(observed, return_inverse=True)
-    strong = measured > OBSERVED_SIGMA * errors
-    root = np.sqrt(np.maximum(measured, 0.0))
-    misfit = np.abs(root - np.sqrt(np.maximum(calc, 0.0)))
+    r_top, r_bottom = _amplitude_sums(measured, errors, calc, frame, len(frames))
     weight = np.asarray(amplitude_weights(measured, errors))
 
     def per_frame(values):
         return np.bincount(frame, weights=values, minlength=len(frames)).astype(float)
 
-    r_top, r_bottom = per_frame(np.where(strong, misfit, 0.0)), per_frame(np.where(strong, root, 0.0))
     w_top, w_bottom = per_frame((weight * (calc - measured)) ** 2), per_frame((weight * measured) ** 2)
     return Agreement(
         r_obs_mean=_mean_ratio(r_top, r_bottom),
@@ -66,9 +62,22 @@ def agreement(
         wr2_mean=_mean_ratio(np.sqrt(w_top), np.sqrt(w_bottom)),
         wr2_pooled=_mean_ratio(np.sqrt(w_top.sum(keepdims=True)), np.sqrt(w_bottom.sum(keepdims=True))),
         n_scored=len(measured),
-        n_observed=int(strong.sum()),
+        n_observed=int(np.sum(measured > OBSERVED_SIGMA * errors)),
         n_frames=len(frames),
     )
+
+
+def frame_r_obs(
+    intensity: Float[Array, " reflections"],
+    sigma: Float[Array, " reflections"],
+    calculated: Float[Array, " reflections"],
+    frame_index: Int[Array, " reflections"],
+    frames: int,
+) -> Float[np.ndarray, " frames"]:
+    """R_obs of every frame, as in `agreement`; NaN where nothing was observed."""
+    measured, errors, calc, frame = (np.asarray(x) for x in (intensity, sigma, calculated, frame_index))
+    top, bottom = _amplitude_sums(measured, errors, calc, frame, frames)
+    return np.divide(top, bottom, out=np.full(frames, np.nan), where=bottom > 0)
 
 
 def rescaled(
@@ -83,6 +92,16 @@ def rescaled(
     bottom = np.bincount(frame_index, weights=weight * np.asarray(calculated) ** 2)
     scale = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
     return scale[np.asarray(frame_index)] * np.asarray(calculated)
+
+
+def _amplitude_sums(intensity, sigma, calculated, frame, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the observed reflections of every frame: |sqrt(I_o) - sqrt(I_c)|, and sqrt(I_o)."""
+    root = np.sqrt(np.maximum(intensity, 0.0))
+    misfit = np.abs(root - np.sqrt(np.maximum(calculated, 0.0)))
+    strong = intensity > OBSERVED_SIGMA * sigma
+    weights = (np.where(strong, values, 0.0) for values in (misfit, root))
+    top, bottom = (np.bincount(frame, weights=x, minlength=frames).astype(float) for x in weights)
+    return top, bottom
 
 
 def _mean_ratio(top: Float[np.ndarray, " frames"], bottom: Float[np.ndarray, " frames"]) -> float:

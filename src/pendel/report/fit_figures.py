@@ -7,7 +7,7 @@ from scipy.stats import kstwo
 
 from pendel.constants import Array
 from pendel.report.figure_style import BLUE, GREEN, GRID, INK, ORANGE, axes
-from pendel.report.run_files import Measured
+from pendel.report.run_files import Measured, is_observed
 
 MOST_POINTS = 2500  # in one figure; more are thinned evenly, and the caption says so
 OUTLIER = 4.0  # |z| beyond it is marked
@@ -17,7 +17,7 @@ def observed_against_calculated(data: Measured) -> Figure:
     """I_obs with its sigma against I_calc with its standard deviation, both on logarithmic axes."""
     figure, ax = axes(xlabel="I_calc", ylabel="I_obs", height=3.6)
     mean, sd = data.calculated.mean(axis=0), data.calculated.std(axis=0)
-    shown = thinned(np.flatnonzero((data.intensity > 3 * data.sigma) & (mean > 0)))
+    shown = thinned(np.flatnonzero(is_observed(data) & (mean > 0)))
     limits = [0.5 * float(data.intensity[shown].min()), 2 * float(data.intensity[shown].max())]
     ax.plot(limits, limits, color=INK, linewidth=0.8)
     far = np.abs(data.z[shown]) > OUTLIER
@@ -49,7 +49,7 @@ def residuals(data: Measured) -> dict[str, Figure]:
             (~data.used[shown], ORANGE, "^"),
         ):
             ax.plot(values[shown][mask], z[mask], marker, color=colour, alpha=0.5, markersize=2.5, linestyle="none")
-        centre, mean, error = binned(values, data.z, np.log if scale == "log" else np.asarray)
+        centre, mean, error = binned(values, data.z)
         ax.errorbar(centre, mean, error, color=INK, fmt="_-", linewidth=1, elinewidth=1)
         ax.set(xscale=scale, ylim=(-6.3, 6.3))
         figures[name] = figure
@@ -108,15 +108,14 @@ def rocking(data: Measured, row: int) -> Figure:
     return figure
 
 
-def binned(values: Array, z: Array, scale, count: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def binned(values: Array, z: Array, count: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre, mean z and its standard error in groups of equal size along `values`."""
     order = np.argsort(values)
     groups = [group for group in np.array_split(order, count) if len(group) > 1]
     centre = np.array([np.median(values[group]) for group in groups])
     mean = np.array([np.mean(np.clip(z[group], -6, 6)) for group in groups])
     error = np.array([np.std(np.clip(z[group], -6, 6)) / np.sqrt(len(group)) for group in groups])
-    keep = np.isfinite(scale(centre))
-    return centre[keep], mean[keep], error[keep]
+    return centre, mean, error
 
 
 def thinned(rows: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pendel.io.write import write_text
 from pendel.report import fit_figures, sampling_figures, structure_figures, structure_tables, thickness_figures
 from pendel.report.figure_style import as_svg, drawing
-from pendel.report.frames import frame_r_obs, frame_rows
+from pendel.report.frames import frame_rows
 from pendel.report.glossary import GLOSSARY
 from pendel.report.run_files import Measured, RunFiles, read_run_files
 from pendel.report.verdicts import verdicts
@@ -38,13 +38,12 @@ def page(run: RunFiles) -> str:
     source = resources.files("pendel").joinpath("data/report/page.html").read_text(encoding="utf-8")
     style = resources.files("pendel").joinpath("data/report/page.css").read_text(encoding="utf-8")
     with drawing():
-        figures = Figures()
         bonds, angles = structure_tables.bond_rows(run)
         content = {
             "title": f"{_name(run)}: {run.summary['model']}, {run.summary['stage']}",
             "verdicts": verdicts(run),
             "card": dict(run_card(run)),
-            "structure": list(figures.of("structure", _structure(run))),
+            "structure": with_captions("structure", _structure(run)),
             "chains": run.summary["stage"] in CHAINS,
             "coordinates": structure_tables.coordinate_rows(run),
             "bonds": bonds,
@@ -52,8 +51,8 @@ def page(run: RunFiles) -> str:
             "ellipsoids": structure_tables.ellipsoid_rows(run),
             "cell": run.crystal,
             "scalars": run.summary["scalars"],
-            "data": [_data_content(run, data, number, figures) for number, data in enumerate(run.data)],
-            "sampling": list(figures.of("sampling", _sampling(run))),
+            "data": [_data_content(run, data, number) for number, data in enumerate(run.data)],
+            "sampling": with_captions("sampling", _sampling(run)),
             "sd_over_laplace": run.summary.get("sd_over_laplace"),
             "comparison": run.record.get("comparison"),
             "glossary": GLOSSARY,
@@ -62,18 +61,12 @@ def page(run: RunFiles) -> str:
     return environment.from_string(source).render(**content)
 
 
-class Figures:
-    """Numbers the figures of a page, so that nothing in one SVG has the name of something in another."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def of(self, section: str, drawn: Iterator[tuple[str, Figure]]) -> Iterator[dict[str, Any]]:
-        """Captions and SVG elements of a section's figures."""
-        for caption, figure in drawn:
-            self._count += 1
-            svg = as_svg(figure, name=f"{section}{self._count}", description=caption)
-            yield {"caption": caption, "svg": Markup(svg)}
+def with_captions(section: str, drawn: Iterator[tuple[str, Figure]]) -> list[dict[str, Any]]:
+    """Captions and SVG elements of a section's figures; nothing in one SVG has the name of something in another."""
+    return [
+        {"caption": caption, "svg": Markup(as_svg(figure, name=f"{section}-{number}", description=caption))}
+        for number, (caption, figure) in enumerate(drawn)
+    ]
 
 
 def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -130,15 +123,15 @@ def _structure(run: RunFiles) -> Iterator[tuple[str, Figure]]:
         yield caption, structure_figures.cell_picture(run.crystal, along, bonded)
 
 
-def _data_content(run: RunFiles, data: Measured, number: int, figures: Figures) -> dict[str, Any]:
+def _data_content(run: RunFiles, data: Measured, number: int) -> dict[str, Any]:
     basins = run.record.get("derived", {}).get("thickness_basins_angstrom", []) if number == 0 else []
     return {
         "name": data.name,
-        "thickness": list(figures.of(f"thickness{number}", _thickness(data, basins))),
-        "frames": list(figures.of(f"frames{number}", _frames(data))),
+        "thickness": with_captions(f"thickness-{number}", _thickness(data, basins)),
+        "frames": with_captions(f"frames-{number}", _frames(data)),
         "frame_rows": frame_rows(data),
-        "fit": list(figures.of(f"fit{number}", _fit(data))),
-        "rocking": list(figures.of(f"rocking{number}", _rocking(data))),
+        "fit": with_captions(f"fit-{number}", _fit(data)),
+        "rocking": with_captions(f"rocking-{number}", _rocking(data)),
         "thinned": len(data.z) > fit_figures.MOST_POINTS,
     }
 
@@ -153,7 +146,7 @@ def _thickness(data: Measured, basins) -> Iterator[tuple[str, Figure]]:
 
 def _frames(data: Measured) -> Iterator[tuple[str, Figure]]:
     caption = "R_obs of every frame; the larger the circle, the more observed reflections; dashed: mean"
-    yield caption, thickness_figures.frame_agreement(data, frame_r_obs(data))
+    yield caption, thickness_figures.frame_agreement(data)
     captions = {
         "scale": "scale of every frame over the mean",
         "tilt": "tilt of every frame from the file's orientation",

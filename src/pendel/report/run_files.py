@@ -1,5 +1,6 @@
 """What a finished run left in its folder, as arrays for the report: nothing is computed anew but summaries of draws."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array, InputError
 from pendel.crystal import Crystal
+from pendel.experiment import OBSERVED_SIGMA
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
 
@@ -61,6 +63,11 @@ class RunFiles:
         return values.reshape(-1, *values.shape[2:])
 
 
+def is_observed(data: Measured) -> Bool[np.ndarray, " measurements"]:
+    """True where the intensity is above 3 sigma."""
+    return np.asarray(data.intensity > OBSERVED_SIGMA * data.sigma)
+
+
 def read_run_files(path: Path) -> RunFiles:
     """Read a run folder.
 
@@ -84,7 +91,8 @@ def read_run_files(path: Path) -> RunFiles:
             do="repeat the run with --force",
         )
     sites = sorted(map(str, tree["observed_data"].data_vars))
-    table = np.genfromtxt(path / "reflections.csv", delimiter=",", skip_header=1, dtype=str, ndmin=2)
+    with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
+        table = list(csv.DictReader(stream))
     data, first = [], 0
     for site in sites:
         count = tree["observed_data"][site].size
@@ -94,7 +102,7 @@ def read_run_files(path: Path) -> RunFiles:
     return RunFiles(path=path, record=record, summary=summary, tree=tree, crystal=crystal, data=tuple(data))
 
 
-def _measured(tree: Any, suffix: str, rows: np.ndarray) -> Measured:
+def _measured(tree: Any, suffix: str, rows: list[dict[str, str]]) -> Measured:
     constant, predictive = tree["constant_data"], tree["posterior_predictive"]
     frame_id = constant[f"alpha{suffix}"][f"frame{suffix}"].values
     frame = np.searchsorted(frame_id, constant[f"frame_of{suffix}"].values)
@@ -112,7 +120,7 @@ def _measured(tree: Any, suffix: str, rows: np.ndarray) -> Measured:
     names = [f"curve{suffix}", f"curve_excitation{suffix}", f"curve_measurement{suffix}"]
     curve, excitation, belongs = [curves[name].values for name in names] if names[0] in curves else empty
     return Measured(
-        name=str(rows[0, 0]),
+        name=rows[0]["dataset"],
         frame_id=frame_id,
         alpha=constant[f"alpha{suffix}"].values,
         frame=frame,
@@ -123,7 +131,7 @@ def _measured(tree: Any, suffix: str, rows: np.ndarray) -> Measured:
         used=constant[f"used{suffix}"].values.astype(bool),
         d_star=constant[f"d_star{suffix}"].values,
         relative_excitation=constant[f"relative_excitation{suffix}"].values,
-        z=rows[:, 9].astype(float),
+        z=np.array([float(row["z"]) for row in rows]),
         calculated=_flat(predictive[f"calculated{suffix}"].values),
         replicated=_flat(predictive[f"intensity{suffix}"].values),
         of_frames=of_frames,

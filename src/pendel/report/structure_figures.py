@@ -6,9 +6,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from pendel.cell import direct_matrix, u_star
+from pendel.cell import direct_matrix
 from pendel.constants import Array
-from pendel.crystal import Crystal
+from pendel.crystal import Crystal, expanded_atoms
 from pendel.report.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, axes
 
 PROBABILITY_HALF = 1.5382  # radius, in standard deviations, of the ellipsoid that holds an atom half of the time
@@ -62,14 +62,10 @@ def _view(direct: Float[np.ndarray, "3 3"], along: int) -> Float[np.ndarray, "2 
 
 def _drawn_atoms(crystal: Crystal) -> tuple[np.ndarray, Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3 3"]]:
     """Site, fractional position and Cartesian tensor [Å²] of all atoms of the cell, those on a face twice."""
-    rotation = np.asarray(crystal.rotations, dtype=float)[crystal.atom_op]
-    shift = np.asarray(crystal.translations)[crystal.atom_op]
-    fract = np.einsum("aij,aj->ai", rotation, np.asarray(crystal.fract)[crystal.atom_site]) + shift
-    fract = fract - np.floor(fract + 1e-9)
-    star = np.asarray(u_star(crystal.u_aniso, crystal.cell))[crystal.atom_site]
+    atoms, star, _ = expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)
+    fract = np.asarray(atoms) - np.floor(np.asarray(atoms) + 1e-9)
     direct = direct_matrix(crystal.cell)
-    half = direct @ rotation
-    tensor = half @ star @ np.swapaxes(half, 1, 2)
+    tensor = direct @ np.asarray(star) @ direct.T
     site, position, tensors = [], [], []
     for moved in np.ndindex(3, 3, 3):
         copy = fract + np.array(moved) - 1

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pendel.report.figure_style import BLUE, GREEN, INK, ORANGE, axes
+from pendel.report.frames import observed_in_frames, r_obs_of_frames
 from pendel.report.run_files import Measured
 
 BAND = (2.5, 97.5)  # percent of the draws inside
@@ -82,11 +83,11 @@ def frame_parameters(data: Measured) -> dict[str, Figure]:
     return figures
 
 
-def frame_agreement(data: Measured, r_obs: np.ndarray) -> Figure:
+def frame_agreement(data: Measured) -> Figure:
     """R_obs of every frame, with the number of its observed reflections as the size of the marker."""
     figure, ax = axes(xlabel="goniometer angle / deg", ylabel="R_obs / %")
-    observed = np.bincount(data.frame[data.intensity > 3 * data.sigma], minlength=len(data.alpha))
-    ax.scatter(data.alpha, 100 * r_obs, s=6 + 2 * observed, color=BLUE, alpha=0.8, linewidth=0)
+    r_obs = r_obs_of_frames(data)
+    ax.scatter(data.alpha, 100 * r_obs, s=6 + 2 * observed_in_frames(data), color=BLUE, alpha=0.8, linewidth=0)
     ax.axhline(100 * float(np.nanmean(r_obs)), color=ORANGE, linestyle="--", linewidth=1)
     ax.set_ylim(bottom=0)
     return figure

@@ -24,6 +24,7 @@ def simulate_intensities(
     tilt: Float[Array, "frames 2"],
     thickness: Float[Array, "frames nodes"],
     weights: Float[Array, "frames nodes"],
+    u_change: Complex[Array, " g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
 
@@ -33,15 +34,13 @@ def simulate_intensities(
         tilt: small laboratory tilt of every frame about x and y [deg].
         thickness: nodes of every frame's thickness distribution [Å].
         weights: of the nodes, summing to 1 per frame.
+        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
-
-    def reduce(density, chunk, weights):
-        return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
-
-    return _over_segments(crystal, plan, tilt, jnp.asarray(thickness), jnp.asarray(weights), reduce)
+    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
+    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, u_change=u_change)
 
 
 def kinematic_intensities(
@@ -56,12 +55,8 @@ def kinematic_intensities(
 
     For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
     """
-
-    def reduce(density, chunk, weights):
-        return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
-
     nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    return _over_segments(crystal, plan, tilt, nodes, shares, reduce, _single_scattering)
+    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, _single_scattering)
 
 
 def thickness_table(
@@ -105,6 +100,11 @@ def exit_waves(
     )
 
 
+def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
+    """Mean over thickness nodes and tilts [segments rows] of |psi|^2."""
+    return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
+
+
 def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
     """|psi|^2 [segments nodes rows tilts] of the leading beams."""
     wave = exit_waves(coupling, plan, group, axis_row, thickness)
@@ -122,7 +122,7 @@ def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thic
     return scattered.at[:, :, 0].set(1.0)
 
 
-def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical):
+def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical, u_change=None):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
@@ -141,7 +141,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
         group_sum = jax.shard_map(
             group_sum, mesh=plan.mesh, in_specs=(own, *[everywhere] * 4), out_specs=everywhere, check_vma=False
         )
-    shared = plan_coupling(crystal, plan), beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    shared = plan_coupling(crystal, plan, u_change), beam_axis_row(jnp.asarray(tilt)), thickness, weights
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 
 from pendel.constants import Array, InputError
 from pendel.crystal import Crystal, reciprocal_matrix
@@ -175,12 +175,17 @@ def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
     return [float(group_radius(group)) for group in plan.groups]
 
 
-def plan_coupling(crystal: Crystal, plan: Plan) -> Array:
+def plan_coupling(crystal: Crystal, plan: Plan, u_change: Complex[Array, " g"] | None = None) -> Array:
     """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal.
 
     Real where the crystal has an inversion centre: seen from there, which changes phases of waves, not intensities.
+
+    Args:
+        u_change: added to the U_g [Å⁻²] of `support_hkl`.
     """
     u_g = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength)
+    if u_change is not None:
+        u_g = u_g + u_change
     if plan.centre is not None:
         u_g = jnp.real(u_g * jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre))))
     return coupling_box(u_g, plan.support_hkl, plan.box, plan.wavelength)

@@ -1,0 +1,32 @@
+"""Errors of the user's making on the command line: one line, and an exit code."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from pendel.constants import InputError
+from pendel.run_folder import DISK_ERRORS, RECORD
+
+
+@contextmanager
+def plain_errors(out: Path | None = None) -> Iterator[None]:
+    """Errors of the user's making become one line and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        kept = out is not None and (out / RECORD).is_file()
+        _stop("interrupted" + (f"; {out} keeps its completed stages and the same command resumes" if kept else ""), 1)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _stop(f"found {error.filename or 'a file'}: {error.strerror}; expected a writable place; do: change --out", 2)
+
+
+def _stop(message: str, code: int) -> None:
+    print("pendel:", " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
