@@ -21,7 +21,6 @@ from pendel.io.write_map import write_ccp4_map
 from pendel.potential_fit import (
     VOLT_ANGSTROM2,
     FittedData,
-    _intensities,
     _project,
     fit_potential,
     prior_amplitude,
@@ -233,15 +232,14 @@ def test_change_is_added_to_the_potential_of_the_crystal():
         for crystal in (one, both)
     )
     frame = {"tilt": np.zeros((1, 2)), "thickness": np.array([[300.0]]), "weights": np.ones((1, 1))}
-    item = FittedData(experiment=experiment, plan=plan, scatter=np.ones(8), **frame)
     change = (potential(both, plan.support_hkl) - potential(one, plan.support_hkl)) / VOLT_ANGSTROM2
     change = change * relativistic_gamma(experiment.wavelength)
     expected = simulated(both, full, **frame)
     for mode in ("forward", "reverse"):
-        intensities = jax.jit(_intensities)
-        found = intensities(one, item, plan.with_mode(mode), jnp.asarray(change))
+        intensities = jax.jit(pendel.simulate_intensities)
+        found = intensities(one, plan.with_mode(mode), u_change=jnp.asarray(change), **frame)
         np.testing.assert_allclose(found, expected, atol=1e-9)
-        without = intensities(one, item, plan.with_mode(mode), jnp.zeros_like(change))
+        without = intensities(one, plan.with_mode(mode), u_change=jnp.zeros_like(change), **frame)
         assert np.max(np.abs(without - expected)) > 0.3 * np.max(expected)
 
 
