@@ -49,11 +49,13 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=200)
     parser.add_argument("--infer", choices=("map", "svi", "nuts"), default="svi")
     parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="of how many: work for several processes")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = pendel.load_model(str(_narrowed_model(options.out)))
     crystal, dataset = _setting(options.frames)
-    for number in range(options.experiments):
+    part, parts = options.part
+    for number in range(part, options.experiments, parts):
         path = options.out / f"{options.infer}_{number:04}.npz"
         if path.exists():
             continue

@@ -10,6 +10,7 @@ import pendel
 from pendel.constants import InputError
 from pendel.datasets import example
 from pendel.estimate import BASE_BYTES, memory_bytes, within_memory
+from pendel.simulate.plan import FRINGES, default_tilts, fringes_per_tilt
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,33 @@ def test_little_memory_means_smaller_chunks_and_the_same_intensities(case):
     state = {"tilt": np.zeros((plan.frames, 2)), "thickness": nodes, "weights": np.ones_like(nodes)}
     run = jax.jit(pendel.simulate_intensities)
     np.testing.assert_allclose(run(crystal, small, **state), run(crystal, plan, **state), rtol=1e-5, atol=1e-9)
+
+
+def test_frames_that_are_not_wanted_leave_the_others_alone(case):
+    crystal, plan = case
+    nodes = np.full((plan.frames, 1), 500.0)
+    state = {"tilt": np.zeros((plan.frames, 2)), "thickness": nodes, "weights": np.ones_like(nodes)}
+    wanted = np.arange(plan.frames) == 1
+    all_of_them, some = (
+        np.asarray(jax.jit(pendel.simulate_intensities)(crystal, one, **state))
+        for one in (plan, plan.with_wanted(wanted))
+    )
+    measured = pendel.thin(pendel.select(pendel.read_pets(example().data)), slice(0, None, 10)).frame_index
+    np.testing.assert_allclose(some[wanted[measured]], all_of_them[wanted[measured]], rtol=1e-5, atol=1e-9)
+    assert (
+        np.max(some[~wanted[measured]]) < 1e-9 < np.max(all_of_them[~wanted[measured]])
+    )  # no thickness, no diffraction
+
+
+def test_default_tilts_resolve_the_fringes():
+    experiment = pendel.read_pets(example().data)
+    for thickness in (200.0, 600.0, 900.0):
+        tilts = default_tilts(experiment, thickness)
+        assert fringes_per_tilt(experiment, thickness, tilts) <= FRINGES
+        assert tilts == 7 or fringes_per_tilt(experiment, thickness, tilts - 1) > FRINGES
+    # the sweep of +-s moves S of a reflection at d* by 2 s d*, and S t counts fringes
+    semi = np.deg2rad(float(np.max(experiment.semi_angle)))
+    assert fringes_per_tilt(experiment, 100.0, 2) == pytest.approx(2 * semi * experiment.dstar_max * 100.0)
 
 
 def test_too_little_memory_is_said_before_the_fit(case):

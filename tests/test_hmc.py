@@ -91,6 +91,14 @@ def test_chains_sample_everything_and_agree_with_integration(data, sample):
     assert quality["min_ess_bulk"] > 400
 
 
+def test_chains_moved_together_are_those_moved_one_by_one(data):
+    fit = fit_map(model, y=data, spread_rounds=0)
+    options = {"start": fit, "key": jax.random.key(2), "chains": 4, "warmup": 20, "draws": 10}
+    alone, together = (sample_nuts(model, y=data, at_once=width, **options) for width in (1, 2))
+    np.testing.assert_allclose(together.draws["slope"], alone.draws["slope"], atol=1e-6)
+    assert together.gradients == alone.gradients
+
+
 @pytest.mark.parametrize("log_spread", [-3.0, 0.0, 2.0])
 def test_frames_are_standard_normal_at_every_spread(data, log_spread):
     """Given the globals the linear model is normal in its frames; whitened, its curvature is one at any spread."""

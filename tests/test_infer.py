@@ -17,7 +17,7 @@ from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
-from pendel.infer.map import fit_map, laplace_draws
+from pendel.infer.map import climb_frames, fit_map, laplace_draws
 from pendel.infer.normal_matrix import (
     compressed_jacobian,
     frame_columns,
@@ -322,6 +322,8 @@ def test_frames_leave_a_worse_maximum_by_moves():
     assert np.max(np.abs(stuck.values["phase"])) > 0.5
     np.testing.assert_allclose(free.values["phase"], 0.0, atol=0.02)
     assert free.potential < stuck.potential
+    climbed = climb_frames(model, y=y, start=start, moves=moves)
+    np.testing.assert_allclose(climbed["phase"], 0.0, atol=0.02)
 
 
 def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():

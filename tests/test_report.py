@@ -173,6 +173,7 @@ def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
     shutil.copytree(folder, copy)
     summary = json.loads((copy / "summary.json").read_text())
     bad = {"converged": False, "r_obs_pooled": 0.4, "guide_pareto_k": 1.3, "r_obs_heldout": 0.9}
+    bad |= {"fringes_per_tilt": 2.2, "tilts_resolving": 135}
     (copy / "summary.json").write_text(json.dumps(summary | bad))
     found = verdicts(read_run_files(copy))
     assert [verdict.level for verdict in found] == sorted(
@@ -182,6 +183,8 @@ def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
     assert text["the"].level == "fail"
     assert text["R_obs"].advice
     assert text["Pareto"].level == "warn"
+    assert text["2.20"].level == "warn"
+    assert "--tilts 135" in text["2.20"].advice
     assert all(verdict.advice for verdict in found if verdict.level != "pass")
 
 

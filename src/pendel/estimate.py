@@ -99,7 +99,7 @@ def within_memory(crystal: Crystal, plans: Sequence[Plan], gigabytes: float | No
     """The plans with chunks of segments so small that a fit stays within memory.
 
     Args:
-        gigabytes: of memory to use; four fifths of the machine's when not given.
+        gigabytes: of memory to use; four fifths of the machine's, or of its graphics card's, when not given.
 
     Raises:
         InputError: not even chunks of one segment fit.
@@ -125,6 +125,10 @@ def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
 
 
 def _machine_bytes() -> float:
+    """Memory of the device JAX works on: a graphics card's own, else the machine's."""
+    of_card = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if of_card and "bytes_limit" in of_card:
+        return float(of_card["bytes_limit"])
     if "SC_PHYS_PAGES" not in os.sysconf_names:
         return float("inf")
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -14,7 +14,7 @@ from pendel.evaluate import suffix
 from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.layout import fixed_values, inspect_model
-from pendel.infer.map import MapFit, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.svi import fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
@@ -84,26 +84,28 @@ def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | 
     return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
 
 
-def scan_again(run: Run, plans: tuple[Plan, ...], rough: Chosen, every: int) -> Chosen:
-    """A scan of all frames after a coarse fit of every `every`-th one."""
-    start = scan_start(run, plans, rough.values)
-    return dataclasses.replace(start, values=handed_over(rough.values, start.values, every))
+def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
+    """Start of all frames after a coarse fit: a scan, then larger moves of every frame, with the coarse fit's beams."""
+    few_beams = dataclasses.replace(run, settings=coarse.settings)
+    start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
+    start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every))
+    plans = _within(run, final_plans(run.problem, coarse.settings, start.values))
+    args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
+    values, spreads = _site_values(run, args, start)
+    moves = tilt_moves(args[1])[0]
+    observations = run.observations()
+    found = climb_frames(
+        run.model, *args, start=values, spreads=spreads, moves=moves, progress=run.progress, **observations
+    )
+    return dataclasses.replace(start, values={**start.values, **found})
 
 
 def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS) -> MapFit:
-    """MAP from the start values; where the model has one number for all frames, it starts at their mean.
+    """MAP from the start values.
 
     rounds: of larger moves of the frames and of the spreads; none where the start is near the maximum.
     """
-    layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
-    shapes = {site.name: site.shape for site in layout.sites}
-    values = {
-        name: value if np.shape(value) == shapes[name] else np.asarray(np.mean(value))
-        for name, value in start.values.items()
-        if name in shapes and shapes[name] in (np.shape(value), ())
-    }
-    spreads = fixed_values(run.model, args, run.observations())
-    spreads = {name: start.values.get(name, value) for name, value in spreads.items()}
+    values, spreads = _site_values(run, args, start)
     return fit_map(
         run.model,
         *args,
@@ -115,6 +117,19 @@ def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS)
         progress=run.progress,
         **run.observations(),
     )
+
+
+def _site_values(run: Run, args: tuple, start: Chosen) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    """Start values of the model's sites and of its spreads; one number for all frames starts at their mean."""
+    layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
+    shapes = {site.name: site.shape for site in layout.sites}
+    values = {
+        name: value if np.shape(value) == shapes[name] else np.asarray(np.mean(value))
+        for name, value in start.values.items()
+        if name in shapes and shapes[name] in (np.shape(value), ())
+    }
+    spreads = fixed_values(run.model, args, run.observations())
+    return values, {name: start.values.get(name, value) for name, value in spreads.items()}
 
 
 def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:

@@ -20,6 +20,7 @@ from pendel.io.write_cif import write_refined_cif
 from pendel.io.write_ensemble import write_ensemble_cif
 from pendel.io.write_reflection_loops import Calculated
 from pendel.load_model import diffraction_theory, thickness_shape
+from pendel.plans import largest_step
 from pendel.posterior_groups import posterior_tree
 from pendel.problem import Problem, Settings
 from pendel.report.chains import chain_quality
@@ -99,6 +100,7 @@ def write_stage(
     summary = {
         **_agreements(problem, calculated, klar, missing),
         **_thickness(derived, len(plans)),
+        **largest_step(problem, plans, result.point),
         **_sampling(result),
         **{"theory": diffraction_theory(settings.model), "thickness_shape": thickness_shape(model)},
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},

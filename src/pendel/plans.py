@@ -9,7 +9,7 @@ from pendel.constants import Array
 from pendel.evaluate import suffix
 from pendel.problem import Problem, Settings
 from pendel.simulate import Plan, make_plan
-from pendel.simulate.plan import default_tilts
+from pendel.simulate.plan import default_tilts, fringes_per_tilt
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
@@ -46,6 +46,23 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
         )
         plans.append(plan)
     return tuple(plans)
+
+
+def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, Array]) -> dict[str, float | int]:
+    """How well the tilts sample the fringes of the thickness that was found; nothing for models without one.
+
+    Returns:
+        `fringes_per_tilt` of the worst data set, and `tilts_resolving`: how many it would take there.
+    """
+    worst: dict[str, float | int] = {}
+    for number, (experiment, plan) in enumerate(zip(problem.experiments, plans, strict=True)):
+        name = f"log_thickness{suffix(number)}"
+        if name in values:
+            thickness = float(np.quantile(np.exp(np.asarray(values[name])), THICK_FRAMES))
+            step = fringes_per_tilt(experiment, thickness, int(dict(plan.settings)["tilts"]))
+            if step > worst.get("fringes_per_tilt", 0.0):
+                worst = {"fringes_per_tilt": step, "tilts_resolving": default_tilts(experiment, thickness)}
+    return worst
 
 
 def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:

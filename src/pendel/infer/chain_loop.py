@@ -1,4 +1,7 @@
-"""The loop that every Markov chain sampler shares: chain after chain, step after step, kept on the way."""
+"""The loop that every Markov chain sampler shares: step after step, kept on the way.
+
+Processors are busy with one chain and take them one after the other; a graphics card moves all of them at once.
+"""
 
 import time
 from collections.abc import Callable
@@ -16,15 +19,16 @@ EVERY = 25  # steps between two checkpoints
 
 def run_chains(
     name: str,
-    initial: Callable[[int], Any],
-    advance: Callable[[Any, int, int], tuple[Any, Array, dict[str, Array]]],
+    initial: Callable[[Array], Any],
+    advance: Callable[[Any, Array, int], tuple[Any, Array, dict[str, Array]]],
     *,
     shape: tuple[int, int, int],
     statistics: tuple[str, ...],
     keeper: Keeper | None,
     progress: Progress | None,
+    at_once: int | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Positions [chain step n] and statistics [chain step] of chains run one after the other.
+    """Positions [chain step n] and statistics [chain step] of chains.
 
     Args:
         name: of the stage, for `progress`.
@@ -32,27 +36,35 @@ def run_chains(
         shape: (chains, steps, n).
         statistics: names of what `advance` puts out.
         keeper: holds the state of an unfinished run, which is continued exactly.
+        at_once: chains moved together, a divisor of their number; by the device when not given.
     """
     chains, steps, _ = shape
     points, found = np.zeros(shape), {key: np.zeros((chains, steps)) for key in statistics}
+    width = at_once or (1 if jax.default_backend() == "cpu" else chains)
     state, began = None, 0
     kept = keeper.load() if keeper is not None else None
     if kept is not None:
-        began, points = int(kept["done"]), np.array(kept["points"])
+        began, width, points = int(kept["done"]), int(kept["at_once"]), np.array(kept["points"])
         found = {key: np.array(kept[key]) for key in statistics}
-        state = unpacked_state(jax.tree.structure(jax.eval_shape(lambda: initial(0))), kept)
-    clock = time.monotonic()
-    for count in range(began, chains * steps):
-        chain, step = divmod(count, steps)
+        state = unpacked_state(jax.tree.structure(jax.eval_shape(lambda: initial(np.asarray(0)))), kept)
+    if width > 1:
+        initial, advance = jax.jit(jax.vmap(initial)), jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
+    total, clock = steps * chains // width, time.monotonic()
+    for count in range(began, total):
+        batch, step = divmod(count, steps)
+        which = np.arange(batch * width, (batch + 1) * width)
+        chain = which if width > 1 else which[0]
         if step == 0:
             state = initial(chain)
-        state, points[chain, step], numbers = advance(state, chain, step)
+        state, position, numbers = advance(state, chain, step)
+        points[which, step] = position
         for key in statistics:
-            found[key][chain, step] = float(numbers[key])
+            found[key][which, step] = numbers[key]
         if keeper is not None and (count + 1) % EVERY == 0:
-            keeper.save({"done": np.asarray(count + 1), "points": points, **found, **packed_state(state)})
+            done = {"done": np.asarray(count + 1), "at_once": np.asarray(width)}
+            keeper.save({**done, "points": points, **found, **packed_state(state)})
         if progress is not None:
-            info = {key: float(numbers[key]) for key in ("lp", "n_steps") if key in statistics}
-            info |= {"chain": chain + 1.0, "seconds": time.monotonic() - clock}
-            progress(name, count + 1, chains * steps, info)
+            info = {key: float(np.mean(numbers[key])) for key in ("lp", "n_steps") if key in statistics}
+            info |= {"chain": float(which[-1] + 1), "seconds": time.monotonic() - clock}
+            progress(name, count + 1, total, info)
     return points, found

@@ -22,7 +22,7 @@ from pendel.infer.prune import pruned
 
 LEAST_GAIN = 0.2  # in log density, for a frame to move
 STEPS = 4  # of scoring after a move, at most
-SETTLED = 0.05  # in log density; no frame gains more in a step
+SETTLED = 0.05  # in log density; a frame that gains less in a step is left alone
 DAMPING = 1e-2
 
 
@@ -98,7 +98,10 @@ def moved_frames(
     prior = scores.prior(z, fixed, data)
 
     def climb(start):
-        return _scoring(scores, start, lambda trial: scores.score(trial, z, prior, fixed, data), steps)
+        def score(trial, moving):
+            return scores.score(trial, z, prior, fixed, _working_on(data, scores.layout, moving))
+
+        return _scoring(scores.layout, start, score, steps)
 
     tell = tell or (lambda done, total: None)
     best, record = climb(z)
@@ -114,27 +117,46 @@ def moved_frames(
     return best
 
 
-def _scoring(scores: FrameScores, z, score, steps):
-    """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames."""
-    layout = scores.layout
-    total, gradient, matrix = map(np.asarray, score(z))
+def _scoring(layout: Layout, z, score, steps):
+    """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames.
+
+    score: (z, frames that still move) -> log densities, gradient and matrix; those of settled frames are not used.
+    """
+    moving = np.ones(_count(layout), dtype=bool)
+    total, gradient, matrix = map(np.asarray, score(z, moving))
     total = np.nan_to_num(total, nan=-np.inf)
     damping = np.full(len(total), DAMPING)
     for _ in range(steps):
-        trial = z + _step(layout, gradient, matrix, damping)
-        new_total, new_gradient, new_matrix = map(np.asarray, score(trial))
+        step = _step(layout, gradient, matrix, damping)
+        trial = z + step
+        new_total, new_gradient, new_matrix = map(np.asarray, score(trial, moving))
         new_total = np.nan_to_num(new_total, nan=-np.inf)
-        better = new_total > total
-        gain = np.max(new_total[better] - total[better], initial=0.0)
+        better = moving & (new_total > total)
+        promised = np.bincount(_owner(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
+        moving &= np.where(better, new_total - total, promised) > SETTLED
         element = _by_element(layout, better)
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)
         gradient = np.where(element, new_gradient, gradient)
         matrix = np.where(element[:, None] & element[None, :], new_matrix, matrix)
         damping = np.where(better, damping / 5, damping * 10)
-        if gain < SETTLED:
+        if not np.any(moving):
             break
     return z, total
+
+
+def _working_on(data: Any, layout: Layout, frames: np.ndarray) -> Any:
+    """Arguments that can leave frames out are told which ones matter, where plates are named after data sets."""
+    sizes = [count for _, count, _ in layout.plates.values()]
+    usual = [f"frames_{number + 1}" if number else "frames" for number in range(len(sizes))]
+    if not sizes or list(layout.plates) != usual:
+        return data
+    parts = iter(np.split(frames, np.cumsum(sizes)[:-1]))
+
+    def told(leaf):
+        return leaf.with_wanted(next(parts)) if hasattr(leaf, "with_wanted") else leaf
+
+    return jax.tree.map(told, data, is_leaf=lambda leaf: hasattr(leaf, "with_wanted"))
 
 
 def _step(layout: Layout, gradient, matrix, damping):

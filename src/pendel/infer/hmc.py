@@ -47,11 +47,12 @@ def sample_nuts(
     draws: int = DRAWS,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    at_once: int | None = None,
     **kwargs: Any,
 ) -> Sampled:
     """Sample the posterior of a model with the No-U-Turn sampler.
 
-    Chains start at independent draws from the Laplace approximation and adapt by themselves, one after the other.
+    Chains start at independent draws from the Laplace approximation and adapt by themselves.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
@@ -60,6 +61,7 @@ def sample_nuts(
         chains, warmup, draws: number of chains, and of steps of each before and after adaptation ends.
         keeper: holds the state of an unfinished run, which is continued exactly.
         progress: called as progress(stage, step, total, info) after every step.
+        at_once: chains moved together, a divisor of their number; all on a graphics card when not given, else one.
     """
     space = unit_curvature(whitened(model, args, kwargs, start), progress)
     kernel = NUTS(potential_fn=space.potential, target_accept_prob=TARGET, max_tree_depth=DEEPEST)
@@ -94,6 +96,7 @@ def sample_nuts(
         statistics=STATISTICS,
         keeper=keeper,
         progress=progress,
+        at_once=at_once,
     )
     gradients = found["n_steps"]
     return Sampled(

@@ -30,6 +30,7 @@ DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 ROUGH = 20  # times the tolerance, where the spreads still move
 FAR = 16  # scoring steps of frames that start from a scan
+SETTLING = 6  # of frames that have been near their maximum with other beams or globals
 SHORT = 1.0  # standard deviations an element, up to which a matrix is still good
 MEMORY = 40  # gradients L-BFGS remembers
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -122,12 +123,8 @@ def fit_map(
     Raises:
         FloatingPointError: the density is not finite at any start.
     """
-    forward = differentiable((args, kwargs), "forward")
-    layout = inspect_model(model, *forward, with_fixed=False)
-    spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
-    functions = objective(model, layout, spreads, forward)
-    problem = _Problem(functions, forward, differentiable(forward, "reverse"), progress)
-    centre = prior_means(model, layout, spreads, *forward)
+    problem, spreads, centre = _problem(model, args, kwargs, spreads, progress)
+    functions, forward, layout = problem.functions, problem.forward, problem.functions.layout
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds if spreads else 0, len(moves))
     first = ROUGH * tolerance if rounds else tolerance
@@ -170,6 +167,30 @@ def fit_map(
     )
 
 
+def climb_frames(
+    model: Callable,
+    *args: Any,
+    start: Mapping[str, Array],
+    spreads: Mapping[str, Array] | None = None,
+    moves: Sequence[Mapping[str, Array]] = (),
+    progress: Progress | None = None,
+    **kwargs: Any,
+) -> dict[str, Array]:
+    """Every frame by itself at the best maximum found from the start and from each move of it; all else is held.
+
+    Args:
+        as those of `fit_map`, but `start` is one set of values and `moves` one round.
+
+    Returns:
+        constrained values of all sites of the model but its spreads.
+    """
+    problem, spreads, centre = _problem(model, args, kwargs, spreads, progress)
+    layout = problem.functions.layout
+    z = problem.cheap(layout.unconstrain({**centre, **start}), spreads)
+    z = _moved(problem, z, spreads, [], FAR)
+    return layout.constrain(_moved(problem, z, spreads, moves) if moves else z)
+
+
 def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
     """Draws of all latent sites from the normal distribution around a maximum; the spreads are constant.
 
@@ -188,6 +209,16 @@ def laplace_evidence(fit: MapFit) -> float:
     Source: MacKay, Information Theory, Inference, and Learning Algorithms (2003), eq. 27.4.
     """
     return float(-fit.potential + 0.5 * np.linalg.slogdet(2 * np.pi * fit.covariance)[1])
+
+
+def _problem(model, args, kwargs, spreads, progress):
+    """The compiled problem, all its spreads, and the means of the priors by site."""
+    forward = differentiable((args, kwargs), "forward")
+    layout = inspect_model(model, *forward, with_fixed=False)
+    spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
+    functions = objective(model, layout, spreads, forward)
+    problem = _Problem(functions, forward, differentiable(forward, "reverse"), progress)
+    return problem, spreads, prior_means(model, layout, spreads, *forward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +259,7 @@ def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
 
     The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element.
     """
-    z = _moved(problem, problem.cheap(z, spreads), spreads, [], FAR)
+    z = _moved(problem, problem.cheap(z, spreads), spreads, [], SETTLING)
     potential, _, matrix = problem.matrix(z, spreads)
     steps, made_at = 0, z
     while True:

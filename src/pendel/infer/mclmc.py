@@ -35,6 +35,7 @@ def sample_mclmc(
     draws: int = 2 * DRAWS,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    at_once: int | None = None,
     **kwargs: Any,
 ) -> Sampled:
     """Sample the posterior of a model with adjusted MCLMC; arguments and result as of `sample_nuts`."""
@@ -108,6 +109,7 @@ def sample_mclmc(
         statistics=(*STATISTICS, TUNING),
         keeper=keeper,
         progress=progress,
+        at_once=at_once,
     )
     tuning = int(found.pop(TUNING)[:, 0].sum()) + 2 * size
     return Sampled(

@@ -36,6 +36,7 @@ from pendel.infer.prune import pruned
 
 SECANT = 0.5  # standard deviations to either side over which the curvature is taken
 LEAST_CURVATURE, MOST_CURVATURE = 0.2, 100.0  # where the density is flatter or sharper than that, it is not quadratic
+TOGETHER = 50  # points turned back into values at once
 SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before a warm-up finds it
 
 
@@ -49,7 +50,9 @@ class Whitened:
 
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains."""
-        return jax.lax.map(lambda chain: jax.lax.map(self.values, chain), jnp.asarray(y))
+        points = jnp.reshape(jnp.asarray(y), (-1, y.shape[-1]))
+        values = jax.lax.map(self.values, points, batch_size=TOGETHER)
+        return {name: jnp.reshape(x, (*y.shape[:2], *x.shape[1:])) for name, x in values.items()}
 
 
 def unit_curvature(space: Whitened, progress: Callable | None = None) -> Whitened:

@@ -15,6 +15,7 @@ from pendel.report.sampling_figures import fraction_of_missing_information
 GOOD_R, POOR_R = 0.08, 0.15
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
+RESOLVED = 1.0  # thickness fringes from one tilt to the next
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
@@ -30,7 +31,7 @@ class Verdict:
 
 def verdicts(run: RunFiles) -> list[Verdict]:
     """All verdicts on a run, the worst first."""
-    found = [*_agreement(run), *_convergence(run), *_errors(run), *_frames(run), *_structure(run)]
+    found = [*_agreement(run), *_convergence(run), *_errors(run), *_sampling(run), *_frames(run), *_structure(run)]
     return sorted(found, key=lambda verdict: (FAIL, WARN, PASS).index(verdict.level))
 
 
@@ -100,6 +101,19 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         f"predicted distribution of I_obs: ranks depart from uniform by {found.statistic:.3f} (p = {found.pvalue:.2g})"
     )
     yield Verdict(level, text, "" if level == PASS else "the error model is not this data's: see the PIT figure")
+
+
+def _sampling(run: RunFiles) -> Iterator[Verdict]:
+    step = run.summary.get("fringes_per_tilt")
+    if step is None:
+        return
+    resolved = step <= RESOLVED
+    text = f"{step:.2f} thickness fringes from one tilt to the next (good up to {RESOLVED:g})"
+    advice = (
+        "intensities depend on where the tilts fall, and frames have spurious maxima along their tilt: "
+        f"repeat with --tilts {run.summary['tilts_resolving']}, or without --tilts"
+    )
+    yield Verdict(PASS if resolved else WARN, text, "" if resolved else advice)
 
 
 def _frames(run: RunFiles) -> Iterator[Verdict]:

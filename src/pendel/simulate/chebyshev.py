@@ -20,6 +20,7 @@ from pendel.constants import Array
 from pendel.simulate.native import is_native, native_recurrence
 
 SMALLEST_RADIUS = 1e-5  # rad/Å; keeps A / R finite where nothing couples
+FULL = jax.lax.Precision.HIGHEST  # a graphics card would round the factors of products to ten bits
 BLOCK = 16  # recurrence steps whose scored beams are summed over the thickness nodes in one product
 
 
@@ -136,10 +137,13 @@ def _assemble(sums, thickness, centre):
     return phase[:, :, None, None] * wave
 
 
+_product = partial(jnp.matmul, precision=FULL)
+
+
 def _apply(stacked, shifted, flux, state):
     """Ahat X = M * (V (M * X)) + D * X, complex numbers as [Re | Im]; also returns V (M * X)."""
     beams, tilts = flux.shape[1], flux.shape[2]
-    coupled = stacked.reshape(len(flux), -1, beams) @ (jnp.tile(flux, 2) * state)
+    coupled = _product(stacked.reshape(len(flux), -1, beams), jnp.tile(flux, 2) * state)
     if stacked.shape[1] == 2:
         re, im = coupled[:, :beams], coupled[:, beams:]
         coupled = jnp.concatenate([re[..., :tilts] - im[..., tilts:], re[..., tilts:] + im[..., :tilts]], axis=2)
@@ -173,7 +177,7 @@ def _run(stacked, shifted, flux, coefficient, blocks, rows):
         (older, state), history = jax.lax.scan(step, (older, state), length=BLOCK)
         part = jax.lax.dynamic_slice_in_dim(coefficient, index * BLOCK, BLOCK, axis=2)
         history = jnp.moveaxis(history, 0, 1).reshape(segments, BLOCK, -1)
-        gain = jnp.stack([part[..., 0::2] @ history[:, 0::2], part[..., 1::2] @ history[:, 1::2]])
+        gain = jnp.stack([_product(part[..., n::2], history[:, n::2]) for n in (0, 1)])
         return older, state, sums + gain.reshape(sums.shape)
 
     sums = jnp.zeros((2, segments, terms, rows, 2 * tilts), flux.dtype)
@@ -206,7 +210,7 @@ def _reversible_backward(rows, saved, cotangent):
         left, right = jnp.tile(flux, 2) * adjoint, jnp.tile(flux, 2) * state
         turned = jnp.concatenate([left[..., tilts:], -left[..., :tilts]], axis=2)
         both = jnp.stack([left, turned], axis=1)[:, : stacked.shape[1]]
-        outer = both @ jnp.swapaxes(right, 1, 2)[:, None]
+        outer = _product(both, jnp.swapaxes(right, 1, 2)[:, None])
         per_tilt = adjoint * state
         by_flux = adjoint * coupled_state + coupled_adjoint * state
         return (
@@ -229,9 +233,8 @@ def _reversible_backward(rows, saved, cotangent):
     def block(index, carry):
         position = (blocks - 1 - index) * BLOCK
         part = jax.lax.dynamic_slice_in_dim(coefficient, position, BLOCK, axis=2)
-        even = jnp.swapaxes(part[..., 0::2], 1, 2) @ source_rows[0]
-        odd = jnp.swapaxes(part[..., 1::2], 1, 2) @ source_rows[1]
-        sources = jnp.stack([even, odd], axis=2).reshape(segments, BLOCK, rows, 2 * tilts)
+        pairs = [_product(jnp.swapaxes(part[..., n::2], 1, 2), source_rows[n]) for n in (0, 1)]
+        sources = jnp.stack(pairs, axis=2).reshape(segments, BLOCK, rows, 2 * tilts)
         return jax.lax.scan(step, carry, jnp.moveaxis(sources, 1, 0)[::-1])[0]
 
     zero = jnp.zeros_like(last)

@@ -141,6 +141,8 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
         group_sum = jax.shard_map(
             group_sum, mesh=plan.mesh, in_specs=(own, *[everywhere] * 4), out_specs=everywhere, check_vma=False
         )
+    if plan.wanted is not None:  # at no thickness the expansion is short
+        thickness = jnp.where(plan.wanted[:, None], thickness, 0.0)
     shared = plan_coupling(crystal, plan, u_change), beam_axis_row(jnp.asarray(tilt)), thickness, weights
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]

@@ -20,12 +20,14 @@ from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_
 from pendel.simulate.scattering import structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
+ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
+FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve is cut
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["groups", "support_hkl", "support_form_factor", "same_as"],
+    data_fields=["groups", "support_hkl", "support_form_factor", "same_as", "wanted"],
     meta_fields=[
         "measurements",
         "frames",
@@ -59,10 +61,15 @@ class Plan:
     settings: tuple[tuple[str, float | int], ...]
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
+    wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
 
     def with_mode(self, mode: str) -> "Plan":
         """The same plan for forward-mode ("forward") or reverse-mode ("reverse") differentiation."""
         return dataclasses.replace(self, mode=mode)
+
+    def with_wanted(self, frames: Bool[Array, " frames"]) -> "Plan":
+        """The same plan, which takes no trouble over other frames: their intensities mean nothing."""
+        return dataclasses.replace(self, wanted=frames)
 
 
 def make_plan(
@@ -122,6 +129,7 @@ def make_plan(
         max_steps=0,
         centre=inversion_centre(crystal),
         settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
+        matrix_numbers=MATRIX_NUMBERS if jax.default_backend() == "cpu" else ON_A_CARD,
     )
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
     steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
@@ -139,18 +147,27 @@ def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
 
 
 def default_tilts(experiment: Experiment, thickness: float) -> int:
-    """Tilts per frame so that S t of the outermost measured reflection moves by at most 0.7 cycles a tilt.
+    """Tilts per frame so that at most `FRINGES` pass from one to the next, see `fringes_per_tilt`.
+
+    Args:
+        thickness: largest thickness of the distribution [Å].
+    """
+    return int(np.clip(np.ceil(fringes_per_tilt(experiment, thickness, 2) / FRINGES) + 1, 7, 200))
+
+
+def fringes_per_tilt(experiment: Experiment, thickness: float, tilts: int) -> float:
+    """Change of S t of the outermost measured reflection from one tilt to the next [cycles].
 
     Along S an intensity is a sum of fringes cos(2 pi S u) with u up to the largest thickness t, longer ones for coupled
-    beams: its mean over equal steps of less than 1 / t is that of the curve. 0.7 leaves room for the ends of the sweep,
-    where the curve is cut. A distribution of thickness below t has no shorter fringes.
+    beams: its mean over equal steps of less than 1 / t is that of the curve. With larger ones it depends on where the
+    tilts fall, and the posterior has a comb of maxima along the frame's tilt. A distribution of thickness below t has
+    no shorter fringes.
 
     Args:
         thickness: largest thickness of the distribution [Å].
     """
     semi = np.deg2rad(float(np.max(experiment.semi_angle)))
-    cycles = 2 * semi * experiment.dstar_max * thickness
-    return int(np.clip(np.ceil(cycles / 0.7) + 1, 7, 200))
+    return 2 * semi * experiment.dstar_max * thickness / max(tilts - 1, 1)
 
 
 def _first_of_same(experiment: Experiment) -> Int[np.ndarray, " measurements"]:
