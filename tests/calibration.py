@@ -27,6 +27,7 @@ from pendel.start import tilt_moves
 
 LEVELS = (0.5, 0.8, 0.95)
 THICKNESS = 600.0  # Å
+TILTS = 44  # resolve its fringes; with fewer the posterior has a comb of maxima along the tilts of frames
 DRAWS = 1000
 NARROW = {  # where a refinement stands that has begun: (mean, standard deviation) of a normal, or a range
     "log_thickness_mean": (np.log(THICKNESS), 0.03),
@@ -87,7 +88,7 @@ def _setting(frames: int):
     every = len(rows.frame_id) // frames
     some = pendel.thin(rows, slice(0, every * frames, every))
     experiment = drop_poor_frames(pendel.select(some, "nearest"), 1)
-    plan = pendel.make_plan(crystal, experiment, g_max=1.6, sg_max=0.01, tilts=15, thickness_max=2000.0)
+    plan = pendel.make_plan(crystal, experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
     return crystal, (experiment, plan)
 
 

@@ -16,7 +16,7 @@ from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.svi import fit_svi, pareto_k
+from pendel.infer.svi import bound_gain, fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
 from pendel.problem import Problem, Settings
@@ -173,8 +173,11 @@ def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     """What SVI leaves: draws of the guide, and their mean as the point."""
     point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
+    gain, error = bound_gain(guided.losses)
     facts = {
         **_map_facts(fit),
+        "elbo_gain": gain,
+        "elbo_gain_se": error,
         "svi_steps": len(guided.losses),
         "elbo": -float(np.mean(guided.losses[-50:])),
         "guide_pareto_k": guided.pareto_k,

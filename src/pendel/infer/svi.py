@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,13 @@ from pendel.infer.map import MapFit, Progress
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 
-PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
+PEAK_RATE = 0.05  # of Adam, in units of Laplace standard deviations
+STEPS = 250  # of a cycle, in which the rate rises and falls
+CYCLES = 2, 6  # at least and at most
+SETTLED = 1.0  # nats; less gain from one cycle to the next ends the fit
+JUDGED = 0.2  # last part of a cycle, whose mean bound is compared
 EVERY = 20  # steps between two checkpoints
-AVERAGED = 0.4  # last part of the steps over which the parameters are averaged
+AVERAGED = 0.4  # last part of a cycle over which the parameters are averaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +50,26 @@ def fit_svi(
     start: MapFit,
     key: Array,
     angles: Mapping[str, Array] | None = None,
-    steps: int = 200,
+    steps: int = STEPS,
+    cycles: tuple[int, int] = CYCLES,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     **kwargs: Any,
 ) -> SviFit:
-    """Fit the neural guide to the posterior of a model.
+    """Fit the neural guide to the posterior of a model, in cycles until the evidence bound stands still.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
         start: a MAP fit; its Laplace approximation is where the guide starts.
         key: random key.
         angles: goniometer angle [deg] of the frames of every plate; the frame number when not given.
-        steps: gradient steps, one draw of the guide each.
+        steps: gradient steps of a cycle, one draw of the guide each.
+        cycles: how many at least and at most.
         keeper: holds the state of an unfinished fit, which is continued exactly.
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
-        the guide with its parameters averaged over the last steps.
+        the guide with its parameters averaged over the last steps of the last cycle.
     """
     data = differentiable((args, kwargs), "reverse")
     full = inspect_model(model, *data, with_fixed=True)
@@ -83,16 +89,17 @@ def fit_svi(
     if unfinished is not None:
         parameters, state, average = unpacked_state(structure, unfinished)
         losses = [float(loss) for loss in unfinished["losses"]]
-    for step in range(len(losses), steps):
+    while not _is_settled(losses, steps, cycles):
+        step = len(losses)
         parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, data)
         losses.append(float(loss))
-        counted = max(step - first_averaged, 0) + 1
+        counted = max(step % steps - first_averaged, 0) + 1
         average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023
         if keeper is not None and (step + 1) % EVERY == 0:
             keeper.save({"losses": np.array(losses), **packed_state((parameters, state, average))})
         if progress is not None:
             info = {"elbo": -float(np.mean(losses[-20:])), "seconds": time.monotonic() - began}
-            progress("svi", step + 1, steps, info)
+            progress("svi", step + 1, steps * max(cycles[0], step // steps + 1), info)
     if not np.all(np.isfinite(losses[-max(1, steps // 2) :])):
         raise FloatingPointError(
             "found an evidence bound that is not finite; expected finite intensities for draws of the guide; "
@@ -101,13 +108,32 @@ def fit_svi(
     return SviFit(guide, average, np.array(losses))
 
 
+def _is_settled(losses: Sequence[float], steps: int, cycles: tuple[int, int]) -> bool:
+    """Whether the last cycle has ended and gained little."""
+    done, rest = divmod(len(losses), steps)
+    if rest or done < cycles[0]:
+        return False
+    gain, error = bound_gain(losses, steps)
+    return done >= cycles[1] or gain < max(SETTLED, 2 * error)
+
+
+def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[float, float]:
+    """Gain of the mean bound at the end of the last cycle over the one before, and its standard error; NaN for one."""
+    if len(losses) < 2 * steps:
+        return float("nan"), float("nan")
+    count = max(2, int(JUDGED * steps))
+    last, before = np.array(losses[-count:]), np.array(losses[-steps - count : -steps])
+    error = np.sqrt((last.var(ddof=1) + before.var(ddof=1)) / count)
+    return float(before.mean() - last.mean()), float(error)
+
+
 def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser, and one compiled step: (parameters, state, key, arrays of the guide, data) -> both new, loss.
 
     A step whose loss or gradient is not finite leaves everything as it is.
     """
-    schedule = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
-    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
+    cycle = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
+    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(lambda count: cycle(jnp.mod(count, steps))))
     bound = Trace_ELBO()
 
     @jax.jit
