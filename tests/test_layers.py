@@ -36,6 +36,7 @@ LAYERS = [
         "outputs",
         "fitting",
         "refine",
+        "run_map",
     },
     {"converge", "compare", "datasets", "published", "progress", "sanity", "cli_data", "cli_errors", "cli"},
 ]

@@ -188,6 +188,23 @@ def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
     assert all(verdict.advice for verdict in found if verdict.level != "pass")
 
 
+def test_a_difference_map_has_its_own_section(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    assert 'id="difference"' not in (copy / "report.html").read_text(encoding="utf-8")
+    offset = [-1.0, 0.0, 1.0]
+    plane = {"offset": offset, "values": [[0, 1, 0], [1, 9, 1], [0, -5, 0]], "labels": ["<O1>"], "atoms": [[0.5, 0.2]]}
+    peak = {"fract": [0.1, 0.2, 0.3], "potential": 9.0, "height": 7.5, "nearest": "<O1>", "distance": 1.6}
+    numbers = {"resolution": 1.4, "rms": 1.2, "misfit_before": 28.0, "misfit_after": 1.3}
+    content = {**numbers, "peaks": [peak], "holes": [], "sections": [plane]}
+    (copy / "difference.json").write_text(json.dumps(content))
+    page = write_page(copy).read_text(encoding="utf-8")
+    assert 'href="#difference"' in page
+    assert "section 1 of 3 through the highest peak" in page
+    assert "&lt;O1&gt;" in page
+    assert "<O1>" not in page
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(pendel.InputError, match=r"without run.json.*pendel refine"):
         read_run_files(tmp_path)

@@ -23,7 +23,8 @@ from pendel.progress import progress_of
 from pendel.refine import Outcome
 from pendel.refine import refine as run_refinement
 from pendel.report.page import write_page
-from pendel.report.tables import closing_table, comparison_table
+from pendel.report.tables import closing_table, comparison_table, peak_table
+from pendel.run_map import map_run
 from pendel.sanity import sanity_report
 from pendel.synthetic import Imperfections, simulate_files
 
@@ -203,6 +204,18 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a 
     """Write report.html again from the files of a run folder; a refinement does so at its end."""
     with plain_errors():
         print(write_page(run))
+
+
+@app.command(name="map")
+def difference(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished maximum")],
+    resolution: Annotated[float | None, typer.Option(help="of the map [Å⁻¹]; that of the data")] = None,
+) -> None:
+    """Map what the structure lacks: difference.ccp4 in the run folder, peaks here and sections in the report."""
+    with plain_errors(run):
+        found, peaks = map_run(run, resolution=resolution)
+        write_page(run)
+        Console().print(peak_table(found, peaks))
 
 
 @app.command()

@@ -85,18 +85,15 @@ def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | 
 
 
 def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
-    """Start of all frames after a coarse fit: a scan, then larger moves of every frame, with the coarse fit's beams."""
+    """Start of all frames after a coarse fit: a scan, then every frame climbs by itself, with the coarse fit's beams."""
     few_beams = dataclasses.replace(run, settings=coarse.settings)
     start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
     start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every))
     plans = _within(run, final_plans(run.problem, coarse.settings, start.values))
     args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
     values, spreads = _site_values(run, args, start)
-    moves = tilt_moves(args[1])[0]
     observations = run.observations()
-    found = climb_frames(
-        run.model, *args, start=values, spreads=spreads, moves=moves, progress=run.progress, **observations
-    )
+    found = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
     return dataclasses.replace(start, values={**start.values, **found})
 
 

@@ -19,7 +19,11 @@ from pendel.constants import Array, InputError
 
 RECORD = "run.json"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's making
-OUTPUTS = ("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html", RECORD)
+DIFFERENCE_MAP, DIFFERENCE_DATA = "difference.ccp4", "difference.json"
+OUTPUTS = (
+    *("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html"),
+    *(DIFFERENCE_MAP, DIFFERENCE_DATA, RECORD),
+)
 STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
 

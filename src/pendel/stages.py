@@ -53,10 +53,15 @@ def pack_map(fit: MapFit) -> dict[str, Array]:
     }
 
 
+def map_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Values of all sites at the maximum, the spreads included."""
+    return _stripped("values", arrays)
+
+
 def unpack_map(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs: dict[str, Any]) -> MapFit:
     """The inverse of `pack_map` for the same model and data."""
     return MapFit(
-        values=_stripped("values", arrays),
+        values=map_values(arrays),
         unconstrained=arrays["unconstrained"],
         covariance=arrays["covariance"],
         layout=inspect_model(model, args, kwargs, with_fixed=False),

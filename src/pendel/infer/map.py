@@ -30,6 +30,7 @@ DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 ROUGH = 20  # times the tolerance, where the spreads still move
 FAR = 16  # scoring steps of frames that start from a scan
+PASSES = 2  # of climbing, each with fresh damping: the second gained more than eight larger moves of every frame
 SETTLING = 6  # of frames that have been near their maximum with other beams or globals
 SHORT = 1.0  # standard deviations an element, up to which a matrix is still good
 MEMORY = 40  # gradients L-BFGS remembers
@@ -187,7 +188,8 @@ def climb_frames(
     problem, spreads, centre = _problem(model, args, kwargs, spreads, progress)
     layout = problem.functions.layout
     z = problem.cheap(layout.unconstrain({**centre, **start}), spreads)
-    z = _moved(problem, z, spreads, [], FAR)
+    for _ in range(PASSES):
+        z = _moved(problem, z, spreads, [], FAR)
     return layout.constrain(_moved(problem, z, spreads, moves) if moves else z)
 
 

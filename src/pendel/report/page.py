@@ -10,7 +10,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pendel.io.write import write_text
-from pendel.report import fit_figures, sampling_figures, structure_figures, structure_tables, thickness_figures
+from pendel.report import (
+    fit_figures,
+    map_figures,
+    sampling_figures,
+    structure_figures,
+    structure_tables,
+    thickness_figures,
+)
 from pendel.report.figure_style import as_svg, drawing
 from pendel.report.frames import frame_rows
 from pendel.report.glossary import GLOSSARY
@@ -52,6 +59,9 @@ def page(run: RunFiles) -> str:
             "cell": run.crystal,
             "scalars": run.summary["scalars"],
             "data": [_data_content(run, data, number) for number, data in enumerate(run.data)],
+            "difference": run.difference,
+            "sections": with_captions("difference", _sections(run)),
+            "peaks": structure_tables.peak_rows(run),
             "sampling": with_captions("sampling", _sampling(run)),
             "sd_over_laplace": run.summary.get("sd_over_laplace"),
             "comparison": run.record.get("comparison"),
@@ -179,6 +189,15 @@ def _rocking(data: Measured) -> Iterator[tuple[str, Figure]]:
     for row in dict.fromkeys(data.curve_measurement.tolist()):
         frame = data.frame_id[data.frame[row]]
         yield f"rocking curve of {data.hkl[row]} in frame {frame}, with 95 % band", fit_figures.rocking(data, row)
+
+
+def _sections(run: RunFiles) -> Iterator[tuple[str, Figure]]:
+    if run.difference is not None:
+        for number, plane in enumerate(run.difference["sections"]):
+            yield (
+                f"section {number + 1} of 3 through the highest peak",
+                map_figures.section(plane, run.difference["rms"]),
+            )
 
 
 def _sampling(run: RunFiles) -> Iterator[tuple[str, Figure]]:

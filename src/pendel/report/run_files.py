@@ -14,6 +14,7 @@ from pendel.crystal import Crystal
 from pendel.experiment import OBSERVED_SIGMA
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
+from pendel.run_folder import DIFFERENCE_DATA
 
 FRAME_SITES = ("thickness", "thickness_width", "scale", "tilt")
 
@@ -56,6 +57,7 @@ class RunFiles:
     tree: Any  # posterior.nc, a DataTree
     crystal: Crystal  # refined.cif
     data: tuple[Measured, ...]
+    difference: dict[str, Any] | None  # difference.json, where `pendel map` has made one
 
     def draws(self, site: str) -> Float[Array, "draws *shape"]:
         """All draws of a site, chains one after the other."""
@@ -99,7 +101,17 @@ def read_run_files(path: Path) -> RunFiles:
         data.append(_measured(tree, site.removeprefix("intensity"), table[first : first + count]))
         first += count
     crystal = read_crystal(path / "refined.cif")
-    return RunFiles(path=path, record=record, summary=summary, tree=tree, crystal=crystal, data=tuple(data))
+    kept = path / DIFFERENCE_DATA
+    difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+    return RunFiles(
+        path=path,
+        record=record,
+        summary=summary,
+        tree=tree,
+        crystal=crystal,
+        data=tuple(data),
+        difference=difference,
+    )
 
 
 def _measured(tree: Any, suffix: str, rows: list[dict[str, str]]) -> Measured:

@@ -73,6 +73,24 @@ def ellipsoid_rows(run: RunFiles) -> Rows:
     return rows
 
 
+def peak_rows(run: RunFiles) -> list[dict[str, str]]:
+    """Highest peaks and deepest holes of the difference potential, where there is one."""
+    if run.difference is None:
+        return []
+    return [
+        {
+            "kind": kind,
+            **{axis: f"{x:.4f}" for axis, x in zip("xyz", peak["fract"], strict=True)},
+            "potential": f"{peak['potential']:.2f}",
+            "height": f"{peak['height']:.1f}",
+            "nearest": peak["nearest"],
+            "distance": f"{peak['distance']:.2f}",
+        }
+        for kind in ("peak", "hole")
+        for peak in run.difference[f"{kind}s"]
+    ]
+
+
 def _row(site: str, name: str, values: np.ndarray, decimals: int) -> dict[str, str]:
     """values: [chain draw]."""
     r_hat, ess = site_quality(values) if np.std(values) > FIXED else (float("nan"), float("nan"))

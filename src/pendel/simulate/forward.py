@@ -1,5 +1,9 @@
 """Calculated intensities of every measurement: the one call that models make."""
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -15,6 +19,31 @@ from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
 from pendel.simulate.plan import Plan, chunk_size, plan_coupling
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The arguments of one call of `simulate_intensities`."""
+
+    crystal: Crystal
+    plan: Plan
+    tilt: Float[Array, "frames 2"]  # deg
+    thickness: Float[Array, "frames nodes"]  # Å
+    weights: Float[Array, "frames nodes"]
+
+
+_recorded: ContextVar[list[Call] | None] = ContextVar("recorded", default=None)
+
+
+@contextmanager
+def recorded_calls() -> Iterator[list[Call]]:
+    """What `simulate_intensities` is asked for inside the block, call after call."""
+    calls: list[Call] = []
+    token = _recorded.set(calls)
+    try:
+        yield calls
+    finally:
+        _recorded.reset(token)
 
 
 def simulate_intensities(
@@ -40,6 +69,9 @@ def simulate_intensities(
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
     nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
+    calls = _recorded.get()
+    if calls is not None:
+        calls.append(Call(crystal, plan, jnp.asarray(tilt), nodes, shares))
     return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, u_change=u_change)
 
 

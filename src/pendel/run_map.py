@@ -1,0 +1,152 @@
+"""The difference potential of a finished run: a CCP4 map, its highest peaks, and sections for the report."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro import handlers
+
+from pendel.constants import Array, InputError
+from pendel.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
+from pendel.infer.posterior import predict
+from pendel.io.write_map import write_ccp4_map
+from pendel.load_model import load_model, with_thickness
+from pendel.plans import final_plans
+from pendel.potential_fit import FittedData
+from pendel.problem import Problem, Settings, read_problem
+from pendel.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RunFolder, file_hash
+from pendel.simulate import Plan
+from pendel.simulate.forward import Call, recorded_calls
+from pendel.stages import map_values, unpack_start
+
+PEAKS = 10
+LABEL = "difference potential [V], observed - calculated, dynamical"
+HELD_OUT = 1e6  # times its scatter: a measurement that does not count
+
+
+def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
+    """Solve for the difference potential at the maximum of a run, and keep map, peaks and sections in its folder.
+
+    Args:
+        resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.
+
+    Raises:
+        InputError: no finished maximum, inputs that have changed, or a model without dynamical diffraction.
+    """
+    run = RunFolder(folder)
+    problem, model, plans, values = _fitted(run)
+    calls = _calls(model, problem, plans, values)
+    data = _fitted_data(model, problem, plans, values, calls)
+    crystal = calls[0].crystal
+    difference = difference_map(crystal, data, resolution=resolution)
+    peaks = map_peaks(difference, crystal, PEAKS)
+    write_ccp4_map(
+        folder / DIFFERENCE_MAP,
+        difference.values,
+        cell=crystal.cell,
+        rotations=crystal.rotations,
+        translations=crystal.translations,
+        label=LABEL,
+    )
+    run.write(DIFFERENCE_DATA, (json.dumps(_content(difference, crystal, peaks)) + "\n").encode())
+    return difference, peaks
+
+
+def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, Array]]:
+    """Problem, model, plans and the values of all sites at the maximum of a run."""
+    record = run.record() if (run.path / "run.json").is_file() else {}
+    if "map" not in record.get("stages", {}):
+        raise InputError(
+            found=f"{run.path} without a finished maximum",
+            expected="the folder of a run whose stage map is done",
+            do="run `pendel refine` with --out to this folder first",
+        )
+    inputs = {role: Path(entry["path"]) for role, entry in record["inputs"].items()}
+    changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
+    if changed:
+        raise InputError(
+            found=f"another file than the run had as {', '.join(changed)}",
+            expected="the inputs that run.json names, unchanged",
+            do="put them back, or refine again",
+        )
+    settings = Settings(**record["settings"])
+    problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
+    start = unpack_start(run.load_stage("start"))
+    model = with_thickness(load_model(settings.model), settings.thickness)
+    return problem, model, final_plans(problem, settings, start.values), map_values(run.load_stage("map"))
+
+
+def _calls(model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str, Array]) -> list[Call]:
+    """What the model asks the simulator for at these values."""
+    datasets = tuple(zip(problem.experiments, plans, strict=True))
+    known: Any = dict(values)
+    program = handlers.substitute(handlers.seed(model, 0), data=known)
+    with recorded_calls() as calls:
+        program(problem.crystal, datasets)
+    if len(calls) != len(plans):
+        raise InputError(
+            found=f"a model that calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
+            expected="one call for each data set",
+            do="refine with a dynamical model",
+        )
+    return calls
+
+
+def _fitted_data(model, problem: Problem, plans, values, calls: list[Call]) -> tuple[FittedData, ...]:
+    """Errors of every measurement are those of the model's own error model."""
+    intensities = tuple(experiment.intensity for experiment in problem.experiments)
+    args = problem.crystal, tuple(zip(problem.experiments, plans, strict=True))
+    draws = {name: np.asarray(value)[None] for name, value in values.items()}
+    predicted = predict(model, args, draws, intensities=intensities, key=jax.random.key(0))
+    found = []
+    for number, (experiment, call) in enumerate(zip(problem.experiments, calls, strict=True)):
+        scatter = predicted.scale[f"intensity_{number + 1}" if number else "intensity"][0]
+        if problem.used is not None:
+            scatter = np.where(problem.used[number], scatter, HELD_OUT * scatter)
+        found.append(
+            FittedData(
+                experiment=experiment,
+                plan=call.plan,
+                tilt=call.tilt,
+                thickness=call.thickness,
+                weights=call.weights,
+                scatter=scatter,
+            )
+        )
+    return tuple(found)
+
+
+def _content(difference: Map, crystal, peaks: tuple[Peak, ...]) -> dict[str, Any]:
+    """What the report needs, as plain values."""
+    sections = map_sections(difference, crystal, peaks[0]) if peaks else ()
+
+    def plain(peak: Peak) -> dict[str, Any]:
+        place = [round(x, 5) for x in peak.fract]
+        return {
+            "fract": place,
+            "potential": round(peak.potential, 4),
+            "height": round(peak.height, 2),
+            "nearest": peak.nearest,
+            "distance": round(peak.distance, 3),
+        }
+
+    return {
+        "resolution": difference.resolution,
+        "rms": difference.rms,
+        "misfit_before": difference.misfit_before,
+        "misfit_after": difference.misfit_after,
+        "peaks": [plain(peak) for peak in peaks],
+        "holes": [plain(peak) for peak in map_holes(difference, crystal, PEAKS)],
+        "sections": [
+            {
+                "offset": np.round(section.offset, 4).tolist(),
+                "values": np.round(section.values, 4).tolist(),
+                "labels": list(section.labels),
+                "atoms": np.round(section.atoms, 4).tolist(),
+            }
+            for section in sections
+        ],
+    }
