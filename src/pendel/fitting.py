@@ -85,7 +85,7 @@ def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | 
 
 
 def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
-    """Start of all frames after a coarse fit: a scan, then every frame climbs by itself, with the coarse fit's beams."""
+    """Start of all frames after a coarse fit, with its beams: a scan, then every frame climbs by itself."""
     few_beams = dataclasses.replace(run, settings=coarse.settings)
     start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
     start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every))
