@@ -122,7 +122,10 @@ def test_what_curvature_is_left_is_divided_out():
     assert space.potential(w) == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
 
 
-@pytest.mark.parametrize(("sample", "saves"), [(sample_nuts, 1), (sample_nuts, 2), (sample_mclmc, 2)])
+@pytest.mark.parametrize(
+    ("sample", "saves"),
+    [(sample_nuts, 1), pytest.param(sample_nuts, 2, marks=pytest.mark.slow), (sample_mclmc, 2)],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, saves, sample):
     fit = fit_map(model, y=data, spread_rounds=0)
     options = {"start": fit, "key": jax.random.key(1), "chains": 2, "warmup": EVERY, "draws": EVERY}

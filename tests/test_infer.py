@@ -25,7 +25,7 @@ from pendel.infer.normal_matrix import (
     normal_matrix,
     sites_in_loops,
 )
-from pendel.infer.svi import fit_svi, pareto_k
+from pendel.infer.svi import bound_gain, fit_svi, pareto_k
 
 FRAMES, PER_FRAME = 12, 8
 FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
@@ -280,6 +280,20 @@ def test_guide_starts_at_laplace_and_stays_there(linear_data):
         here, there = (np.corrcoef(np.asarray(d["curve"]).T)[5, 6] for d in (draws, exact))
         assert here == pytest.approx(there, abs=0.15)
     assert np.mean(svi.losses[-50:]) < np.mean(svi.losses[:50]) + 1.0
+
+
+def test_svi_goes_on_until_a_cycle_gains_little(linear_data):
+    falling = np.concatenate([np.full(10, 50.0), np.full(10, 20.0), np.full(10, 19.9)])
+    assert bound_gain(falling[:20], 10) == (30.0, 0.0)
+    assert bound_gain(falling, 10)[0] == pytest.approx(0.1)
+    assert np.isnan(bound_gain(falling[:10], 10)[0])
+    assert bound_gain(np.append(np.full(39, 5.0), np.inf), 20) == (0.0, 0.0)  # the step that failed does not count
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=2)
+    far = dataclasses.replace(fit, unconstrained=fit.unconstrained + 4 * np.sqrt(np.diag(fit.covariance)))
+    options = {"key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 60}
+    lengths = [len(fit_svi(linear_model, 0.2, y=linear_data, start=start, **options).losses) for start in (fit, far)]
+    assert lengths[0] == 120
+    assert lengths[1] > 120
 
 
 def test_guide_weights_are_not_in_the_model(linear_data):

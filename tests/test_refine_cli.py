@@ -275,7 +275,7 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
     assert "ranks of u_iso, chain by chain" in page
 
 
-@pytest.mark.parametrize("with_tilts", [True, False])
+@pytest.mark.parametrize("with_tilts", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monkeypatch, with_tilts):
     """Also for a model without a thickness or a tilt of every frame, which the scan finds all the same."""
     source = KINEMATIC

@@ -119,11 +119,14 @@ def _is_settled(losses: Sequence[float], steps: int, cycles: tuple[int, int]) ->
 
 def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[float, float]:
     """Gain of the mean bound at the end of the last cycle over the one before, and its standard error; NaN for one."""
-    if len(losses) < 2 * steps:
+    count = int(JUDGED * steps)
+    if len(losses) < 2 * steps or count < 2:
         return float("nan"), float("nan")
-    count = max(2, int(JUDGED * steps))
-    last, before = np.array(losses[-count:]), np.array(losses[-steps - count : -steps])
-    error = np.sqrt((last.var(ddof=1) + before.var(ddof=1)) / count)
+    ends = np.array(losses[-count:]), np.array(losses[-steps - count : -steps])
+    last, before = (part[np.isfinite(part)] for part in ends)
+    if min(len(last), len(before)) < 2:
+        return float("nan"), float("nan")
+    error = np.sqrt(last.var(ddof=1) / len(last) + before.var(ddof=1) / len(before))
     return float(before.mean() - last.mean()), float(error)
 
 
