@@ -395,7 +395,7 @@ def test_pareto_k_tells_the_exact_posterior_from_a_narrow_guide(linear_data):
         numpyro.sample("y", dist.Normal(mean, 0.7), obs=y, infer={"plate": "frames", "frame": FRAME})
 
     fit = fit_map(model, y=linear_data)
-    svi = fit_svi(model, y=linear_data, start=fit, key=jax.random.key(0), steps=1)
+    svi = fit_svi(model, y=linear_data, start=fit, key=jax.random.key(0), steps=1, cycles=(1, 1))
     narrow = dict(svi.parameters)
     narrow["global_root"] = narrow["global_root"] - 2.0 * jnp.eye(len(narrow["global_root"]))  # log of the diagonal
     shrunk = dataclasses.replace(svi, parameters=narrow)
