@@ -22,7 +22,7 @@ from pendel.infer.map import MapFit, Progress
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 
-PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations; with 0.05 its noise narrows the guide by a third
+PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
 STEPS = 400  # of a cycle, in which the rate rises and falls
 CYCLES = 2, 6  # at least and at most
 SETTLED = 1.0  # nats; less gain from one cycle to the next ends the fit
