@@ -102,6 +102,7 @@ def _interval(draws: Array, decimals: int) -> dict[str, str]:
     """mean(su), median and the 95 % interval; what is fixed has neither."""
     mean, sd = float(np.mean(draws)), float(np.std(draws, ddof=1))
     if sd < FIXED:
+        mean = 0.0 if abs(mean) < FIXED else mean  # no "-0"
         return {"mean": f"{mean:.{decimals}f}", "median": "fixed", "interval": ""}
     places = max(0, int(np.ceil(1 - np.log10(sd))))
     low, high = np.percentile(draws, BAND)
