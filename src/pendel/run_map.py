@@ -24,6 +24,7 @@ from pendel.stages import map_values, unpack_start
 
 PEAKS = 10
 LABEL = "difference potential [V], observed - calculated, dynamical"
+MODEL_ERROR = 0.1  # of an intensity, from all that a simulation leaves out
 HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 
 
@@ -96,14 +97,16 @@ def _calls(model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str
 
 
 def _fitted_data(model, problem: Problem, plans, values, calls: list[Call]) -> tuple[FittedData, ...]:
-    """Errors of every measurement are those of the model's own error model."""
+    """Errors are those of a structure that lacks nothing: the model's own have grown to cover what this one lacks."""
     intensities = tuple(experiment.intensity for experiment in problem.experiments)
     args = problem.crystal, tuple(zip(problem.experiments, plans, strict=True))
     draws = {name: np.asarray(value)[None] for name, value in values.items()}
     predicted = predict(model, args, draws, intensities=intensities, key=jax.random.key(0))
     found = []
     for number, (experiment, call) in enumerate(zip(problem.experiments, calls, strict=True)):
-        scatter = predicted.scale[f"intensity_{number + 1}" if number else "intensity"][0]
+        calculated = predicted.deterministic[f"calculated_{number + 1}" if number else "calculated"][0]
+        square = 0.5 * (np.maximum(experiment.intensity, 0.0) ** 2 + calculated**2)
+        scatter = np.sqrt(np.asarray(experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
         if problem.used is not None:
             scatter = np.where(problem.used[number], scatter, HELD_OUT * scatter)
         found.append(
