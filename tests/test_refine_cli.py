@@ -292,9 +292,8 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monke
     assert {"coarse", "start", "map"} <= set(record["stages"])
     assert outcome.summary["converged"]
     few, start = (np.load(out / f"stage_{stage}.npz") for stage in ("coarse", "start"))
-    np.testing.assert_allclose(
-        start["values/displacement"], few["values/displacement"], atol=0.05
-    )  # model sees no beams
+    # alike only: this model simulates nothing, so its structure is refitted to all frames with the scales
+    np.testing.assert_allclose(start["values/displacement"], few["values/displacement"], atol=0.05)
     assert len(start["values/log_scale"]) == outcome.summary["n_frames"]
     monkeypatch.setattr(coarse, "WORTH", 1e15)
     pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings)
