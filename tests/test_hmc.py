@@ -124,7 +124,11 @@ def test_what_curvature_is_left_is_divided_out():
 
 @pytest.mark.parametrize(
     ("sample", "saves"),
-    [(sample_nuts, 1), pytest.param(sample_nuts, 2, marks=pytest.mark.slow), (sample_mclmc, 2)],
+    [
+        (sample_nuts, 1),
+        pytest.param(sample_nuts, 2, marks=pytest.mark.slow),
+        pytest.param(sample_mclmc, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, saves, sample):
     fit = fit_map(model, y=data, spread_rounds=0)
