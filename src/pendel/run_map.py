@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpyro import handlers
 
 from pendel.constants import Array, InputError
 from pendel.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
-from pendel.infer.posterior import predict
+from pendel.estimate import within_memory
+from pendel.evaluate import suffix
 from pendel.io.write_map import write_ccp4_map
 from pendel.load_model import load_model, with_thickness
 from pendel.plans import final_plans
@@ -39,8 +39,8 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
     """
     run = RunFolder(folder)
     problem, model, plans, values = _fitted(run)
-    calls = _calls(model, problem, plans, values)
-    data = _fitted_data(model, problem, plans, values, calls)
+    calls, calculated = _calls(model, problem, plans, values)
+    data = _fitted_data(problem, calls, calculated)
     crystal = calls[0].crystal
     difference = difference_map(crystal, data, resolution=resolution)
     peaks = map_peaks(difference, crystal, PEAKS)
@@ -77,35 +77,33 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
     start = unpack_start(run.load_stage("start"))
     model = with_thickness(load_model(settings.model), settings.thickness)
-    return problem, model, final_plans(problem, settings, start.values), map_values(run.load_stage("map"))
+    plans = within_memory(problem.crystal, final_plans(problem, settings, start.values), settings.memory)
+    return problem, model, plans, map_values(run.load_stage("map"))
 
 
-def _calls(model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str, Array]) -> list[Call]:
-    """What the model asks the simulator for at these values."""
+def _calls(
+    model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str, Array]
+) -> tuple[list[Call], list[Array]]:
+    """What the model asks the simulator for at these values, and what it then calculates on the scale of the data."""
     datasets = tuple(zip(problem.experiments, plans, strict=True))
     known: Any = dict(values)
     program = handlers.substitute(handlers.seed(model, 0), data=known)
     with recorded_calls() as calls:
-        program(problem.crystal, datasets)
+        sites = handlers.trace(program).get_trace(problem.crystal, datasets)
     if len(calls) != len(plans):
         raise InputError(
             found=f"a model that calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
             expected="one call for each data set",
             do="refine with a dynamical model",
         )
-    return calls
+    return calls, [np.asarray(sites[f"calculated{suffix(number)}"]["value"]) for number in range(len(plans))]
 
 
-def _fitted_data(model, problem: Problem, plans, values, calls: list[Call]) -> tuple[FittedData, ...]:
+def _fitted_data(problem: Problem, calls: list[Call], calculated: list[Array]) -> tuple[FittedData, ...]:
     """Errors are those of a structure that lacks nothing: the model's own have grown to cover what this one lacks."""
-    intensities = tuple(experiment.intensity for experiment in problem.experiments)
-    args = problem.crystal, tuple(zip(problem.experiments, plans, strict=True))
-    draws = {name: np.asarray(value)[None] for name, value in values.items()}
-    predicted = predict(model, args, draws, intensities=intensities, key=jax.random.key(0))
     found = []
     for number, (experiment, call) in enumerate(zip(problem.experiments, calls, strict=True)):
-        calculated = predicted.deterministic[f"calculated_{number + 1}" if number else "calculated"][0]
-        square = 0.5 * (np.maximum(experiment.intensity, 0.0) ** 2 + calculated**2)
+        square = 0.5 * (np.maximum(experiment.intensity, 0.0) ** 2 + calculated[number] ** 2)
         scatter = np.sqrt(np.asarray(experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
         if problem.used is not None:
             scatter = np.where(problem.used[number], scatter, HELD_OUT * scatter)

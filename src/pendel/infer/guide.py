@@ -88,7 +88,7 @@ class NeuralGuide:
         parameters: Any = {name: numpyro.param(f"guide_{name}", value) for name, value in self.start.items()}
         key: Any = numpyro.prng_key()
         noise = jax.random.normal(key, (self.layout.size + len(self.log_spreads),))
-        z, spreads, _ = self.transform(parameters, noise)
+        z, spreads = self.transform(parameters, noise)
         log_density = self.log_density(jax.lax.stop_gradient(parameters), z, spreads)
         latent = jnp.concatenate([z, spreads])
         numpyro.sample("_latent", dist.Delta(latent, log_density, event_dim=1), infer={"is_auxiliary": True})
@@ -107,28 +107,23 @@ class NeuralGuide:
 
     def transform(
         self, parameters: Mapping[str, Array], noise: Float[Array, " n"]
-    ) -> tuple[Float[Array, " m"], Float[Array, " spreads"], Float[Array, ""]]:
-        """Standard normal noise to (z, log spreads) and the log density of the result."""
+    ) -> tuple[Float[Array, " m"], Float[Array, " spreads"]]:
+        """Standard normal noise to (z, log spreads)."""
         count, number = self.layout.globals, len(self.log_spreads)
-        log_density = jnp.sum(dist.Normal(0, 1).log_prob(noise))
         spread_noise, noise = noise[:number], noise[number:]
         width = SPREAD_WIDTH * jnp.exp(parameters["spread_log_width"])
         spreads = self.log_spreads + SPREAD_WIDTH * parameters["spread_shift"] + width * spread_noise
-        log_density = log_density - jnp.sum(jnp.log(width))
-
-        root, log_diagonal = _lower(parameters["global_root"])
+        root = _lower(parameters["global_root"])[0]
         shift = self.global_root @ (parameters["global_shift"] + root @ noise[:count])
-        log_density = log_density - jnp.sum(log_diagonal) - jnp.sum(jnp.log(jnp.diag(self.global_root)))
         z = jnp.asarray(self.centre).at[:count].add(shift)
         for plate in self.plates:
-            z, gain = _frame_draws(plate, parameters, z, shift, noise)
-            log_density = log_density + gain
-        return z, spreads, log_density
+            z = _frame_draws(plate, parameters, z, shift, noise)
+        return z, spreads
 
     def log_density(
         self, parameters: Mapping[str, Array], z: Float[Array, " m"], spreads: Float[Array, " spreads"]
     ) -> Float[Array, ""]:
-        """Of (z, log spreads); the same number as `transform` gives for the noise that leads there."""
+        """Of (z, log spreads): `transform` backwards, to the noise that leads there."""
         width = SPREAD_WIDTH * jnp.exp(parameters["spread_log_width"])
         noise = (spreads - self.log_spreads - SPREAD_WIDTH * parameters["spread_shift"]) / width
         total = _normal(noise, jnp.log(width))
@@ -146,7 +141,7 @@ class NeuralGuide:
     def draws(self, parameters: Mapping[str, Array], key: Array, count: int) -> dict[str, Array]:
         """Constrained draws of all sites, on the leading axis."""
         noise = jax.random.normal(key, (count, self.layout.size + len(self.log_spreads)))
-        z, spreads, _ = jax.vmap(lambda e: self.transform(parameters, e))(noise)
+        z, spreads = jax.vmap(lambda e: self.transform(parameters, e))(noise)
         values = self.layout.constrain_many(z)
         return {**values, **jax.tree.map(jnp.exp, jax.vmap(self.unravel_spreads)(spreads))}
 
@@ -184,13 +179,12 @@ def neural_guide(fit: MapFit, full: Layout, angles: Mapping[str, Array], key: Ar
 
 
 def _frame_draws(plate: PlateShape, parameters, z, shift, noise):
-    """Add the draws of one plate's profile and nuisance parameters to z; also their log density terms."""
+    """Add the draws of one plate's profile and nuisance parameters to z."""
     width = plate.profile.shape[1]
-    log_density = jnp.zeros(())
     deviation = jnp.zeros((len(plate.profile), 0))
     if width:
         weights = {k: parameters[f"{plate.name}_{k}"] for k in ("w1", "b1", "w2", "b2")}
-        mean, link, root, log_diagonal, by_globals = _network_outputs(plate, weights, len(shift))
+        mean, link, root, _, by_globals = _network_outputs(plate, weights, len(shift))
 
         def step(previous, now):
             link, root, eps = now
@@ -200,16 +194,13 @@ def _frame_draws(plate: PlateShape, parameters, z, shift, noise):
         _, rest = jax.lax.scan(step, jnp.zeros(width), (link, root, noise[plate.profile]))
         deviation = by_globals @ shift + rest
         z = z.at[plate.profile].set(mean + deviation)
-        log_density = log_density - jnp.sum(log_diagonal)
     if plate.nuisance.shape[1]:
         known = jnp.concatenate([jnp.broadcast_to(shift, (len(deviation), len(shift))), deviation], axis=1)
-        root, log_diagonal = _lower(parameters[f"{plate.name}_root"])
+        root = _lower(parameters[f"{plate.name}_root"])[0]
         inner = parameters[f"{plate.name}_shift"] + jnp.einsum("fij,fj->fi", root, noise[plate.nuisance])
         drawn = jnp.einsum("fij,fj->fi", plate.regression, known) + jnp.einsum("fij,fj->fi", plate.nuisance_root, inner)
         z = z.at[plate.nuisance].add(drawn)
-        diagonal = jnp.diagonal(plate.nuisance_root, axis1=1, axis2=2)
-        log_density = log_density - jnp.sum(log_diagonal) - jnp.sum(jnp.log(diagonal))
-    return z, log_density
+    return z
 
 
 def _frame_density(plate: PlateShape, parameters, z, shift, centre):

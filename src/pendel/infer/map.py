@@ -173,14 +173,13 @@ def climb_frames(
     *args: Any,
     start: Mapping[str, Array],
     spreads: Mapping[str, Array] | None = None,
-    moves: Sequence[Mapping[str, Array]] = (),
     progress: Progress | None = None,
     **kwargs: Any,
 ) -> dict[str, Array]:
-    """Every frame by itself at the best maximum found from the start and from each move of it; all else is held.
+    """Every frame by itself at the maximum it climbs to from the start; all else that the simulator sees is held.
 
     Args:
-        as those of `fit_map`, but `start` is one set of values and `moves` one round.
+        as those of `fit_map`, but `start` is one set of values.
 
     Returns:
         constrained values of all sites of the model but its spreads.
@@ -190,7 +189,7 @@ def climb_frames(
     z = problem.cheap(layout.unconstrain({**centre, **start}), spreads)
     for _ in range(PASSES):
         z = _moved(problem, z, spreads, [], FAR)
-    return layout.constrain(_moved(problem, z, spreads, moves) if moves else z)
+    return layout.constrain(z)
 
 
 def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:

@@ -113,8 +113,12 @@ def _is_settled(losses: Sequence[float], steps: int, cycles: tuple[int, int]) ->
     done, rest = divmod(len(losses), steps)
     if rest or done < cycles[0]:
         return False
-    gain, error = bound_gain(losses, steps)
-    return done >= cycles[1] or gain < max(SETTLED, 2 * error)
+    return done >= cycles[1] or stands_still(*bound_gain(losses, steps))
+
+
+def stands_still(gain: float, error: float) -> bool:
+    """Whether a gain of the bound, with its standard error, is too small to go on for [nats]."""
+    return gain < max(SETTLED, 2 * error)
 
 
 def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[float, float]:
@@ -164,7 +168,8 @@ def pareto_k(model: Callable, *args: Any, fit: SviFit, key: Array, draws: int = 
 
     @jax.jit
     def log_ratio(noise):
-        z, spreads, log_guide = guide.transform(fit.parameters, noise)
+        z, spreads = guide.transform(fit.parameters, noise)
+        log_guide = guide.log_density(fit.parameters, z, spreads)
         everything = {**guide.layout.split(z), **guide.unravel_spreads(spreads)}
         return -negative_log_density(model, guide.full, guide.full.join(everything), {}, args, kwargs) - log_guide
 

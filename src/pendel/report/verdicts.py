@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy.stats import kstest
 
 from pendel.crystal import ENANTIOMORPHS, Crystal, u_equivalent
+from pendel.infer.svi import SETTLED, stands_still
 from pendel.report.fit_figures import probability_ranks
 from pendel.report.frames import flagged_frames
 from pendel.report.run_files import RunFiles
@@ -17,7 +19,6 @@ GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
-STILL = 1.0  # nats of evidence bound from one cycle of SVI to the next
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
 
@@ -62,15 +63,21 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
             "repeat with --infer svi or nuts",
         )
     if stage == "svi":
-        gain, error = summary["elbo_gain"], summary["elbo_gain_se"]
-        settled = gain < max(STILL, 2 * error)
-        text = f"evidence bound: {gain:.1f} +/- {error:.1f} nats gained in the last cycle (good below {STILL:g})"
-        yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
+        yield from _evidence_bound(summary)
         k = summary["guide_pareto_k"]
         advice = "" if k < 0.7 else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
         yield Verdict(PASS if k < 0.7 else WARN, f"Pareto k of the guide {k:.2f} (good below 0.7)", advice)
     if summary["max_r_hat"] is not None:
         yield from _chains(run)
+
+
+def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
+    """Nothing for runs that have not kept the gain, or whose steps failed."""
+    gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
+    if gain is not None and error is not None:
+        settled = stands_still(gain, error)
+        text = f"evidence bound: {gain:.1f} +/- {error:.1f} nats gained in the last cycle (good below {SETTLED:g})"
+        yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
 
 
 def _chains(run: RunFiles) -> Iterator[Verdict]:
