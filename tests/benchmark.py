@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import pendel
+from benchmark_table import as_markdown, plot
 from pendel.io.form_factors import form_factors
+from pendel.processes import join_processes
+from pendel.simulate import beams as selection
 from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
+from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
 from pendel.simulate.plan import plan_coupling
+from pendel.simulate.shard import shard_plan
 
 DOCS = Path(__file__).parent.parent / "docs"
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -55,6 +61,15 @@ SETS = {
         {"g_max": 2.3, "sg_max": 0.02, "tilts": 60},
         ":",
     ),
+}
+SEGMENTS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)  # degrees
+SMALL_SIZES = (8, 16, 24, 32, 48)
+SPREAD = {  # (devices of a process, cores of each process)
+    "1 device, 1 core": (1, ["0"]),
+    "1 device, 2 cores": (1, ["0,1"]),
+    "2 devices, 2 cores": (2, ["0,1"]),
+    "4 devices, 2 cores": (4, ["0,1"]),
+    "2 processes, a core each": (1, ["0", "1"]),
 }
 
 
@@ -170,9 +185,9 @@ def sweep_case(beams):
     return found
 
 
-def data_case(name):
-    """Loss and gradient by coordinates, U_ij, occupancies, tilts and thickness nodes of a published data set."""
-    data, structure, thickness, settings, frames = SETS[name]
+def data_problem(name, frames):
+    """Crystal, plan, loss(parameters, plan, mean) and its arguments for a published data set."""
+    data, structure, thickness, settings, _ = SETS[name]
     crystal = pendel.read_crystal(DATA / structure)
     experiment = pendel.thin(
         pendel.read_pets(DATA / data, structure_cell=crystal.cell), pendel.problem.parse_frames(frames)
@@ -192,13 +207,16 @@ def data_case(name):
 
     nodes = jnp.broadcast_to(jnp.asarray(NODES * thickness), shape)
     parameters = (crystal.fract, crystal.u_aniso, crystal.occupancy, jnp.zeros((plan.frames, 2)), nodes)
-    parameters = jax.tree.map(jnp.asarray, parameters)
-    mean = jnp.asarray(10.0)
-    work, beams = operations(crystal, plan, thickness)
-    first, loss_s = timed(jax.jit(loss), parameters, plan, mean, repeats=1 if name == "cspbbr3" else 5)
-    first_gradient, gradient_s = timed(
-        jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=1 if name == "cspbbr3" else 5
-    )
+    return crystal, plan, loss, (jax.tree.map(jnp.asarray, parameters), jnp.asarray(10.0))
+
+
+def data_case(name):
+    """Loss and gradient by coordinates, U_ij, occupancies, tilts and thickness nodes of a published data set."""
+    crystal, plan, loss, (parameters, mean) = data_problem(name, SETS[name][-1])
+    work, beams = operations(crystal, plan, SETS[name][2])
+    repeats = 1 if name == "cspbbr3" else 5
+    first, loss_s = timed(jax.jit(loss), parameters, plan, mean, repeats=repeats)
+    first_gradient, gradient_s = timed(jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=repeats)
     return {
         "case": name,
         "frames": plan.frames,
@@ -211,6 +229,71 @@ def data_case(name):
         "gradient_gflops": 4 * work / gradient_s / 1e9,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
+
+
+def segment_case(name, degrees):
+    """Time of loss and gradient with segments of another length, and how far the intensities move."""
+    usual = data_problem(name, SETS[name][-1])
+    selection.SEGMENT_DEG = float(degrees)
+    _, plan, loss, (parameters, mean) = data_problem(name, SETS[name][-1])
+    value = float(jax.jit(loss)(parameters, plan, mean))
+    return {
+        "case": name,
+        "degrees": float(degrees),
+        "segments": sum(len(group.frame) for group in plan.groups),
+        "beams": [group.hkl.shape[1] for group in plan.groups],
+        "loss_s": timed(jax.jit(loss), parameters, plan, mean, repeats=5)[1],
+        "gradient_s": timed(jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=5)[1],
+        "change": value / float(jax.jit(usual[2])(usual[3][0], usual[1], mean)) - 1,
+    }
+
+
+def small_case(size):
+    """Time of the gradient of 600 equal segments of few beams, by both propagators."""
+    interaction, diagonal, flux = (jnp.repeat(x, 600, axis=0) for x in system(size))
+    nodes = jnp.broadcast_to(jnp.asarray(NODES * THICKNESS), (600, len(NODES)))
+
+    def chebyshev(interaction, diagonal, flux):
+        found = propagate_chebyshev(interaction, diagonal, flux, nodes, rows=size, max_steps=1500, mode="reverse")
+        return jnp.sum(jnp.abs(found) ** 2)
+
+    def eigen(interaction, diagonal, flux):
+        return jnp.sum(jnp.abs(propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)) ** 2)
+
+    found = {"N": size}
+    for function in (chebyshev, eigen):
+        slope = jax.jit(jax.grad(function, argnums=(0, 1)))
+        found[function.__name__] = timed(slope, interaction, diagonal, flux)[1]
+    return found
+
+
+def spread_case(name, frames):
+    """Loss and its time, and that of the gradient, with the frames spread over all devices of all processes."""
+    join_processes()
+    _, plan, loss, (parameters, mean) = data_problem(name, frames)
+    plan = shard_plan(plan)
+    value = float(jax.jit(loss)(parameters, plan, mean))
+    loss_s = timed(jax.jit(loss), parameters, plan, mean, repeats=5)[1]
+    gradient_s = timed(jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=5)[1]
+    return {"loss": value, "loss_s": loss_s, "gradient_s": gradient_s, "devices": jax.device_count()}
+
+
+def run_spread(devices, cores, *words):
+    """What the first of some processes found, each on its own cores."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free.getsockname()[1]}"
+    environment["JAX_NUM_PROCESSES"] = str(len(cores))
+    running = []
+    for number, own in enumerate(cores):
+        environment["JAX_PROCESS_ID"] = str(number)
+        command = [sys.executable, __file__, "spread", own, *words]
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise SystemExit(f"benchmark {words} on cores {cores} failed")
+    return json.loads(printed[0].splitlines()[-1])
 
 
 def operations(crystal, plan, thickness):
@@ -255,6 +338,17 @@ def main():
             if (DATA / data).exists():
                 cases.append({**run_case("data", name, native=native), "compiled": native})
                 print(cases[-1], flush=True)
+    lengths = []
+    for name in ("quartz", "cspbbr3-1") if DATA.exists() else ():
+        lengths += [run_case("segment", name, str(degrees)) for degrees in SEGMENTS]
+    small = [run_case("small", str(size)) for size in SMALL_SIZES]
+    print(lengths, small, flush=True)
+    spread = []
+    if DATA.exists() and hasattr(os, "sched_setaffinity"):
+        for name, frames in (("quartz", ":"), ("cspbbr3", "::8")):
+            for label, (devices, cores) in SPREAD.items():
+                spread.append({"case": name, "spread": label, **run_spread(devices, cores, name, frames)})
+                print(spread[-1], flush=True)
     sizes = np.array(SIZES)[1:]
     exponent = {
         key: float(np.polyfit(np.log(sizes), np.log([row[key] for row in sweep if row["N"] in sizes]), 1)[0])
@@ -264,76 +358,18 @@ def main():
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__}, {jax.default_backend()}",
         "peak_gflops_float32": peak,
+        "tilts": TILTS,
+        "thickness": THICKNESS,
         "exponent_of_N": exponent,
         "sweep": sweep,
         "cases": cases,
+        "segment_lengths": lengths,
+        "few_beams": small,
+        "spread": spread,
     }
     (DOCS / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
     (DOCS / "benchmark.md").write_text(as_markdown(report))
-    plot(report)
-
-
-def as_markdown(report):
-    exponent = report["exponent_of_N"]
-    lines = [
-        "# Benchmark\n",
-        f"Made by `make bench` on {report['date']}: {report['machine']}; a large float32 product reaches",
-        f"{report['peak_gflops_float32']:.0f} GFLOP/s. Seconds, best of several calls.\n",
-        "## Data sets\n",
-        "Five thickness nodes; gradient by coordinates, U_ij, occupancies, tilts and nodes of all frames. Operations",
-        "count unpadded products. First gradient: with compilation. Memory: peak of the process, JAX included.\n",
-    ]
-    head = ["case", "frames", "beams a tilt", "recurrence", "loss", "gradient", "first gradient"]
-    lines += heading([*head, "GFLOP/s loss", "GFLOP/s gradient", "memory [GB]"])
-    for c in report["cases"]:
-        kind = "compiled" if c["compiled"] else "plain JAX"
-        times = [f"{c[key]:.3g}" for key in ("loss_s", "gradient_s", "first_gradient_s")]
-        speeds = [f"{c['loss_gflops']:.0f}", f"{c['gradient_gflops']:.0f}", f"{c['peak_memory_gb']:.2f}"]
-        lines.append(cells([c["case"], c["frames"], f"{c['beams_per_tilt']:.0f}", kind, *times, *speeds]))
-    lines += [
-        "\n## One segment of N beams\n",
-        f"{TILTS} tilts, {THICKNESS:.0f} Å, one thickness, complex matrix. From N = {SIZES[1]} on time grows as",
-        f"N^{exponent['loss_s']:.2f} (loss) and N^{exponent['gradient_s']:.2f} (gradient). Errors: largest of any",
-        "intensity, incident beam = 1, against float64 eigen-decomposition. Dense methods: plain JAX, one matrix a",
-        "tilt; 64 and 128 are complex64 and complex128.\n",
-    ]
-    dense_keys = [f"{name}_{kind}" for name in ("expm", "expm64", "eigh") for kind in ("s", "error")]
-    head = ["N", "terms", "loss", "gradient", "GFLOP/s", "error", "expm 64", "error", "expm 128", "error", "eigh 64"]
-    lines += heading([*head, "error", "expm 64 / loss"])
-    for r in report["sweep"]:
-        row = [r["N"], r["steps"], f"{r['loss_s']:.3g}", f"{r['gradient_s']:.3g}", f"{r['gflops']:.0f}"]
-        row += [f"{r['error']:.0e}", *(f"{r[key]:.2g}" if key in r else "" for key in dense_keys)]
-        lines.append(cells([*row, f"{r['expm_s'] / r['loss_s']:.0f}" if "expm_s" in r else ""]))
-    return "\n".join(lines) + "\n"
-
-
-def cells(values):
-    return "| " + " | ".join(map(str, values)) + " |"
-
-
-def heading(names):
-    return [cells(names), cells("---" for _ in names)]
-
-
-def plot(report):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
-    for key, label, style in (
-        ("loss_s", "pendel", "o-"),
-        ("gradient_s", "pendel, gradient", "s-"),
-        ("expm_s", "dense exponential, complex64", "^--"),
-        ("eigh_s", "dense eigen-decomposition", "v--"),
-    ):
-        rows = [row for row in report["sweep"] if key in row]
-        axes.loglog([r["N"] for r in rows], [r[key] for r in rows], style, label=label)
-    axes.set(xlabel="beams N", ylabel="seconds for 8 tilts", title="One segment, 600 Å")
-    axes.legend()
-    axes.grid(True, which="both", alpha=0.2)
-    figure.savefig(DOCS / "benchmark.png", dpi=150)
+    plot(report, DOCS / "benchmark.png")
 
 
 if __name__ == "__main__":
@@ -344,5 +380,12 @@ if __name__ == "__main__":
             print(json.dumps(sweep_case(int(size))))
         case ["data", name]:
             print(json.dumps(data_case(name)))
+        case ["segment", name, degrees]:
+            print(json.dumps(segment_case(name, degrees)))
+        case ["small", size]:
+            print(json.dumps(small_case(int(size))))
+        case ["spread", cores, name, frames]:
+            os.sched_setaffinity(0, map(int, cores.split(",")))
+            print(json.dumps(spread_case(name, frames)))
         case _:
             main()

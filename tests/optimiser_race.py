@@ -51,7 +51,7 @@ def main() -> None:
 def simulated(sites: int):
     """Start structure and data set of a random crystal without symmetry."""
     generator = np.random.default_rng(sites)
-    length = (14.0 * sites) ** (1 / 3)
+    length = (14.0 * max(sites, 25)) ** (1 / 3)
     cell = (length, 1.1 * length, 0.95 * length, 90.0, 95.0, 90.0)
     fract = _apart(generator, sites, np.array(cell[:3]))
     truth = make_crystal(

@@ -300,6 +300,22 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monke
     assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
 
 
+def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path, monkeypatch):
+    (tmp_path / "model.py").write_text(KINEMATIC)
+    monkeypatch.setattr(coarse, "WORTH", 0.0)
+    settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **SMALL)
+    out = tmp_path / "run"
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    assert json.loads((out / "run.json").read_text())["coarse"] == {"every": 1, "sg_max": 0.002}
+    assert outcome.summary["converged"]
+    few, start, best = (dict(np.load(out / f"stage_{stage}.npz")) for stage in ("coarse", "start", "map"))
+    assert set(few) == set(start)
+    for name in few:  # nothing is scanned again
+        np.testing.assert_array_equal(start[name], few[name])
+    # this model simulates nothing, so that beams do not matter and the fit ends where the coarse one did
+    np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
+
+
 def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]

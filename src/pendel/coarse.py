@@ -1,6 +1,6 @@
 """Coarse to fine: a large refinement begins on few frames with fewer beams, and hands over what it found.
 
-What all frames share is known to a few standard deviations from a tenth of them; then one scan with that structure
+Where there are few frames, all of them are fitted, with fewer beams. Of many, what all frames share is known to a few standard deviations from a tenth of them; then one scan with that structure
 starts every frame near its maximum, and the fit with all frames and all beams needs few of its costly steps.
 """
 
@@ -38,10 +38,10 @@ class Coarse:
 
 def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse | None:
     """Few frames and beams of a problem that is expensive to simulate; None where it is cheap."""
-    fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
-    every = fewest // FRAMES
-    if sum(operations(plan) for plan in plans) < WORTH or every < 2:
+    if sum(operations(plan) for plan in plans) < WORTH:
         return None
+    fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
+    every = max(1, fewest // FRAMES)
     few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)
     used = problem.used
     if used is not None:

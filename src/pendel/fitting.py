@@ -58,15 +58,17 @@ class Run:
 
 
 def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
-    """Start and MAP of the coarse problem, then its few frames with all beams: its sites and its structure."""
+    """Start and MAP of the coarse problem, then, if it leaves frames out, with all beams: sites and structure."""
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
     start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
     plans = _within(few, final_plans(few.problem, few.settings, start.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
     fit = fit_structure(few, args, start, rounds=1)
 
-    all_beams = dataclasses.replace(few, settings=run.settings)
     near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
+    if coarse.every == 1:
+        return near
+    all_beams = dataclasses.replace(few, settings=run.settings)
     plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
     fit = fit_structure(all_beams, args, near, rounds=0)

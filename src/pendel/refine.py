@@ -120,7 +120,7 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
     else:
         rough = _resumed(run, "coarse", lambda: fit_coarse(run, coarse), pack_start, unpack_start, clock)
         run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
-        scan = partial(scan_again, run, coarse, rough)
+        scan = partial(scan_again, run, coarse, rough) if coarse.every > 1 else lambda: rough
     start = _resumed(run, "start", scan, pack_start, unpack_start, clock)
     plans = final_plans(run.problem, run.settings, start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)

@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 from arviz_base import dict_to_dataset
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from scipy.stats import rankdata
 
 from pendel.report.figure_style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, axes
@@ -13,6 +14,7 @@ from pendel.report.figure_style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, ax
 COLOURS = (BLUE, ORANGE, GREEN, MUTED)
 MOST_TRACES = 8
 ENOUGH = 400  # effective samples
+RATIOS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10)  # ticks
 
 
 def global_names(tree: Any, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
@@ -107,6 +109,9 @@ def uncertainties(tree: Any, stage: str) -> Figure:
     ax.plot(ratios, np.arange(len(names)), "o", color=BLUE, markersize=4)
     ax.set_yticks(np.arange(len(names)), names, fontsize=7)
     ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(RATIOS, map(str, RATIOS))
+    ax.set_xlim(min(0.75, 0.9 * min(ratios, default=1.0)), max(1.35, 1.1 * max(ratios, default=1.0)))
     ax.axvline(1, color=INK, linewidth=0.7)
     return figure
 
