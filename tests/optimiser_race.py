@@ -25,7 +25,7 @@ from pendel.datasets import example
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.map import _damped_step, _Problem, _whitening
 from pendel.infer.normal_matrix import negative_log_density
-from pendel.infer.objective import differentiable, objective
+from pendel.infer.objective import Held, differentiable, objective
 from pendel.simulate.beams import reflections_within
 from pendel.simulate.plan import only_frames
 from pendel.synthetic import simulate_experiment
@@ -101,16 +101,17 @@ def race(crystal, datasets) -> dict:
     layout = inspect_model(model, *data, with_fixed=False)
     spreads = {name: jnp.asarray(value, dtype=float) for name, value in fixed_values(model, *data).items()}
     functions = objective(model, layout, spreads, data)
+    held = Held(spreads, jnp.zeros(layout.size))
     problem = _Problem(functions, data, differentiable(data, "reverse"), None)
     centre = prior_means(model, layout, spreads, *data)
     begin = {"log_thickness": np.full(len(datasets[0][0].frame_id), np.log(330.0)), "log_thickness_mean": np.log(330.0)}
-    z = problem.cheap(layout.unconstrain({**centre, **begin}), spreads)
-    problem.value(z, spreads)
-    jax.block_until_ready(problem.gradient(z, spreads))
+    z = problem.cheap(layout.unconstrain({**centre, **begin}), held)
+    problem.value(z, held)
+    jax.block_until_ready(problem.gradient(z, held))
     traces = {}
     racers = {"L-BFGS, diagonal metric": lbfgs, "Levenberg-Marquardt": marquardt, "Adam": adam}
     for name, optimise in (racers | {"Adam, minibatches of a quarter": minibatches}).items():
-        traces[name] = optimise(model, problem, z, spreads)
+        traces[name] = optimise(model, problem, z, held)
     best = max(density for trace in traces.values() for _, density in trace)
     structural = len(crystal.position_basis) + len(crystal.adp_basis)
     found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0][0].intensity)}
@@ -121,16 +122,16 @@ def race(crystal, datasets) -> dict:
     return found
 
 
-def marquardt(model, problem, z, spreads):
+def marquardt(model, problem, z, held):
     """Damped Fisher scoring with the full Gauss-Newton matrix."""
-    jax.block_until_ready(problem.functions.matrix(z, spreads, problem.forward)[0])
+    jax.block_until_ready(problem.functions.matrix(z, held, problem.forward)[0])
     began, trace, damping = time.monotonic(), [], 1e-3
     while time.monotonic() - began < SECONDS:
-        potential, gradient, matrix = problem.functions.matrix(z, spreads, problem.forward)
+        potential, gradient, matrix, _ = problem.functions.matrix(z, held, problem.forward)
         trace.append((time.monotonic() - began, -float(potential)))
         while True:
             move, _ = _damped_step(matrix, gradient, damping)
-            trial = problem.value(z + move, spreads)
+            trial = problem.value(z + move, held)
             if np.isfinite(trial) and trial < float(potential):
                 z, damping = z + move, damping / 5
                 break
@@ -143,16 +144,16 @@ def marquardt(model, problem, z, spreads):
     return trace
 
 
-def lbfgs(model, problem, z, spreads):
+def lbfgs(model, problem, z, held):
     """L-BFGS in the metric of the diagonal that `fit_map` uses for many parameters."""
-    jax.block_until_ready(problem.functions.diagonal(z, spreads, problem.reverse)[0])
+    jax.block_until_ready(problem.functions.diagonal(z, held, problem.reverse)[0])
     began, trace = time.monotonic(), []
-    diagonal = np.asarray(problem.functions.diagonal(z, spreads, problem.reverse)[2])
+    diagonal = np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2])
     forth, back = _whitening(diagonal)
     origin = np.asarray(z)
 
     def value(y):
-        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), spreads)
+        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), held)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             raise StopIteration
@@ -166,16 +167,16 @@ def lbfgs(model, problem, z, spreads):
     return trace
 
 
-def adam(model, problem, z, spreads, rate=0.02):
+def adam(model, problem, z, held, rate=0.02):
     """Adam in coordinates scaled by the same diagonal, the rate falling to a tenth."""
     began, trace = time.monotonic(), []
-    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, spreads, problem.reverse)[2]))
+    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     steps = 1500
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
     for _ in range(steps):
-        potential, gradient = problem.gradient(z + width * y, spreads)
+        potential, gradient = problem.gradient(z + width * y, held)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             break
@@ -184,7 +185,7 @@ def adam(model, problem, z, spreads, rate=0.02):
     return trace
 
 
-def minibatches(model, problem, z, spreads, rate=0.02, batches=4):
+def minibatches(model, problem, z, held, rate=0.02, batches=4):
     """Adam with the gradient of a quarter of the frames, its likelihood counted four times; tried on all of them."""
     (crystal, ((experiment, plan),)), kwargs = problem.reverse
     parts = []
@@ -195,12 +196,12 @@ def minibatches(model, problem, z, spreads, rate=0.02, batches=4):
         parts.append((args, {**kwargs, "mask": (jnp.asarray(used),)}))
     layout = problem.functions.layout
     slope = jax.jit(jax.grad(lambda z, spreads, data: negative_log_density(model, layout, z, spreads, *data)))
-    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, spreads, problem.reverse)[2]))
+    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     for part in parts:
-        jax.block_until_ready(slope(z, spreads, part))
+        jax.block_until_ready(slope(z, held.spreads, part))
     prior_slope = problem.functions.frames.prior
-    jax.block_until_ready(prior_slope(z, spreads, problem.forward))
+    jax.block_until_ready(prior_slope(z, held.spreads, problem.forward))
     began, lost, trace, steps = time.monotonic(), 0.0, [], 6000
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
@@ -208,13 +209,13 @@ def minibatches(model, problem, z, spreads, rate=0.02, batches=4):
         here = z + width * y
         if step % 20 == 0:  # looking costs time that is not the optimiser's
             looked = time.monotonic()
-            density = -problem.value(here, spreads)
+            density = -problem.value(here, held)
             lost += time.monotonic() - looked
             trace.append((time.monotonic() - began - lost, density))
             if trace[-1][0] > SECONDS:
                 break
-        gradient = batches * slope(here, spreads, parts[step % batches])
-        gradient = gradient + (batches - 1) * prior_slope(here, spreads, problem.forward)[0]
+        gradient = batches * slope(here, held.spreads, parts[step % batches])
+        gradient = gradient + (batches - 1) * prior_slope(here, held.spreads, problem.forward)[0]
         update, state = optimiser.update(width * gradient, state)
         y = y + update
     return trace

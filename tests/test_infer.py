@@ -133,7 +133,7 @@ def test_diagonal_is_the_matrix_s_own():
     data = ((), {"y": jnp.asarray(1.5 + X)})
     layout = inspect_model(heavy_model, *data, with_fixed=False)
     z = 0.1 * jnp.arange(float(layout.size)) / layout.size
-    value, gradient, matrix = normal_matrix(heavy_model, layout, z, {}, *data, frame_columns(layout))
+    value, gradient, matrix, _ = normal_matrix(heavy_model, layout, z, {}, *data, frame_columns(layout))
     same, slope, diagonal = normal_diagonal(heavy_model, layout, z, {}, *data)
     assert float(same) == pytest.approx(float(value), rel=1e-12)
     np.testing.assert_allclose(slope, gradient, rtol=1e-8, atol=1e-8)
@@ -200,7 +200,7 @@ def test_matrix_equals_dense_derivatives():
     args, kwargs = (), {"y": y}
     layout = inspect_model(heavy_model, args, kwargs, with_fixed=False)
     z = 0.1 * jnp.arange(layout.size) / layout.size
-    potential, gradient, matrix = normal_matrix(heavy_model, layout, z, {}, args, kwargs, frame_columns(layout))
+    potential, gradient, matrix, _ = normal_matrix(heavy_model, layout, z, {}, args, kwargs, frame_columns(layout))
 
     def parts(x):
         return prior_and_prediction(heavy_model, layout, layout.split(x), {}, args, kwargs)
@@ -329,6 +329,33 @@ def test_observations_must_name_their_frames():
         fit_map(model, y=jnp.zeros(3))
 
 
+def test_fitted_parameters_are_taken_off_the_degrees_of_freedom_of_the_error():
+    """Two globals and an offset in each of FRAMES frames: sigma^2 = SSE / (n - FRAMES - 2), not SSE / n."""
+    curve = np.stack([np.asarray(X), np.asarray(X) ** 2])
+    noise = np.random.default_rng(8).standard_normal(len(X))
+    y = 1.5 * curve[0] - curve[1] + np.asarray(FRAME) % 3 + noise
+
+    def model(*, y=None):
+        slopes = numpyro.sample("slopes", dist.Normal(0, 1e3).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 1e3))
+        with numpyro.plate("frames", FRAMES):
+            offset = numpyro.sample("offset", dist.Normal(0, 1e3))
+        mean = slopes @ curve + offset[FRAME]
+        numpyro.sample("y", dist.Normal(mean, sigma), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+    design = np.column_stack([*curve, np.asarray(FRAME)[:, None] == np.arange(FRAMES)])
+    rest = y - design @ np.linalg.lstsq(design, y)[0]
+    expected = np.sqrt(np.sum(rest**2) / (len(y) - FRAMES - 2))
+    start = {"sigma": np.array(0.5)}
+    fit = fit_map(model, y=y, start=start)
+    assert float(fit.values["sigma"]) == pytest.approx(expected, rel=1e-3)
+    assert fit.converged
+    near = fit_map(model, y=y, start=start, near=True, spread_rounds=0)
+    assert float(near.values["sigma"]) == pytest.approx(expected, rel=1e-3)
+    width = expected * np.sqrt(np.diag(np.linalg.inv(design.T @ design))[:2])
+    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)[:2]), width, rtol=2e-3)
+
+
 def test_frames_leave_a_worse_maximum_by_moves():
     """Every frame's phase has maxima 1 apart, the right one at zero; all frames start one period off."""
     x = np.linspace(-1, 1, 9)
@@ -368,7 +395,7 @@ def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():
     layout = inspect_model(model, *data, with_fixed=False)
     start = {"rate": 0.2, "scale": 0.0, "noise": 1.0, "offset": jnp.zeros(FRAMES)}
     z = layout.unconstrain({name: jnp.asarray(value) for name, value in start.items()})
-    moved = layout.constrain(cheap_maximiser(model, layout, {}, data)(z, {}, data))
+    moved = layout.constrain(cheap_maximiser(model, layout, {}, data)(z, {}, data, jnp.zeros(layout.size)))
     assert float(moved["rate"]) == pytest.approx(0.2)
     assert float(moved["scale"]) == pytest.approx(3.0 / np.exp(0.06), rel=0.02)
     assert float(moved["noise"]) == pytest.approx(0.1, rel=0.3)

@@ -1,7 +1,8 @@
 """Coarse to fine: a large refinement begins on few frames with fewer beams, and hands over what it found.
 
-Where there are few frames, all of them are fitted, with fewer beams. Of many, what all frames share is known to a few standard deviations from a tenth of them; then one scan with that structure
-starts every frame near its maximum, and the fit with all frames and all beams needs few of its costly steps.
+Where there are few frames, all of them are fitted, with fewer beams. Of many, a tenth tells what all frames share to a
+few standard deviations; then one scan with that structure starts every frame near its maximum, and the fit with all
+frames and all beams needs few of its costly steps.
 """
 
 import dataclasses

@@ -25,8 +25,10 @@ MOST_STEPS = 500
 
 def cheap_maximiser(
     model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple
-) -> Callable[[Array, Mapping[str, Array], tuple], Float[Array, " n"]]:
-    """A function (z, spreads, data) -> z with the elements of cheap sites at their conditional maximum.
+) -> Callable[[Array, Mapping[str, Array], tuple, Array], Float[Array, " n"]]:
+    """A function (z, spreads, data, credit) -> z with the elements of cheap sites at their conditional maximum.
+
+    What is maximised is log density + credit z.
 
     Args:
         spreads, data: of the shapes that will be given; data is the model's (args, kwargs).
@@ -40,16 +42,17 @@ def cheap_maximiser(
     cheap = {name: value for name, value in values.items() if name not in held_names}
     held = {name: values[name] for name in held_names}
 
-    def loss(held, spreads, data, cheap):
+    def loss(held, spreads, data, credit, cheap):
         log_prior, prediction = prior_and_prediction(model, layout, {**held, **cheap}, spreads, *data)
-        return -(log_prior + log_likelihood(prediction.parameters, prediction.observed, prediction.used))
+        log_density = log_prior + log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+        return -(log_density + sum(jnp.vdot(credit[name], value) for name, value in cheap.items()))
 
-    simulate, rest = split_computation(loss, (held, dict(spreads), data), cheap)
+    simulate, rest = split_computation(loss, (held, dict(spreads), data, values), cheap)
     slope = jax.jit(jax.value_and_grad(rest, argnums=1))
 
-    def maximise(z, spreads, data):
+    def maximise(z, spreads, data, credit):
         now = layout.split(jnp.asarray(z))
-        simulated = simulate(({name: now[name] for name in held}, dict(spreads), data))
+        simulated = simulate(({name: now[name] for name in held}, dict(spreads), data, layout.split(credit)))
         start, unravel = ravel_pytree({name: now[name] for name in cheap})
 
         def value(x):

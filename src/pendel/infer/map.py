@@ -18,9 +18,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.constants import Array
+from pendel.infer.errors import positive_inverse
 from pendel.infer.frame_moves import STEPS, moved_frames
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
-from pendel.infer.objective import Objective, differentiable, objective
+from pendel.infer.objective import Held, Objective, differentiable, objective
 from pendel.infer.spreads import best_spreads
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
@@ -66,24 +67,24 @@ class _Problem:
     reverse: tuple
     progress: Progress | None
 
-    def value(self, z, spreads):
-        return float(self.functions.value(z, spreads, self.forward))
+    def value(self, z, held):
+        return float(self.functions.value(z, held, self.forward))
 
-    def gradient(self, z, spreads):
-        return self.functions.gradient(z, spreads, self.reverse)
+    def gradient(self, z, held):
+        return self.functions.gradient(z, held, self.reverse)
 
     @property
     def is_large(self):
         return self.functions.layout.globals > MANY_GLOBALS
 
-    def matrix(self, z, spreads):
-        """Potential, gradient, and the Gauss-Newton matrix, or its diagonal for many globals."""
+    def matrix(self, z, held):
+        """Potential, gradient, the Gauss-Newton matrix and the credit of the errors; its diagonal for many globals."""
         if self.is_large:
-            return self.functions.diagonal(z, spreads, self.reverse)
-        return self.functions.matrix(z, spreads, self.forward)
+            return *self.functions.diagonal(z, held, self.reverse), held.credit
+        return self.functions.matrix(z, held, self.forward)
 
-    def cheap(self, z, spreads):
-        return self.functions.cheap(z, spreads, self.forward)
+    def cheap(self, z, held):
+        return self.functions.cheap(z, held.spreads, self.forward, held.credit)
 
 
 def fit_map(
@@ -102,7 +103,8 @@ def fit_map(
     """Maximise the log density of a model over its unconstrained parameters.
 
     The spreads of hierarchies have no joint mode with what they spread; they are held, and moved in every round to the
-    maximum of their expected log density under the Laplace approximation (one EM step each). The last round converges.
+    maximum of their expected log density under the Laplace approximation (one EM step each). Errors have one, but
+    a poor one: from the second round on they get the credit of `error_credit`. The last round converges.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
@@ -114,7 +116,7 @@ def fit_map(
             itself first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for a
             single round.
         max_steps: of the optimisers, per start and round.
-        spread_rounds: how often the spreads are moved.
+        spread_rounds: how often the spreads are moved, and the credit of the errors.
         tolerance: converged when a Newton step promises less gain in log density.
         progress: called as progress(stage, step, total, info) after every step.
 
@@ -124,13 +126,13 @@ def fit_map(
     Raises:
         FloatingPointError: the density is not finite at any start.
     """
-    problem, spreads, centre = _problem(model, args, kwargs, spreads, progress)
+    problem, held, centre = _problem(model, args, kwargs, spreads, progress)
     functions, forward, layout = problem.functions, problem.forward, problem.functions.layout
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
-    rounds = max(spread_rounds if spreads else 0, len(moves))
+    rounds = max(spread_rounds, len(moves))
     first = ROUGH * tolerance if rounds else tolerance
     begin = _from_near if near else _from_start
-    fits = [begin(problem, layout.unconstrain(one), spreads, max_steps, first) for one in starts]
+    fits = [begin(problem, layout.unconstrain(one), held, max_steps, first) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
@@ -138,28 +140,31 @@ def fit_map(
             "do: start from a smaller thickness or make the plan with a larger thickness_max"
         )
     steps = best.steps
-    for number in range(1, rounds + 1):
+    idle = not (held.spreads or moves or np.any(best.credit))
+    for number in range(rounds if idle else 1, rounds + 1):
+        spreads = held.spreads
         if spreads:
             found = best_spreads(functions.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
-        z = problem.cheap(best.z, spreads)
+        held = Held(spreads, best.credit)
+        z = problem.cheap(best.z, held)
         if number <= len(moves):
-            z = _moved(problem, z, spreads, moves[number - 1])
+            z = _moved(problem, z, held, moves[number - 1])
         enough = tolerance if number == rounds else ROUGH * tolerance
-        best = _in_metric(problem, z, best.matrix, spreads, max_steps, enough)
+        best = _in_metric(problem, z, best.matrix, held, max_steps, enough)
         steps += best.steps
     matrix = best.matrix
     if problem.is_large and layout.globals <= LARGEST:
-        matrix = functions.matrix(best.z, spreads, forward)[2]
+        matrix = functions.matrix(best.z, held, forward)[2]
     method = "L-BFGS in a diagonal metric" if problem.is_large else "Fisher scoring, then L-BFGS in its metric"
     state = "converged" if best.converged else "NOT converged"
     return MapFit(
-        values={**layout.constrain(best.z), **spreads},
+        values={**layout.constrain(best.z), **held.spreads},
         unconstrained=np.asarray(best.z),
         covariance=_inverse(matrix),
         layout=layout,
-        spreads=dict(spreads),
-        potential=best.potential,
+        spreads=dict(held.spreads),
+        potential=problem.value(best.z, held._replace(credit=jnp.zeros(layout.size))),
         steps=steps,
         converged=best.converged,
         method=method,
@@ -184,11 +189,11 @@ def climb_frames(
     Returns:
         constrained values of all sites of the model but its spreads.
     """
-    problem, spreads, centre = _problem(model, args, kwargs, spreads, progress)
+    problem, held, centre = _problem(model, args, kwargs, spreads, progress)
     layout = problem.functions.layout
-    z = problem.cheap(layout.unconstrain({**centre, **start}), spreads)
+    z = problem.cheap(layout.unconstrain({**centre, **start}), held)
     for _ in range(PASSES):
-        z = _moved(problem, z, spreads, [], FAR)
+        z = _moved(problem, z, held, [], FAR)
     return layout.constrain(z)
 
 
@@ -213,13 +218,14 @@ def laplace_evidence(fit: MapFit) -> float:
 
 
 def _problem(model, args, kwargs, spreads, progress):
-    """The compiled problem, all its spreads, and the means of the priors by site."""
+    """The compiled problem, what it holds (no credit yet), and the means of the priors by site."""
     forward = differentiable((args, kwargs), "forward")
     layout = inspect_model(model, *forward, with_fixed=False)
     spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
     functions = objective(model, layout, spreads, forward)
     problem = _Problem(functions, forward, differentiable(forward, "reverse"), progress)
-    return problem, spreads, prior_means(model, layout, spreads, *forward)
+    held = Held(spreads, jnp.zeros(layout.size))
+    return problem, held, prior_means(model, layout, spreads, *forward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +233,12 @@ class _Optimum:
     z: Float[Array, " n"]
     potential: float
     matrix: Float[Array, "n n"] | Float[Array, " n"]  # a diagonal for many globals
+    credit: Float[Array, " n"]  # of the errors there
     steps: int
     converged: bool
 
 
-def _moved(problem, z, spreads, moves, steps=STEPS):
+def _moved(problem, z, held, moves, steps=STEPS):
     """z with frames moved to better maxima where the log density of all of it grows."""
     began = time.monotonic()
 
@@ -240,46 +247,47 @@ def _moved(problem, z, spreads, moves, steps=STEPS):
             info = {"log_likelihood": log_likelihood, "seconds": time.monotonic() - began}
             problem.progress("frames", done, len(moves) + 1, info)
 
-    trial = moved_frames(problem.functions.frames, z, moves, spreads, problem.forward, steps=steps, tell=tell)
-    trial = problem.cheap(trial, spreads)
-    return trial if problem.value(trial, spreads) < problem.value(z, spreads) else z
+    trial = moved_frames(problem.functions.frames, z, moves, held.spreads, problem.forward, steps=steps, tell=tell)
+    trial = problem.cheap(trial, held)
+    return trial if problem.value(trial, held) < problem.value(z, held) else z
 
 
-def _from_start(problem, z, spreads, max_steps, tolerance) -> _Optimum:
+def _from_start(problem, z, held, max_steps, tolerance) -> _Optimum:
     """Cheap parameters, damped Fisher-scoring steps where the globals are few, then `_in_metric`."""
-    z = problem.cheap(z, spreads)
-    potential, gradient, matrix = problem.matrix(z, spreads)
+    z = problem.cheap(z, held)
+    potential, gradient, matrix, _ = problem.matrix(z, held)
     steps = 0
     if not problem.is_large:
-        z, matrix, steps = _damped_scoring(problem, z, (potential, gradient, matrix), spreads, DAMPED_STEPS)
-    return _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps)
+        z, matrix, steps = _damped_scoring(problem, z, (potential, gradient, matrix), held, DAMPED_STEPS)
+    return _in_metric(problem, z, matrix, held, max_steps, tolerance, steps)
 
 
-def _from_near(problem, z, spreads, max_steps, tolerance) -> _Optimum:
-    """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there.
+def _from_near(problem, z, held, max_steps, tolerance) -> _Optimum:
+    """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
 
     The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element.
     """
-    z = _moved(problem, problem.cheap(z, spreads), spreads, [], SETTLING)
-    potential, _, matrix = problem.matrix(z, spreads)
+    z = _moved(problem, problem.cheap(z, held), held, [], SETTLING)
+    _, _, matrix, credit = problem.matrix(z, held)
+    held = held._replace(credit=credit)
     steps, made_at = 0, z
     while True:
-        before = float(potential)
-        z, more = _metric_lbfgs(problem, z, matrix, spreads, max_steps - steps, tolerance)
+        before = problem.value(z, held)
+        z, more = _metric_lbfgs(problem, z, matrix, held, max_steps - steps, tolerance)
         steps += max(more, 1)
         moved = np.asarray(z - made_at)
         distance = float(np.sum(moved**2 * matrix) if matrix.ndim == 1 else moved @ matrix @ moved)
         if distance > SHORT**2 * len(moved):
-            potential, gradient, matrix = problem.matrix(z, spreads)
+            potential, gradient, matrix, credit = problem.matrix(z, held)
             made_at = z
         else:
-            potential, gradient = problem.gradient(z, spreads)
+            potential, gradient = problem.gradient(z, held)
         converged = _promise(matrix, gradient) < 10 * tolerance or before - float(potential) < tolerance
         if converged or steps >= max_steps or not np.isfinite(float(potential)):
-            return _Optimum(z, float(potential), matrix, steps, converged)
+            return _Optimum(z, float(potential), matrix, credit, steps, converged)
 
 
-def _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps=0) -> _Optimum:
+def _in_metric(problem, z, matrix, held, max_steps, tolerance, steps=0) -> _Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
     A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
@@ -287,29 +295,29 @@ def _in_metric(problem, z, matrix, spreads, max_steps, tolerance, steps=0) -> _O
     """
     before = np.inf
     while True:
-        z, more = _metric_lbfgs(problem, z, matrix, spreads, max_steps - steps, tolerance)
+        z, more = _metric_lbfgs(problem, z, matrix, held, max_steps - steps, tolerance)
         steps += max(more, 1)
-        potential, gradient, matrix = problem.matrix(z, spreads)
+        potential, gradient, matrix, credit = problem.matrix(z, held)
         promised, gained = _promise(matrix, gradient), before - float(potential)
         converged = promised < 10 * tolerance or gained < tolerance
         if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
-            return _Optimum(z, float(potential), matrix, steps, converged)
+            return _Optimum(z, float(potential), matrix, credit, steps, converged)
         before = float(potential)
 
 
-def _damped_scoring(problem, z, state, spreads, max_steps):
+def _damped_scoring(problem, z, state, held, max_steps):
     """Levenberg-Marquardt; the damping follows the ratio of actual to predicted gain (Nielsen 1999)."""
     damping, growth, step, began = 1e-3, 2.0, 0, time.monotonic()
     potential, gradient, matrix = state
     for step in range(1, max_steps + 1):
         move, predicted = _damped_step(matrix, gradient, damping)
-        trial = problem.value(z + move, spreads)
+        trial = problem.value(z + move, held)
         gain = (float(potential) - trial) / float(predicted)
         if np.isfinite(trial) and gain > 1e-3:
             damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             improvement = float(potential) - trial
-            z = problem.cheap(z + move, spreads)
-            potential, gradient, matrix = problem.matrix(z, spreads)
+            z = problem.cheap(z + move, held)
+            potential, gradient, matrix, _ = problem.matrix(z, held)
         else:
             improvement = np.inf
             damping, growth = damping * growth, growth * 2
@@ -319,13 +327,13 @@ def _damped_scoring(problem, z, state, spreads, max_steps):
     return z, matrix, step
 
 
-def _metric_lbfgs(problem, z, matrix, spreads, max_steps, tolerance):
+def _metric_lbfgs(problem, z, matrix, held, max_steps, tolerance):
     """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
     forth, back = _whitening(np.asarray(matrix))
     origin, began, count = np.asarray(z), time.monotonic(), 0
 
     def whitened(y):
-        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), spreads)
+        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), held)
         if not np.isfinite(float(potential)):
             return 1e30, np.zeros_like(y)
         return float(potential), back(np.asarray(gradient))
@@ -335,7 +343,7 @@ def _metric_lbfgs(problem, z, matrix, spreads, max_steps, tolerance):
         count += 1
         _report(problem, count, max_steps, -float(intermediate_result.fun), began)
 
-    start = float(problem.gradient(jnp.asarray(origin), spreads)[0])
+    start = float(problem.gradient(jnp.asarray(origin), held)[0])
     ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
     options = {"maxiter": max_steps, "maxcor": MEMORY, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
     result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
@@ -382,9 +390,5 @@ def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _inverse(matrix) -> Float[np.ndarray, "n n"]:
-    """Inverse of the Gauss-Newton matrix; directions the data and prior leave flat get a large, finite variance."""
-    if np.ndim(matrix) == 1:
-        return np.diag(1 / np.asarray(matrix))
-    value, vector = np.linalg.eigh(np.asarray(matrix))
-    value = np.maximum(value, 1e-8 * value[-1])
-    return (vector / value) @ vector.T
+    """Inverse of the Gauss-Newton matrix or of its diagonal."""
+    return np.diag(1 / np.asarray(matrix)) if np.ndim(matrix) == 1 else np.asarray(positive_inverse(matrix))

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from pendel.constants import Array
 from pendel.infer.density import fisher_information, log_likelihood, prior_and_prediction
+from pendel.infer.errors import error_credit
 from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
 
@@ -46,11 +47,14 @@ def normal_matrix(
     args: tuple,
     kwargs: dict[str, Any],
     columns: Int[Array, "frame_passes observations"],
-) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, "n n"]]:
-    """Negative log density, its exact gradient, and Fisher information of the likelihood plus Hessian of the prior.
+) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, "n n"], Float[Array, " n"]]:
+    """Negative log density, its exact gradient, Fisher information of the likelihood plus Hessian of the prior, credit.
 
     Args:
         columns: from `frame_columns`; which element of z a per-frame pass differentiates, for every observation.
+
+    Returns:
+        the last is `error_credit`.
     """
 
     def predict(values):
@@ -78,7 +82,9 @@ def normal_matrix(
     matrix = matrix.at[both].add(border).at[:, both].add(border.T)
     blocks = jnp.einsum("pam,qam->pqm", weighted[count:], jacobian[count:])
     matrix = matrix.at[columns[:, None, :], columns[None, :, :]].add(blocks)
-    return -(log_prior + likelihood), gradient, 0.5 * (matrix + matrix.T)
+    matrix = 0.5 * (matrix + matrix.T)
+    credit = error_credit(layout, jacobian, prediction.parameters, information[0, 0], matrix, columns)
+    return -(log_prior + likelihood), gradient, matrix, credit
 
 
 def normal_diagonal(

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.infer.cheap import cheap_maximiser
@@ -18,14 +19,21 @@ from pendel.infer.spreads import spread_loss
 KEPT = 4  # sets of compiled functions
 
 
+class Held(NamedTuple):
+    """What stays while z moves: `spreads` of hierarchies, and the `credit` [n] of the errors, see `error_credit`."""
+
+    spreads: Mapping[str, Array]
+    credit: Float[Array, " n"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Functions of (z, spreads, data), data being the model's (args, kwargs); nothing is compiled before it is called.
+    """Functions of (z, held, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
-    `value`: negative log density; `gradient`: value and gradient, reverse mode; `matrix`: value, gradient and
-    Gauss-Newton matrix, forward mode; `diagonal`: the same with an estimate of its diagonal, reverse mode; `cheap`: z
-    with the parameters that the simulator does not see at their maximum; `frames`: log densities of single frames;
-    `spread`: loss of the spreads, see `spread_loss`.
+    They are about U = -log p(z, observations) - credit z. `value`: U; `gradient`: U and its gradient, reverse mode;
+    `matrix`: U, gradient, Gauss-Newton matrix and the credit there, forward mode; `diagonal`: U, gradient and an
+    estimate of the matrix's diagonal, reverse mode; `cheap`: z with the parameters that the simulator does not see at
+    their maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
     """
 
     layout: Layout
@@ -68,13 +76,26 @@ def differentiable(tree: Any, mode: str) -> Any:
 
 def _make(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
     columns = frame_columns(layout)
-    bound = partial(negative_log_density, model, layout)
+
+    def value(z, held, data):
+        return negative_log_density(model, layout, z, held.spreads, *data) - held.credit @ z
+
+    def with_credit(found, z, held):
+        potential, gradient, *rest = found
+        return potential - held.credit @ z, gradient - held.credit, *rest
+
+    def matrix(z, held, data):
+        return with_credit(normal_matrix(model, layout, z, held.spreads, data[0], data[1], columns), z, held)
+
+    def diagonal(z, held, data):
+        return with_credit(normal_diagonal(model, layout, z, held.spreads, *data), z, held)
+
     return Objective(
         layout=layout,
-        value=jax.jit(lambda z, spreads, data: bound(z, spreads, *data)),
-        gradient=jax.jit(jax.value_and_grad(lambda z, spreads, data: bound(z, spreads, *data))),
-        matrix=jax.jit(lambda z, spreads, data: normal_matrix(model, layout, z, spreads, data[0], data[1], columns)),
-        diagonal=jax.jit(lambda z, spreads, data: normal_diagonal(model, layout, z, spreads, data[0], data[1])),
+        value=jax.jit(value),
+        gradient=jax.jit(jax.value_and_grad(value)),
+        matrix=jax.jit(matrix),
+        diagonal=jax.jit(diagonal),
         cheap=cheap_maximiser(model, layout, spreads, data),
         frames=frame_scores(model, layout, spreads, data),
         spread=spread_loss(model, layout),
