@@ -5,7 +5,7 @@ freedom, and a relative error comes out as sqrt(SSE / n) instead of sqrt(SSE / (
 what is left after integrating over all else, in the Laplace approximation, adds -1/2 log det H to the log density,
 H the Gauss-Newton matrix. By the logarithm of an error this changes almost linearly, so its slope is enough.
 
-Source: MacKay, Neural Computation 4, 415 (1992), eq. 4.9, where it is the number of well-determined parameters.
+Source: MacKay, Neural Computation 4, 415 (1992), where it is the number of well-determined parameters.
 """
 
 import jax.numpy as jnp
