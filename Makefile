@@ -39,8 +39,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# Two workers, a file of tests each: compilation, most of the time, uses one core.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow

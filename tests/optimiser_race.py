@@ -23,9 +23,9 @@ from pendel.cell import reciprocal_matrix
 from pendel.crystal import make_crystal
 from pendel.datasets import example
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
-from pendel.infer.map import _damped_step, _Problem, _whitening
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import Held, differentiable, objective
+from pendel.infer.optimise import Density, damped_step, whitening
 from pendel.simulate.beams import reflections_within
 from pendel.simulate.plan import only_frames
 from pendel.synthetic import simulate_experiment
@@ -102,16 +102,16 @@ def race(crystal, datasets) -> dict:
     spreads = {name: jnp.asarray(value, dtype=float) for name, value in fixed_values(model, *data).items()}
     functions = objective(model, layout, spreads, data)
     held = Held(spreads, jnp.zeros(layout.size))
-    problem = _Problem(functions, data, differentiable(data, "reverse"), None)
+    density = Density(functions, data, differentiable(data, "reverse"), None)
     centre = prior_means(model, layout, spreads, *data)
     begin = {"log_thickness": np.full(len(datasets[0][0].frame_id), np.log(330.0)), "log_thickness_mean": np.log(330.0)}
-    z = problem.cheap(layout.unconstrain({**centre, **begin}), held)
-    problem.value(z, held)
-    jax.block_until_ready(problem.gradient(z, held))
+    z = density.cheap(layout.unconstrain({**centre, **begin}), held)
+    density.value(z, held)
+    jax.block_until_ready(density.gradient(z, held))
     traces = {}
     racers = {"L-BFGS, diagonal metric": lbfgs, "Levenberg-Marquardt": marquardt, "Adam": adam}
     for name, optimise in (racers | {"Adam, minibatches of a quarter": minibatches}).items():
-        traces[name] = optimise(model, problem, z, held)
+        traces[name] = optimise(model, density, z, held)
     best = max(density for trace in traces.values() for _, density in trace)
     structural = len(crystal.position_basis) + len(crystal.adp_basis)
     found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0][0].intensity)}
@@ -122,16 +122,16 @@ def race(crystal, datasets) -> dict:
     return found
 
 
-def marquardt(model, problem, z, held):
+def marquardt(model, density, z, held):
     """Damped Fisher scoring with the full Gauss-Newton matrix."""
-    jax.block_until_ready(problem.functions.matrix(z, held, problem.forward)[0])
+    jax.block_until_ready(density.functions.matrix(z, held, density.forward)[0])
     began, trace, damping = time.monotonic(), [], 1e-3
     while time.monotonic() - began < SECONDS:
-        potential, gradient, matrix, _ = problem.functions.matrix(z, held, problem.forward)
+        potential, gradient, matrix, _ = density.functions.matrix(z, held, density.forward)
         trace.append((time.monotonic() - began, -float(potential)))
         while True:
-            move, _ = _damped_step(matrix, gradient, damping)
-            trial = problem.value(z + move, held)
+            move, _ = damped_step(matrix, gradient, damping)
+            trial = density.value(z + move, held)
             if np.isfinite(trial) and trial < float(potential):
                 z, damping = z + move, damping / 5
                 break
@@ -144,16 +144,16 @@ def marquardt(model, problem, z, held):
     return trace
 
 
-def lbfgs(model, problem, z, held):
+def lbfgs(model, density, z, held):
     """L-BFGS in the metric of the diagonal that `fit_map` uses for many parameters."""
-    jax.block_until_ready(problem.functions.diagonal(z, held, problem.reverse)[0])
+    jax.block_until_ready(density.functions.diagonal(z, held, density.reverse)[0])
     began, trace = time.monotonic(), []
-    diagonal = np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2])
-    forth, back = _whitening(diagonal)
+    diagonal = np.asarray(density.functions.diagonal(z, held, density.reverse)[2])
+    forth, back = whitening(diagonal)
     origin = np.asarray(z)
 
     def value(y):
-        potential, gradient = problem.gradient(jnp.asarray(origin + forth(y)), held)
+        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), held)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             raise StopIteration
@@ -167,16 +167,16 @@ def lbfgs(model, problem, z, held):
     return trace
 
 
-def adam(model, problem, z, held, rate=0.02):
+def adam(model, density, z, held, rate=0.02):
     """Adam in coordinates scaled by the same diagonal, the rate falling to a tenth."""
     began, trace = time.monotonic(), []
-    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2]))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, held, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     steps = 1500
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
     for _ in range(steps):
-        potential, gradient = problem.gradient(z + width * y, held)
+        potential, gradient = density.gradient(z + width * y, held)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             break
@@ -185,23 +185,23 @@ def adam(model, problem, z, held, rate=0.02):
     return trace
 
 
-def minibatches(model, problem, z, held, rate=0.02, batches=4):
+def minibatches(model, density, z, held, rate=0.02, batches=4):
     """Adam with the gradient of a quarter of the frames, its likelihood counted four times; tried on all of them."""
-    (crystal, ((experiment, plan),)), kwargs = problem.reverse
+    (crystal, ((experiment, plan),)), kwargs = density.reverse
     parts = []
     for first in range(batches):
         wanted = np.arange(plan.frames) % batches == first
         used = wanted[np.asarray(experiment.frame_index)]
         args = (crystal, ((experiment, only_frames(plan, wanted)),))
         parts.append((args, {**kwargs, "mask": (jnp.asarray(used),)}))
-    layout = problem.functions.layout
+    layout = density.functions.layout
     slope = jax.jit(jax.grad(lambda z, spreads, data: negative_log_density(model, layout, z, spreads, *data)))
-    width = 1 / np.sqrt(np.asarray(problem.functions.diagonal(z, held, problem.reverse)[2]))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, held, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     for part in parts:
         jax.block_until_ready(slope(z, held.spreads, part))
-    prior_slope = problem.functions.frames.prior
-    jax.block_until_ready(prior_slope(z, held.spreads, problem.forward))
+    prior_slope = density.functions.frames.prior
+    jax.block_until_ready(prior_slope(z, held.spreads, density.forward))
     began, lost, trace, steps = time.monotonic(), 0.0, [], 6000
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
@@ -209,13 +209,13 @@ def minibatches(model, problem, z, held, rate=0.02, batches=4):
         here = z + width * y
         if step % 20 == 0:  # looking costs time that is not the optimiser's
             looked = time.monotonic()
-            density = -problem.value(here, held)
+            density = -density.value(here, held)
             lost += time.monotonic() - looked
             trace.append((time.monotonic() - began - lost, density))
             if trace[-1][0] > SECONDS:
                 break
         gradient = batches * slope(here, held.spreads, parts[step % batches])
-        gradient = gradient + (batches - 1) * prior_slope(here, held.spreads, problem.forward)[0]
+        gradient = gradient + (batches - 1) * prior_slope(here, held.spreads, density.forward)[0]
         update, state = optimiser.update(width * gradient, state)
         y = y + update
     return trace

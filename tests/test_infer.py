@@ -11,8 +11,7 @@ import pytest
 from scipy import stats
 
 from pendel.constants import InputError
-from pendel.infer import map as map_module
-from pendel.infer import objective
+from pendel.infer import objective, optimise
 from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
 from pendel.infer.guide import neural_guide
@@ -121,7 +120,7 @@ def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
 
 
 def test_many_globals_reach_the_same_maximum(linear_data, monkeypatch):
-    monkeypatch.setattr(map_module, "MANY_GLOBALS", 0)
+    monkeypatch.setattr(optimise, "MANY_GLOBALS", 0)
     mean, covariance = exact_posterior(linear_data)
     fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
     assert fit.method == "L-BFGS in a diagonal metric"
@@ -145,8 +144,8 @@ def test_diagonal_is_the_matrix_s_own():
 def test_a_near_start_needs_one_matrix(linear_data, monkeypatch):
     mean, covariance = exact_posterior(linear_data)
     made = []
-    matrix = map_module._Problem.matrix
-    monkeypatch.setattr(map_module._Problem, "matrix", lambda *args: made.append(1) or matrix(*args))
+    matrix = optimise.Density.matrix
+    monkeypatch.setattr(optimise.Density, "matrix", lambda *args: made.append(1) or matrix(*args))
     fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, near=True, start={"slope": jnp.asarray(mean[0])})
     assert len(made) == 1
     assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1

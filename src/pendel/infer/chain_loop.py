@@ -12,7 +12,7 @@ import numpy as np
 
 from pendel.constants import Array
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
-from pendel.infer.map import Progress
+from pendel.infer.optimise import Progress
 
 EVERY = 25  # steps between two checkpoints
 

@@ -14,7 +14,8 @@ from numpyro.infer import NUTS
 from pendel.constants import Array
 from pendel.infer.chain_loop import run_chains
 from pendel.infer.keeper import Keeper
-from pendel.infer.map import MapFit, Progress
+from pendel.infer.map import MapFit
+from pendel.infer.optimise import Progress
 from pendel.infer.whitening import unit_curvature, whitened
 
 WARMUP, DRAWS, CHAINS = 250, 400, 4

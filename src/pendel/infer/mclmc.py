@@ -16,7 +16,8 @@ from pendel.constants import Array
 from pendel.infer.chain_loop import run_chains
 from pendel.infer.hmc import CHAINS, DRAWS, STATISTICS, WARMUP, Sampled
 from pendel.infer.keeper import Keeper
-from pendel.infer.map import MapFit, Progress
+from pendel.infer.map import MapFit
+from pendel.infer.optimise import Progress
 from pendel.infer.whitening import unit_curvature, whitened
 
 TARGET = 0.8  # acceptance

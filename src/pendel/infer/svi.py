@@ -18,9 +18,10 @@ from pendel.constants import Array
 from pendel.infer.guide import NeuralGuide, neural_guide
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import inspect_model
-from pendel.infer.map import MapFit, Progress
+from pendel.infer.map import MapFit
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
+from pendel.infer.optimise import Progress
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
 STEPS = 400  # of a cycle, in which the rate rises and falls
