@@ -162,7 +162,7 @@ def _damped_scoring(density, z, state, held, max_steps):
         else:
             improvement = np.inf
             damping, growth = damping * growth, growth * 2
-        _report(density, step, max_steps, -float(potential), began)
+        _report(density, step, max_steps, -float(potential + held.credit @ z), began)
         if improvement < SMALL_GAIN:
             break
     return z, matrix, step
@@ -182,7 +182,8 @@ def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance):
     def tell(intermediate_result):
         nonlocal count
         count += 1
-        _report(density, count, max_steps, -float(intermediate_result.fun), began)
+        bonus = float(held.credit @ (origin + forth(intermediate_result.x)))
+        _report(density, count, max_steps, -float(intermediate_result.fun) - bonus, began)
 
     start = float(density.gradient(jnp.asarray(origin), held)[0])
     ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
