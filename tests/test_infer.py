@@ -150,6 +150,12 @@ def test_a_near_start_needs_one_matrix(linear_data, monkeypatch):
     assert len(made) == 1
     assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
     np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
+    cheaper = optimise.Metric(1.5 * np.linalg.inv(covariance), np.zeros(len(mean)))
+    start = {"slope": jnp.asarray(mean[0] + 0.5)}
+    again = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, near=True, metric=cheaper, start=start)
+    assert len(made) == 2  # at the end
+    assert np.max(np.abs(again.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
+    np.testing.assert_allclose(again.covariance, covariance, rtol=1e-8, atol=1e-12)
 
 
 def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):
@@ -375,8 +381,9 @@ def test_frames_leave_a_worse_maximum_by_moves():
     assert np.max(np.abs(stuck.values["phase"])) > 0.5
     np.testing.assert_allclose(free.values["phase"], 0.0, atol=0.02)
     assert free.potential < stuck.potential
-    climbed = climb_frames(model, y=y, start={"phase": np.array([0.2, -0.2, 0.1, 0.0])})
+    climbed, metric = climb_frames(model, y=y, start={"phase": np.array([0.2, -0.2, 0.1, 0.0])})
     np.testing.assert_allclose(climbed["phase"], 0.0, atol=0.02)
+    assert np.all(np.linalg.eigvalsh(metric.matrix) > 0)
 
 
 def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():

@@ -95,8 +95,8 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
     values, spreads = _site_values(run, args, start)
     observations = run.observations()
-    found = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
-    return dataclasses.replace(start, values={**start.values, **found})
+    found, metric = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
+    return dataclasses.replace(start, values={**start.values, **found}, metric=metric)
 
 
 def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS) -> MapFit:
@@ -112,6 +112,7 @@ def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS)
         spreads=spreads,
         moves=tilt_moves(args[1])[:rounds],
         near=rounds == 0,
+        metric=start.metric,
         spread_rounds=rounds,
         progress=run.progress,
         **run.observations(),

@@ -10,14 +10,19 @@ from pendel.constants import Array
 from pendel.infer.hmc import Sampled
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
+from pendel.infer.optimise import Metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found."""
+    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found.
+
+    `metric`: for the fit that starts there, where a cheaper problem left one.
+    """
 
     values: dict[str, Array]
     basins: Array
+    metric: Metric | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +36,15 @@ class Guided:
 
 def pack_start(start: Chosen) -> dict[str, Array]:
     """Flat arrays of start values."""
-    return {"basins": start.basins, **_prefixed("values", start.values)}
+    metric = start.metric._asdict() if start.metric else {}
+    return {"basins": start.basins, **_prefixed("values", start.values), **_prefixed("metric", metric)}
 
 
 def unpack_start(arrays: Mapping[str, Array]) -> Chosen:
     """The inverse of `pack_start`."""
-    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"])
+    metric = _stripped("metric", arrays)
+    found = Metric(**metric) if metric else None
+    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"], metric=found)
 
 
 def pack_map(fit: MapFit) -> dict[str, Array]:

@@ -9,6 +9,7 @@ metric of the matrix's diagonal.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,13 @@ class Density:
         return self.functions.cheap(z, held.spreads, self.forward, held.credit)
 
 
+class Metric(NamedTuple):
+    """The Gauss-Newton matrix at some z, or its diagonal for many globals, and the credit of the errors there."""
+
+    matrix: Float[Array, "n n"] | Float[Array, " n"]
+    credit: Float[Array, " n"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimum:
     """A maximum, or the place where the steps ran out."""
@@ -101,22 +109,23 @@ def from_start(density: Density, z: Array, held: Held, max_steps: int, tolerance
     return in_metric(density, z, matrix, held, max_steps, tolerance, steps)
 
 
-def from_near(density: Density, z: Array, held: Held, max_steps: int, tolerance: float) -> Optimum:
+def from_near(
+    density: Density, z: Array, held: Held, max_steps: int, tolerance: float, metric: Metric | None = None
+) -> Optimum:
     """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
 
-    The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element.
+    The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element. A
+    `metric` from a cheaper problem with the same z takes its place; then the matrix is made at the end.
     """
     z = moved(density, density.cheap(z, held), held, [], SETTLING)
-    _, _, matrix, credit = density.matrix(z, held)
-    held = held._replace(credit=credit)
-    steps, made_at = 0, z
+    matrix, credit = metric or density.matrix(z, held)[2:]
+    held = held._replace(credit=jnp.asarray(credit))
+    steps, made_at = 0, None if metric else z
     while True:
         before = density.value(z, held)
         z, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
         steps += max(more, 1)
-        way = np.asarray(z - made_at)
-        distance = float(np.sum(way**2 * matrix) if matrix.ndim == 1 else way @ matrix @ way)
-        if distance > SHORT**2 * len(way):
+        if made_at is None or _distance(matrix, z - made_at) > SHORT:
             potential, gradient, matrix, credit = density.matrix(z, held)
             made_at = z
         else:
@@ -200,6 +209,12 @@ def whitening(matrix: np.ndarray) -> tuple[Callable, Callable]:
     value, vector = np.linalg.eigh(matrix)
     root = vector / np.sqrt(np.maximum(value, 1e-6 * value[-1]))
     return (lambda y: root @ y), (lambda g: root.T @ g)
+
+
+def _distance(matrix, step) -> float:
+    """Root mean square of a step's elements, in standard deviations."""
+    square = jnp.sum(step**2 * matrix) if matrix.ndim == 1 else step @ matrix @ step
+    return float(jnp.sqrt(square / len(step)))
 
 
 def _promise(matrix, gradient) -> float:
