@@ -49,7 +49,7 @@ test-slow: install
 test-gpu: install
 	$(BIN)/pytest -m gpu
 
-# Speed of the simulator: docs/benchmark.md, .json and .png; about seven minutes on two cores.
+# Speed of the simulator: docs/benchmark.md, .json and .png; about thirteen minutes on two cores.
 bench: install
 	$(BIN)/python tests/benchmark.py
 

@@ -13,7 +13,7 @@ from pendel.crystal import Crystal, reciprocal_matrix
 from pendel.experiment import Experiment
 from pendel.simulate.geometry import excitation_error, tilt_matrices
 
-EIGEN_BEAMS = 16  # up to this many beams a dense eigen-decomposition is the faster propagator
+EIGEN_BEAMS = 8  # up to this many beams a dense eigen-decomposition is the faster propagator
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
 SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams enter or leave on it
 
