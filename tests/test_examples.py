@@ -100,14 +100,7 @@ def quick_compilation(tmp_path_factory):
         yield
 
 
-SLOW = (several_crystals, compare_models)  # minutes, nearly all of it compilation
-
-
-@pytest.mark.parametrize(
-    "check",
-    [pytest.param(check, marks=pytest.mark.slow) if check in SLOW else check for check in CHECKS],
-    ids=lambda check: check.__name__,
-)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_script_runs_and_prints_what_it_promises(check, tmp_path: Path):
     script = ROOT / "examples" / f"{check.__name__}.py"
     out = tmp_path / "out"
@@ -124,9 +117,15 @@ def test_every_script_is_checked():
     assert sorted(check.__name__ for check in CHECKS) == [script.stem for script in SCRIPTS]
 
 
-@pytest.mark.slow
+SLOW = ("diagnose_a_run.ipynb",)
+
+
 @pytest.mark.filterwarnings("default")  # of Jupyter's own
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.name in SLOW else path for path in NOTEBOOKS],
+    ids=lambda path: path.name,
+)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PENDEL_QUICK", "1")
     book = nbformat.read(path, as_version=4)
