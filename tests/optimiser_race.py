@@ -209,9 +209,9 @@ def minibatches(model, density, z, held, rate=0.02, batches=4):
         here = z + width * y
         if step % 20 == 0:  # looking costs time that is not the optimiser's
             looked = time.monotonic()
-            density = -density.value(here, held)
+            log_density = -density.value(here, held)
             lost += time.monotonic() - looked
-            trace.append((time.monotonic() - began - lost, density))
+            trace.append((time.monotonic() - began - lost, log_density))
             if trace[-1][0] > SECONDS:
                 break
         gradient = batches * slope(here, held.spreads, parts[step % batches])
