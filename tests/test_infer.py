@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from pendel.constants import InputError
+from pendel.infer import normal_matrix as normal
 from pendel.infer import objective, optimise
 from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, prior_and_prediction
@@ -235,6 +236,18 @@ def test_only_sites_that_reach_a_loop_are_simulated():
 
     assert sites_in_loops(predict, values) == ["level"]
     assert compressed_jacobian(layout, predict, values).shape == (3 + 1, 3, len(X))
+
+
+def test_many_derivatives_pass_in_parts(monkeypatch):
+    layout = inspect_model(heavy_model, (), {"y": np.ones(len(X))}, with_fixed=False)
+    values = layout.split(0.1 * jnp.arange(float(layout.size)))
+
+    def predict(v):
+        return prior_and_prediction(heavy_model, layout, v, {}, (), {"y": np.ones(len(X))})[1].parameters
+
+    whole = compressed_jacobian(layout, predict, values)
+    monkeypatch.setattr(normal, "TANGENTS", 2)
+    np.testing.assert_allclose(compressed_jacobian(layout, predict, values), whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("nu", [2.5, 8.0])

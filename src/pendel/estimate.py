@@ -11,6 +11,7 @@ import numpy as np
 
 from pendel.constants import InputError
 from pendel.crystal import Crystal
+from pendel.infer.normal_matrix import TANGENTS
 from pendel.simulate import Plan
 from pendel.simulate.chebyshev import expansion_length
 from pendel.simulate.geometry import beam_axis_row
@@ -81,7 +82,8 @@ def memory_bytes(crystal: Crystal, plan: Plan) -> float:
     """Peak of a fit: JAX, the Jacobian, and a chunk of segments with all tangents or what a gradient saves."""
     number = 4 if plan.dtype == "float32" else 8
     parts = 1 if plan.centre is not None else 2
-    tangents = 1 + max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)  # one site's at a time
+    largest_site = max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)
+    tangents = 1 + min(largest_site, TANGENTS)  # one site's at a time
     largest, saved = 0.0, 0.0
     for group in plan.groups:
         segments, beams, tilts = len(group.frame), group.hkl.shape[1], group.matrix.shape[1]

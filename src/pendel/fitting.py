@@ -14,8 +14,9 @@ from pendel.evaluate import suffix
 from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.layout import fixed_values, inspect_model
-from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.map import ROUGH, MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
+from pendel.infer.optimise import CONVERGED
 from pendel.infer.svi import bound_gain, fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
@@ -63,7 +64,7 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
     plans = _within(few, final_plans(few.problem, few.settings, start.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(few, args, start, rounds=1)
+    fit = fit_structure(few, args, start, rounds=1, tolerance=ROUGH)
 
     near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     if coarse.every == 1:
@@ -71,7 +72,7 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     all_beams = dataclasses.replace(few, settings=run.settings)
     plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
     args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(all_beams, args, near, rounds=0)
+    fit = fit_structure(all_beams, args, near, rounds=0, tolerance=ROUGH)
     return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
 
 
@@ -99,7 +100,9 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     return dataclasses.replace(start, values={**start.values, **found}, metric=metric)
 
 
-def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS) -> MapFit:
+def fit_structure(
+    run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS, tolerance: float = CONVERGED
+) -> MapFit:
     """MAP from the start values.
 
     rounds: of larger moves of the frames and of the spreads; none where the start is near the maximum.
@@ -114,6 +117,7 @@ def fit_structure(run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS)
         near=rounds == 0,
         metric=start.metric,
         spread_rounds=rounds,
+        tolerance=tolerance,
         progress=run.progress,
         **run.observations(),
     )

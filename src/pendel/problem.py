@@ -112,7 +112,7 @@ def check_settings(settings: Settings) -> None:
             raise InputError(
                 found=f"--{name} {value}",
                 expected=" or ".join(words),
-                do="use svi or map: sampling is not in this version" if name == "infer" else f"change --{name}",
+                do=f"change --{name}",
             )
     positive = {"--g-max": settings.g_max, "--sg-max": settings.sg_max, "--tilts": settings.tilts}
     positive |= {"--memory": settings.memory}

@@ -18,7 +18,7 @@ from pendel.infer.optimise import CONVERGED, Density, Metric, Progress, from_nea
 from pendel.infer.spreads import best_spreads
 
 LARGEST = 1000  # globals for which the matrix is made once, at the end
-ROUGH = 20  # times the tolerance, where the spreads still move
+ROUGH = 20 * CONVERGED  # tolerance where the spreads still move, or more frames or beams follow
 FAR = 16  # scoring steps of frames that start from a scan
 PASSES = 2  # of climbing, each with fresh damping: the second gained more than eight larger moves of every frame
 
@@ -75,7 +75,8 @@ def fit_map(
         metric: for a near start, a cheaper problem's in the place of that matrix, as `climb_frames` gives it.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved, and the credit of the errors.
-        tolerance: converged when a Newton step promises less gain in log density.
+        tolerance: converged when a Newton step promises less gain in log density. Above `CONVERGED` the last round is
+            one pass of L-BFGS, whose end others take up.
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
@@ -88,9 +89,9 @@ def fit_map(
     functions, forward, layout = density.functions, density.forward, density.functions.layout
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds, len(moves))
-    first = ROUGH * tolerance if rounds else tolerance
+    rough = max(ROUGH, tolerance)
     begin = partial(from_near, metric=metric) if near else from_start
-    fits = [begin(density, layout.unconstrain(one), held, max_steps, first) for one in starts]
+    fits = [begin(density, layout.unconstrain(one), held, max_steps, rough if rounds else tolerance) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
@@ -109,8 +110,7 @@ def fit_map(
         z = density.cheap(best.z, held)
         if number <= len(moves):
             z = moved(density, z, held, moves[number - 1])
-        enough = tolerance if number == rounds else ROUGH * tolerance
-        best = in_metric(density, z, best.matrix, held, max_steps, enough)
+        best = in_metric(density, z, best.matrix, held, max_steps, tolerance if number == rounds else rough)
         steps += best.steps
     matrix = best.matrix
     if density.is_large and layout.globals <= LARGEST:
@@ -123,7 +123,7 @@ def fit_map(
         covariance=_inverse(matrix),
         layout=layout,
         spreads=dict(held.spreads),
-        potential=density.value(best.z, held._replace(credit=jnp.zeros(layout.size))),
+        potential=best.potential,
         steps=steps,
         converged=best.converged,
         method=method,

@@ -23,6 +23,7 @@ from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
 
 PROBES = 16  # of the diagonal
+TANGENTS = 32  # of one site that pass through the simulator together, at most; more take memory and save no time
 LOOPS = frozenset({"while", "scan", "ffi_call", "eigh"})  # primitives that make a computation expensive
 
 
@@ -147,7 +148,8 @@ def compressed_jacobian(
         def push(tangent, some=some):
             return jax.jvp(lambda x: predict({**values, **x}), (some,), (tangent,))[1]
 
-        rows = rows.at[place].add(jax.vmap(push)(tangents))
+        few = len(place) <= TANGENTS
+        rows = rows.at[place].add(jax.vmap(push)(tangents) if few else jax.lax.map(push, tangents, batch_size=TANGENTS))
     return rows
 
 

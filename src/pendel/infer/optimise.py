@@ -76,11 +76,21 @@ class Optimum:
     """A maximum, or the place where the steps ran out."""
 
     z: Float[Array, " n"]
-    potential: float
+    potential: float  # without the credit of the errors
     matrix: Float[Array, "n n"] | Float[Array, " n"]  # a diagonal for many globals
     credit: Float[Array, " n"]  # of the errors there
     steps: int
     converged: bool
+
+
+class _Pass(NamedTuple):
+    """One run of L-BFGS: its end, the potentials there and at its start, and what a Newton step from there promises."""
+
+    z: Float[Array, " n"]
+    before: float
+    potential: float
+    promised: float
+    steps: int
 
 
 def moved(
@@ -115,24 +125,24 @@ def from_near(
     """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
 
     The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element. A
-    `metric` from a cheaper problem with the same z takes its place; then the matrix is made at the end.
+    `metric` from a cheaper problem with the same z takes its place; then the matrix is made at the end. A tolerance
+    above `CONVERGED` asks for one pass in the first metric.
     """
     z = moved(density, density.cheap(z, held), held, [], SETTLING)
     matrix, credit = metric or density.matrix(z, held)[2:]
     held = held._replace(credit=jnp.asarray(credit))
     steps, made_at = 0, None if metric else z
     while True:
-        before = density.value(z, held)
-        z, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
-        steps += max(more, 1)
+        z, before, potential, promised, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
+        steps += more
+        if tolerance > CONVERGED:
+            return _optimum(z, potential, matrix, credit, held, steps, promised < 10 * tolerance)
         if made_at is None or _distance(matrix, z - made_at) > SHORT:
             potential, gradient, matrix, credit = density.matrix(z, held)
-            made_at = z
-        else:
-            potential, gradient = density.gradient(z, held)
-        converged = _promise(matrix, gradient) < 10 * tolerance or before - float(potential) < tolerance
+            made_at, promised = z, _promise(matrix, gradient)
+        converged = promised < 10 * tolerance or before - float(potential) < tolerance
         if converged or steps >= max_steps or not np.isfinite(float(potential)):
-            return Optimum(z, float(potential), matrix, credit, steps, converged)
+            return _optimum(z, potential, matrix, credit, held, steps, converged)
 
 
 def in_metric(
@@ -145,14 +155,18 @@ def in_metric(
     """
     before = np.inf
     while True:
-        z, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
-        steps += max(more, 1)
+        z, _, _, _, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
+        steps += more
         potential, gradient, matrix, credit = density.matrix(z, held)
         promised, gained = _promise(matrix, gradient), before - float(potential)
         converged = promised < 10 * tolerance or gained < tolerance
         if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
-            return Optimum(z, float(potential), matrix, credit, steps, converged)
+            return _optimum(z, potential, matrix, credit, held, steps, converged)
         before = float(potential)
+
+
+def _optimum(z, potential, matrix, credit, held, steps, converged) -> Optimum:
+    return Optimum(z, float(potential + held.credit @ z), matrix, credit, steps, converged)
 
 
 def _damped_scoring(density, z, state, held, max_steps):
@@ -177,13 +191,15 @@ def _damped_scoring(density, z, state, held, max_steps):
     return z, matrix, step
 
 
-def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance):
+def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance) -> _Pass:
     """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
     forth, back = whitening(np.asarray(matrix))
     origin, began, count = np.asarray(z), time.monotonic(), 0
+    first = density.gradient(jnp.asarray(origin), held)
+    before = float(first[0])
 
     def whitened(y):
-        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), held)
+        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), held) if np.any(y) else first
         if not np.isfinite(float(potential)):
             return 1e30, np.zeros_like(y)
         return float(potential), back(np.asarray(gradient))
@@ -194,11 +210,11 @@ def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance):
         bonus = float(held.credit @ (origin + forth(intermediate_result.x)))
         _report(density, count, max_steps, -float(intermediate_result.fun) - bonus, began)
 
-    start = float(density.gradient(jnp.asarray(origin), held)[0])
-    ftol = tolerance / max(abs(start), 1.0)  # SciPy's is relative to the value
+    ftol = tolerance / max(abs(before), 1.0)  # SciPy's is relative to the value
     options = {"maxiter": max_steps, "maxcor": MEMORY, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
-    result = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
-    return jnp.asarray(origin + forth(result.x)), count
+    end = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
+    promised = 0.5 * float(end.jac @ end.jac)
+    return _Pass(jnp.asarray(origin + forth(end.x)), before, float(end.fun), promised, max(count, 1))
 
 
 def whitening(matrix: np.ndarray) -> tuple[Callable, Callable]:

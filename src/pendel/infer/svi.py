@@ -24,8 +24,8 @@ from pendel.infer.objective import differentiable, kept
 from pendel.infer.optimise import Progress
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
-STEPS = 400  # of a cycle, in which the rate rises and falls
-CYCLES = 2, 6  # at least and at most
+STEPS = 250  # of a cycle, in which the rate rises and falls
+CYCLES = 2, 8  # at least and at most
 SETTLED = 1.0  # nats; less gain from one cycle to the next ends the fit
 JUDGED = 0.2  # last part of a cycle, whose mean bound is compared
 EVERY = 20  # steps between two checkpoints

@@ -1,0 +1,299 @@
+"""What a refinement gives back: simulated crystals whose thickness, displacements and occupancies are known.
+
+Run by hand: python tests/recovery.py OUT [--studies thickness occupancy crystals guide]. All in the geometry of the
+embedded example, refined with `pendel refine`'s own stages from a structure some 10 mÅ away:
+
+thickness: a wedge, a lens, a crystal with a step and a mixed one, whose sizes change along the angle; the band of the
+mean thickness, coordinates and U_ij against the truth, and the published network without posterior beside it.
+occupancy: an O atom with occupancy 0.85. crystals: two crystals alone and together. guide: the neural guide against
+one without a network, a normal distribution over all dimensions.
+"""
+
+import argparse
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import pendel
+from pendel.compare import difference, read_run
+from pendel.datasets import example, free_coordinates, free_tensor_components
+from pendel.infer.guide import SPREAD_WIDTH, NeuralGuide, _lower, neural_guide
+from pendel.infer.layout import inspect_model
+from pendel.infer.objective import differentiable
+from pendel.infer.posterior import derive
+from pendel.infer.svi import STEPS, _updates
+from pendel.io.write_pets import write_pets
+from pendel.parameters import with_parameters
+from pendel.simulate import make_plan, simulate_intensities
+from pendel.start import tilt_moves
+from pendel.synthetic import Imperfections, measured
+from pendel.thickness import lens, lognormal, single, wedge
+
+TRUE = {"g_max": 1.6, "sg_max": 0.02}  # of the simulation; TILTS resolve the fringes of 900 Å
+FIT = {"g_max": 1.6, "sg_max": 0.01}
+TILTS = 60
+ERRORS = Imperfections(model_error=0.08, counts=1e5)
+MISORIENTATION = 0.08  # deg
+
+
+def main() -> None:
+    """The studies that were asked for, each with its numbers on the screen and in OUT/recovery.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    studies = {"thickness": thickness, "occupancy": occupancy, "crystals": crystals, "guide": guide}
+    parser.add_argument("--studies", nargs="*", default=list(studies), choices=list(studies))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "recovery.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for name in options.studies:
+        found[name] = studies[name](options.out)
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        print(name, json.dumps(found[name], indent=1), flush=True)
+
+
+# Simulated crystals
+
+
+def profile_of(kind: str, alpha: np.ndarray):
+    """Nodes [Å] and weights of every frame, whose sizes change by a third along the angle."""
+    along = 2 * (alpha - alpha.min()) / np.ptp(alpha) - 1
+    size = np.log(600.0 * (1 + 0.15 * along))
+    narrow = partial(lognormal, log_width=np.full(len(alpha), np.log(0.03)), nodes=8)
+    if kind == "slab":
+        return single(size)
+    if kind == "wedge":
+        return wedge(size, np.full(len(alpha), np.log(0.3)), 32)
+    if kind == "lens":
+        return lens(size + np.log(1.5), 32)
+    parts = {"step": (0.75, 1.25, 0.5 - 0.3 * along), "mixed": (0.9, 1.5, np.full(len(alpha), 0.7))}[kind]
+    (thin, below), (thick, above) = narrow(size + np.log(parts[0])), narrow(size + np.log(parts[1]))
+    share = parts[2][:, None]
+    return jnp.concatenate([thin, thick], axis=1), jnp.concatenate([share * below, (1 - share) * above], axis=1)
+
+
+def simulated(kind: str, seed: int, folder: Path, *, vacancy: float = 0.0, start_occupancy: float = 1.0):
+    """Data file, start structure and (true crystal, true mean thickness) of one crystal."""
+    files = example()
+    crystal, geometry = pendel.read_crystal(files.structure), pendel.read_pets(files.data)
+    truth_generator, generator = np.random.default_rng(7), np.random.default_rng(seed)
+    truth = with_parameters(
+        crystal,
+        displacement=0.01 * truth_generator.standard_normal(len(crystal.position_basis)),
+        log_strain=0.2 * truth_generator.standard_normal(len(crystal.adp_basis)),
+    )
+    truth = dataclasses.replace(truth, occupancy=np.where(np.array(crystal.labels) == "O1", 1 - vacancy, 1.0))
+    start = np.where(np.array(crystal.labels) == "O1", start_occupancy, 1.0)
+    nodes, weights = profile_of(kind, np.asarray(geometry.alpha))
+    tilt = MISORIENTATION * generator.standard_normal((len(geometry.frame_id), 2))
+    plan = make_plan(truth, geometry, tilts=TILTS, thickness_max=1.01 * float(np.max(nodes)), tilt=tilt, **TRUE)
+    exact = jax.jit(simulate_intensities)(truth, plan, tilt=tilt, thickness=nodes, weights=weights)
+    intensity, sigma = measured(np.asarray(exact, dtype=float), ERRORS, generator)
+    experiment = dataclasses.replace(geometry, intensity=intensity, sigma=sigma, notes=())
+    folder.mkdir(parents=True, exist_ok=True)
+    data, structure = folder / "data.cif_pets", folder / "start.cif"
+    write_pets(data, experiment)
+    write_pets(structure, experiment, truth=dataclasses.replace(crystal, occupancy=start))
+    mean = np.asarray(jnp.sum(weights * nodes, axis=1))
+    return data, structure, truth, mean
+
+
+def refined(data, structure: Path, out: Path, **settings):
+    """A refinement by files."""
+    return pendel.refine(structure, data, out, pendel.Settings(tilts=TILTS, **FIT, **settings))
+
+
+def posterior(out: Path):
+    """The posterior group of a finished run."""
+    return pendel.Posterior.load(out / "posterior.nc").data["posterior"]
+
+
+def structure_scores(outcome, truth) -> dict:
+    """Deviations and z of free coordinates [mÅ] and U_ij [Å²]."""
+    refined, crystal = outcome.refined, outcome.refined.crystal
+    found = {"coordinates": [], "u_ij": []}
+    for site in range(len(crystal.labels)):
+        for axis in free_coordinates(crystal, site):
+            off = float(refined.crystal.fract[site, axis] - truth.fract[site, axis]) * crystal.cell[axis] * 1000
+            su = float(refined.fract_su[site, axis]) * crystal.cell[axis] * 1000
+            found["coordinates"].append((off, su))
+        for i, j in free_tensor_components(crystal, site):
+            off = float(refined.crystal.u_aniso[site, i, j] - truth.u_aniso[site, i, j])
+            found["u_ij"].append((off, float(refined.u_aniso_su[site, i, j])))
+    scores = {}
+    for name, pairs in found.items():
+        off, su = np.array(pairs).T
+        scores[name] = {
+            "rms_error": float(np.sqrt(np.mean(off**2))),
+            "rms_su": float(np.sqrt(np.mean(su**2))),
+            "rms_z": float(np.sqrt(np.mean((off / su) ** 2))),
+            "n": len(off),
+        }
+    return scores
+
+
+# Studies
+
+
+def thickness(out: Path) -> dict:
+    """Mean thickness along the angle with its 95 % band: `robust` by SVI, and the network of `neural_thickness`."""
+    found = {}
+    kinds = ("wedge", "lens", "step", "mixed")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True)
+    for axis, (seed, kind) in zip(axes.flat, enumerate(kinds), strict=True):
+        data, structure, truth, mean = simulated(kind, seed, out / kind)
+        alpha = np.asarray(pendel.read_pets(data).alpha)
+        fit = refined([data], structure, out / kind / "robust", infer="svi", holdout=0.1)
+        plain = refined([data], structure, out / kind / "network", infer="map", model="neural_thickness", holdout=0.1)
+        draws = posterior(out / kind / "robust")["thickness"].values.reshape(-1, len(mean))
+        baseline = posterior(out / kind / "network")["thickness"].values.reshape(-1, len(mean)).mean(axis=0)
+        low, middle, high = np.quantile(draws, (0.025, 0.5, 0.975), axis=0)
+        runs = read_run(out / kind / "robust"), read_run(out / kind / "network")
+        gain = difference(runs[0].measurement, runs[1].measurement)
+        found[kind] = {
+            "inside_95": float(np.mean((mean > low) & (mean < high))),
+            "rms_relative_error": float(np.sqrt(np.mean((middle / mean - 1) ** 2))),
+            "rms_relative_sd": float(np.sqrt(np.mean((draws.std(axis=0) / mean) ** 2))),
+            "rms_z": float(np.sqrt(np.mean(((draws.mean(axis=0) - mean) / draws.std(axis=0)) ** 2))),
+            "network_rms_relative_error": float(np.sqrt(np.mean((baseline / mean - 1) ** 2))),
+            **{
+                f"{name}_{key}": outcome.summary[key]
+                for name, outcome in (("robust", fit), ("network", plain))
+                for key in ("r_obs_pooled", "r_obs_heldout")
+            },
+            "elpd_over_network": gain.value,
+            "elpd_se": gain.se,
+            **structure_scores(fit, truth),
+        }
+        print(kind, json.dumps(found[kind], indent=1), flush=True)
+        axis.fill_between(alpha, low, high, color="tab:blue", alpha=0.3, label="95 % band")
+        axis.plot(alpha, middle, color="tab:blue", label="median")
+        axis.plot(alpha, baseline, color="tab:orange", label="network, no posterior")
+        axis.plot(alpha, mean, "k--", label="truth")
+        axis.set(title=kind, xlabel="goniometer angle [deg]", ylabel="mean thickness [Å]")
+    axes[0, 0].legend()
+    figure.savefig(out / "thickness.png", dpi=110)
+    return found
+
+
+def occupancy(out: Path) -> dict:
+    """Occupancy of O, 0.85, from a start at 0.95."""
+    data, structure, truth, _ = simulated("wedge", 11, out / "occupancy", vacancy=0.15, start_occupancy=0.95)
+    refined([data], structure, out / "occupancy" / "run", infer="svi", model="occupancy")
+    site = truth.labels.index("O1")
+    draws = posterior(out / "occupancy" / "run")["occupancy"].values[..., site].ravel()
+    mean, su = float(draws.mean()), float(draws.std(ddof=1))
+    return {"truth": 0.85, "mean": mean, "su": su, "z": (mean - 0.85) / su}
+
+
+def crystals(out: Path) -> dict:
+    """Standard deviations of the coordinates from two crystals alone, together, and as independent data combine."""
+    deviations, sets = {}, []
+    for name, seed in (("first", 21), ("second", 22)):
+        data, structure, _, _ = simulated("wedge", seed, out / name)
+        sets.append(data)
+        outcome = refined([data], structure, out / name / "run", infer="svi", model="multi_crystal")
+        deviations[name] = _deviations(outcome)
+    both = _deviations(refined(sets, structure, out / "both", infer="svi", model="multi_crystal"))
+    expected = (deviations["first"] ** -2 + deviations["second"] ** -2) ** -0.5
+    return {
+        **{f"{name}_mA": values.tolist() for name, values in deviations.items()},
+        "both_mA": both.tolist(),
+        "expected_mA": expected.tolist(),
+        "ratio": (both / expected).tolist(),
+    }
+
+
+def _deviations(outcome) -> np.ndarray:
+    su, cell = outcome.refined.fract_su, np.asarray(outcome.refined.crystal.cell[:3])
+    crystal = outcome.refined.crystal
+    return np.array(
+        [1000 * su[site, axis] * cell[axis] for site in range(len(su)) for axis in free_coordinates(crystal, site)]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FullGuide(NeuralGuide):
+    """A normal distribution over all dimensions, spreads too, in coordinates whitened by Laplace: no network."""
+
+    def transform(self, parameters, noise):
+        """Noise to (z, log spreads)."""
+        count = self.layout.size
+        y = parameters["shift"] + _lower(parameters["root"])[0] @ noise
+        return self.centre + self.global_root @ y[:count], self.log_spreads + SPREAD_WIDTH * y[count:]
+
+    def log_density(self, parameters, z, spreads):
+        """Of (z, log spreads)."""
+        root, log_diagonal = _lower(parameters["root"])
+        inner = jnp.linalg.solve(self.global_root, z - self.centre)
+        y = jnp.concatenate([inner, (spreads - self.log_spreads) / SPREAD_WIDTH]) - parameters["shift"]
+        noise = jax.scipy.linalg.solve_triangular(root, y, lower=True)
+        return jnp.sum(jax.scipy.stats.norm.logpdf(noise)) - jnp.sum(log_diagonal) - self._log_volume()
+
+    def _log_volume(self):
+        return jnp.sum(jnp.log(jnp.diag(self.global_root))) + len(self.log_spreads) * np.log(SPREAD_WIDTH)
+
+
+def guide(out: Path, cycles: int = 8) -> dict:
+    """Mean thickness of every frame: mean, standard deviation and correlation of neighbours under both guides."""
+    data, structure, _, _ = simulated("wedge", 0, out / "wedge")
+    crystal = pendel.read_crystal(structure)
+    experiment = pendel.thin(pendel.select(pendel.read_pets(data), "nearest"), slice(None, None, 2))
+    plan = make_plan(crystal, experiment, tilts=TILTS, thickness_max=3000.0, **FIT)
+    model, args = pendel.load_model("robust"), (crystal, ((experiment, plan),))
+    observed = {"intensities": (experiment.intensity,)}
+    start = dict(pendel.find_start(*args).values[0])
+    fit = pendel.fit_map(model, *args, start=start, moves=tilt_moves(args[1]), **observed)
+    angles = {"frames": np.asarray(experiment.alpha)}
+    options = {"start": fit, "key": jax.random.key(1), "angles": angles, **observed}
+    neural = pendel.fit_svi(model, *args, cycles=(cycles, cycles), **options)
+
+    traced = differentiable((args, observed), "reverse")
+    full = inspect_model(model, *traced, with_fixed=True)
+    base = neural_guide(fit, full, angles, jax.random.key(1))
+    size = fit.layout.size + len(base.log_spreads)
+    plain = FullGuide(
+        **{field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        | {"global_root": np.linalg.cholesky(fit.covariance), "plates": ()}
+        | {"start": {"shift": jnp.zeros(size), "root": jnp.zeros((size, size))}}
+    )
+    optimiser, update = _updates(model, plain, STEPS)
+    parameters = plain.start
+    state, losses, average = optimiser.init(parameters), [], parameters
+    for step in range(cycles * STEPS):
+        key = jax.random.fold_in(jax.random.key(2), step)
+        parameters, state, loss = update(parameters, state, key, plain.arrays(), traced)
+        losses.append(float(loss))
+        counted = max(step % STEPS - int(0.6 * STEPS), 0) + 1
+        average = jax.tree.map(lambda a, b, n=counted: a + (b - a) / n, average, parameters)
+    found = {}
+    for name, draws in (
+        ("neural", neural.draw(jax.random.key(3), 4000)),
+        ("plain", plain.draws(average, jax.random.key(3), 4000)),
+    ):
+        wanted = ("calculated", "intensity", "fract", "U_aniso", "scale")
+        curve = np.asarray(derive(model, args, draws, leave_out=wanted)["thickness"])
+        found[name] = curve.mean(axis=0), curve.std(axis=0), np.cov(curve.T)
+    (mean, sd, cov), (mean_0, sd_0, cov_0) = found["neural"], found["plain"]
+    beside = np.arange(len(mean) - 1)
+    unit = sd_0[:-1] * sd_0[1:]
+    return {
+        "elbo_neural": -float(np.mean(neural.losses[-50:])),
+        "elbo_plain": -float(np.mean(losses[-50:])),
+        "steps": cycles * STEPS,
+        "frames": len(mean),
+        "mean_difference_percent": (100 * np.abs(mean / mean_0 - 1)).tolist(),
+        "sd_ratio": (sd / sd_0).tolist(),
+        "neighbours_correlation_neural": (cov[beside, beside + 1] / unit).tolist(),
+        "neighbours_correlation_plain": (cov_0[beside, beside + 1] / unit).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main()
