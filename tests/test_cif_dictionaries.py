@@ -30,7 +30,6 @@ RESULTS = {
     "thickness_min_angstrom": 612.0,
     "thickness_max_angstrom": 1010.0,
     "thickness_shape": "taper",
-    "abs_structure_z_score": 7.31,
     "scalars": {
         "a": {"mean": 1.06, "sd": 0.03},
         "b": {"mean": 0.102, "sd": 0.004},

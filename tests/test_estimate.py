@@ -64,3 +64,22 @@ def test_too_little_memory_is_said_before_the_fit(case):
     crystal, plan = case
     with pytest.raises(InputError, match=r"beams at \d+ tilts .* nodes, which need about .* GB .*--memory"):
         within_memory(crystal, [plan], BASE_BYTES / 1e9)
+
+
+def test_default_tilts_resolve_a_precession_cone():
+    """The mean of a two-beam curve over the cone is that of many tilts; with a rotation's number it would not be."""
+    experiment = dataclasses.replace(pendel.read_pets(example().data), geometry="precession")
+    thickness, semi = 800.0, np.deg2rad(float(np.max(experiment.semi_angle)))
+    tilts = default_tilts(experiment, thickness)
+    assert (
+        fringes_per_tilt(experiment, thickness, tilts) <= FRINGES < fringes_per_tilt(experiment, thickness, tilts - 1)
+    )
+
+    def mean(count, centre):
+        error = semi * experiment.dstar_max * (centre + np.sin(2 * np.pi * np.arange(count) / count))
+        return np.mean(np.sinc(thickness * error) ** 2)
+
+    for centre in (0.0, 0.3, 0.9):
+        assert mean(tilts, centre) == pytest.approx(mean(20 * tilts, centre), rel=1e-9)
+    as_rotation = default_tilts(dataclasses.replace(experiment, geometry="rotation"), thickness)
+    assert mean(as_rotation, 0.0) != pytest.approx(mean(20 * tilts, 0.0), rel=0.05)

@@ -215,6 +215,13 @@ def test_hold_out_is_by_unique_index(quartz):
     np.testing.assert_array_equal(used, split(quartz, 0.1, seed=3))
     assert (used != split(quartz, 0.1, seed=4)).any()
     assert split(quartz, 0.0, seed=3).all()
+
+    other = thin(quartz, slice(None, None, 2))  # another crystal, without some of the reflections
+    both = np.concatenate([quartz.hkl, other.hkl])
+    halves = [split(each, 0.1, seed=3, hkl=both) for each in (quartz, other)]
+    left_out = set(map(tuple, quartz.hkl[~halves[0]]))
+    assert set(map(tuple, other.hkl[~halves[1]])) <= left_out
+    assert not left_out & set(map(tuple, other.hkl[halves[1]]))
     with pytest.raises(InputError, match="--holdout"):
         split(quartz, 1.0, seed=3)
 

@@ -14,10 +14,11 @@ from pendel.constants import InputError
 from pendel.infer import normal_matrix as normal
 from pendel.infer import objective, optimise
 from pendel.infer.cheap import cheap_maximiser
-from pendel.infer.density import fisher_information, prior_and_prediction
+from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.guide import neural_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.map import climb_frames, fit_map, laplace_draws
+from pendel.infer.minibatch import frame_batches
 from pendel.infer.normal_matrix import (
     compressed_jacobian,
     frame_columns,
@@ -312,6 +313,45 @@ def test_svi_goes_on_until_a_cycle_gains_little(linear_data):
     lengths = [len(fit_svi(linear_model, 0.2, y=linear_data, start=start, **options).losses) for start in (fit, far)]
     assert lengths[0] == 120
     assert lengths[1] > 120
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_batches_of_a_normal_likelihood_tell_all_of_it(linear_data, count):
+    data = ((0.2,), {"y": linear_data})
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, tolerance=1e-9)
+    batches = frame_batches(linear_model, data, fit, count)
+    z = jnp.asarray(fit.unconstrained + np.random.default_rng(0).standard_normal(fit.layout.size))
+    _, prediction = prior_and_prediction(linear_model, fit.layout, fit.layout.split(z), fit.spreads, *data)
+    pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+    for part in batches.parts:
+        hidden = jnp.where(part.observations, pointwise, jnp.nan)  # what was not simulated
+        assert float(part.log_likelihood(z, hidden)) == pytest.approx(float(pointwise.sum()), abs=1e-4)
+
+
+def test_the_mean_over_batches_is_the_log_likelihood():
+    data = ((), {"y": jnp.asarray(1.5 + X)})
+    fit = fit_map(heavy_model, y=data[1]["y"])
+    batches = frame_batches(heavy_model, data, fit, 5)
+    z = jnp.asarray(fit.unconstrained + 0.5 * np.random.default_rng(0).standard_normal(fit.layout.size))
+    _, prediction = prior_and_prediction(heavy_model, fit.layout, fit.layout.split(z), fit.spreads, *data)
+    pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+    found = [float(part.log_likelihood(z, pointwise)) for part in batches.parts]
+    assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
+    assert np.std(found) > 1e-3
+    assert {id(batches.of_step(jax.random.key(1), step)[0]) for step in range(5, 10)} == set(map(id, batches.parts))
+
+
+def test_svi_in_batches_finds_the_same_posterior(linear_data):
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=2)
+    options = {"key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 200, "cycles": (2, 2)}
+    whole = fit_svi(linear_model, 0.2, y=linear_data, start=fit, **options)
+    parts = fit_svi(linear_model, 0.2, y=linear_data, start=fit, batches=4, **options)
+    draws = [one.draw(jax.random.key(1), 4000) for one in (whole, parts)]
+    for name in ("slope", "curve", "offset"):
+        mean, sd = zip(*((np.mean(d[name], axis=0), np.std(d[name], axis=0)) for d in draws), strict=True)
+        assert np.max(np.abs(mean[1] - mean[0]) / sd[0]) < 0.2
+        np.testing.assert_allclose(sd[1] / sd[0], 1, atol=0.15)
+    assert np.mean(parts.losses[-50:]) == pytest.approx(np.mean(whole.losses[-50:]), abs=1.0)
 
 
 def test_density_of_the_guide_at_a_draw_is_that_of_its_noise(linear_data):

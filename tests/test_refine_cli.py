@@ -19,6 +19,24 @@ from pendel.cli import app
 from pendel.compare import read_run
 from pendel.datasets import example
 
+CENTRED = """data_silicon
+_cell_length_a 5.43
+_cell_length_b 5.43
+_cell_length_c 5.43
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'F d -3 m :2'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_U_iso_or_equiv
+Si1 Si 0.125 0.125 0.125 0.006
+"""
+
 # Kinematic scattering with the sites a refinement expects: the whole flow in seconds.
 KINEMATIC = """
 import jax.numpy as jnp
@@ -199,6 +217,27 @@ def test_simulate_refuses_to_overwrite_its_input(inputs):
     assert code == 2
     assert "is an input" in message
     assert inputs[1].read_text() == before
+
+
+def test_the_other_hand_can_be_refined(inputs, tmp_path: Path):
+    code, message = run("invert", inputs[0], "--out", tmp_path / "left.cif")
+    assert code == 0, message
+    right, left = pendel.read_crystal(inputs[0]), pendel.read_crystal(tmp_path / "left.cif")
+    assert (right.spacegroup, left.spacegroup) == ("P 32 2 1", "P 31 2 1")
+    same = pendel.invert(left)
+    np.testing.assert_allclose(np.mod(same.fract - right.fract + 0.5, 1), 0.5, atol=2e-6)
+    np.testing.assert_allclose(left.u_aniso, right.u_aniso, atol=2e-6)
+    run("invert", tmp_path / "left.cif", "--out", tmp_path / "back.cif")
+    assert pendel.read_crystal(tmp_path / "back.cif").spacegroup == "P 32 2 1"
+
+
+def test_a_structure_with_inversion_centres_has_no_other_hand(tmp_path: Path):
+    centred = tmp_path / "centred.cif"
+    centred.write_text(CENTRED)
+    code, message = run("invert", centred, "--out", tmp_path / "out.cif")
+    assert code == 2
+    assert "which has inversion centres" in message
+    assert not (tmp_path / "out.cif").exists()
 
 
 def test_compare_needs_two_finished_runs(tmp_path: Path):

@@ -15,7 +15,7 @@ from pendel.io.cif import read_crystal
 from pendel.io.pets import read_pets
 from pendel.io.write_cif import write_refined_cif
 from pendel.io.write_ensemble import write_ensemble_cif
-from pendel.io.write_facts import SHAPES
+from pendel.io.write_facts import SHAPES, write_hand
 from pendel.io.write_reflection_loops import Calculated
 from pendel.report.diagnostics import agreement
 
@@ -266,26 +266,25 @@ def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment)
         "thickness_max_angstrom": 1010.0,
         "thickness_shape": "taper",
         "scalars": SCALARS,
-        "abs_structure_z_score": 7.314,
         "model": "/home/someone/my_model.py",
     }
     block = write(tmp_path / "refined.cif", quartz, [experiment], results=results)
     assert block.find_value("_refine_ls.sample_thickness") == "85.3(12)"
-    assert block.find_value("_refine_ls.abs_structure_z-score") == "7.31"
+    assert block.find_value("_refine_ls.abs_structure_z-score") is None
+    write_hand(tmp_path / "refined.cif", 7.314)
+    with_hand = gemmi.cif.read(str(tmp_path / "refined.cif")).sole_block()
+    assert with_hand.find_value("_refine_ls.abs_structure_z-score") == "7.31"
+    assert with_hand.find_value("_refine_ls.sample_thickness") == "85.3(12)"
     assert details(block, "_refine.diffraction_theory_details").endswith("; model my_model.py")
     shape = details(block, "_refine_ls.sample_shape_details")
     assert "from 61.0 to 101.0 nm" in shape
     assert "Typical k: 0.40(4)." in shape
     other = write(tmp_path / "refined.cif", monoclinic, [experiment], results=results | {"thickness_shape": "own"})
-    assert other.find_value("_refine_ls.abs_structure_z-score") is None  # centrosymmetric
     assert other.find_value("_refine_ls.sample_shape_expression") is None
     assert "Typical" not in details(other, "_refine_ls.sample_shape_details")
-    nothing = write(
-        tmp_path / "refined.cif", quartz, [experiment], results={"abs_structure_z_score": None, "wr2_pooled": np.nan}
-    )
-    assert not {"_refine_ls.sample_thickness", "_refine_ls.abs_structure_z-score", "_refine_ls_wR_factor_ref"} & {
-        item.pair[0] for item in nothing if item.pair
-    }
+    nothing = write(tmp_path / "refined.cif", quartz, [experiment], results={"n_scored": None, "wr2_pooled": np.nan})
+    names = {item.pair[0] for item in nothing if item.pair}
+    assert not {"_refine_ls.sample_thickness", "_refine_ls_number_reflns", "_refine_ls_wR_factor_ref"} & names
 
 
 @pytest.mark.parametrize("shape", ["wedge", "lens", "cylinder", "taper"])

@@ -11,11 +11,15 @@ from rich.console import Console
 
 from pendel.cli_data import data_app
 from pendel.cli_errors import plain_errors
-from pendel.compare import comparison, comparison_report, keep_comparison, read_run
+from pendel.compare import comparison, comparison_report, hands, keep_comparison, read_run
 from pendel.constants import InputError
 from pendel.converge import convergence, convergence_report, plan_settings
+from pendel.crystal import invert as other_hand
+from pendel.crystal import is_centrosymmetric
 from pendel.datasets import demo_rows, example
 from pendel.estimate import within_memory
+from pendel.io.cif import read_crystal
+from pendel.io.write_structure import write_structure_cif
 from pendel.plans import first_plans
 from pendel.problem import Settings, read_problem
 from pendel.processes import is_first, join_processes
@@ -143,7 +147,7 @@ def check(
     with plain_errors():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
-        Console().print(sanity_report(problem, plans))
+        Console().print(sanity_report(problem, plans, settings))
         plans = within_memory(problem.crystal, plans, settings.memory)
         if converge:
             for experiment, plan in zip(problem.experiments, plans, strict=True):
@@ -219,6 +223,25 @@ def difference(
 
 
 @app.command()
+def invert(
+    structure: Structure,
+    out: Annotated[Path, typer.Option(help="CIF of the other hand, to be refined in the same way")],
+) -> None:
+    """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
+    with plain_errors():
+        crystal = read_crystal(structure, hydrogen=True)
+        if is_centrosymmetric(crystal):
+            raise InputError(
+                found=f"{structure.name} in {crystal.spacegroup}, which has inversion centres",
+                expected="a structure with a hand",
+                do="nothing: it is its own inverse",
+            )
+        inverted = other_hand(crystal)
+        write_structure_cif(out, inverted)
+        Console().print(f"{crystal.spacegroup} -> {inverted.spacegroup}: {out}", highlight=False, markup=False)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs on the same measurements")],
 ) -> None:
@@ -234,7 +257,7 @@ def compare(
         Console().print(comparison_report(found))
         for run in read:
             try:
-                keep_comparison(run, found)
+                keep_comparison(run, found, hands(read))
             except (InputError, OSError) as error:  # an archive, or a folder of an older version
                 print(f"note: the report of {run.path} stays as it is: {error}", file=sys.stderr)
 

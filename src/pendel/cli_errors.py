@@ -24,7 +24,8 @@ def plain_errors(out: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        _stop(f"found {error.filename or 'a file'}: {error.strerror}; expected a writable place; do: change --out", 2)
+        what = f"{error.filename or 'a file'}: {error.strerror}"
+        _stop(f"found {what}; expected a writable place; do: choose another place", 2)
 
 
 def _stop(message: str, code: int) -> None:

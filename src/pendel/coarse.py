@@ -1,8 +1,8 @@
 """Coarse to fine: a large refinement begins on few frames with fewer beams, and hands over what it found.
 
-Where there are few frames, all of them are fitted, with fewer beams. Of many, a tenth tells what all frames share to a
-few standard deviations; then one scan with that structure starts every frame near its maximum, and the fit with all
-frames and all beams needs few of its costly steps.
+Where there are few frames, all of them are fitted, with fewer beams. Of many, ten to nineteen tell what all frames
+share to a few standard deviations; then one scan with that structure starts every frame near its maximum, and the fit
+with all frames and all beams needs few of its costly steps.
 """
 
 import dataclasses

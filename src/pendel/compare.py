@@ -18,6 +18,7 @@ from pendel.constants import InputError
 from pendel.crystal import Crystal, direct_matrix, invert
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
+from pendel.io.write_facts import write_hand
 from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 from pendel.report.page import write_page
 from pendel.run_folder import RunFolder
@@ -127,6 +128,11 @@ def hand(one: Run, other: Run) -> Hand | None:
     )
 
 
+def hands(runs: Sequence[Run]) -> list[Hand]:
+    """Every two runs of opposite hand."""
+    return [found for pair in itertools.combinations(runs, 2) if (found := hand(*pair))]
+
+
 def comparison(runs: Sequence[Run]) -> dict[str, list]:
     """Rows of text for the runs, best first, with differences to the best; and hands where two runs differ by it.
 
@@ -148,8 +154,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, list]:
         ]
         for run in ordered
     ]
-    hands = [_hand_line(found) for pair in itertools.combinations(ordered, 2) if (found := hand(*pair))]
-    return {"columns": list(COLUMNS), "rows": rows, "hands": hands}
+    return {"columns": list(COLUMNS), "rows": rows, "hands": [_hand_line(found) for found in hands(ordered)]}
 
 
 def comparison_report(found: dict[str, list]) -> RenderableType:
@@ -162,9 +167,12 @@ def comparison_report(found: dict[str, list]) -> RenderableType:
     return Group(table, *map(Text, found["hands"]))
 
 
-def keep_comparison(run: Run, found: dict[str, list]) -> None:
-    """Note a comparison in the record of a run and make its page again."""
+def keep_comparison(run: Run, found: dict[str, list], compared: Sequence[Hand] = ()) -> None:
+    """Note a comparison in the record of a run, its z of the hand in refined.cif, and make its page again."""
     RunFolder(run.path).update(comparison=found)
+    for pair in compared:
+        if run.path in (pair.first, pair.second):
+            write_hand(run.path / "refined.cif", pair.z if run.path == pair.first else -pair.z)
     write_page(run.path)
 
 

@@ -89,9 +89,9 @@ def make_crystal(
 ) -> Crystal:
     """A checked `Crystal` from sites of the asymmetric unit and the complete list of operations.
 
-    Sites within 0.02 Å of a symmetry element are moved onto it and tensors lose their forbidden part; notes say where
-    this changed something. Sites that share a position move and vibrate together. In polar groups the origin is held
-    by the mean position weighted with occupancy times atomic number.
+    Sites closer than 0.02 Å to an image of their own are moved onto the symmetry element and tensors lose their
+    forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
+    polar groups the origin is held by the mean position weighted with occupancy times atomic number.
 
     Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
     U_eq counts), occupancies in (0, 1].

@@ -157,24 +157,30 @@ def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Exper
         raise InputError(
             found=f"{experiment.name}: no frame with {minimum_observed} intensities above 3 sigma",
             expected="frames with observed reflections",
-            do="check the sigmas of the file, or lower the minimum",
+            do="check the sigmas of the file, and what --select and --frames leave",
         )
     dropped = np.asarray(experiment.frame_id)[~keep]
     note = f"{_named(dropped)} left out: fewer than {minimum_observed} intensities above 3 sigma"
     return dataclasses.replace(_keep_frames(experiment, keep), notes=(*experiment.notes, note))
 
 
-def split(experiment: Experiment, fraction: float, seed: int) -> Bool[Array, "reflections"]:
+def split(
+    experiment: Experiment, fraction: float, seed: int, *, hkl: Int[Array, "indices 3"] | None = None
+) -> Bool[Array, "reflections"]:
     """True where a measurement is used in the fit; False for those of a random `fraction` of the unique hkl.
 
     All measurements of one hkl are on the same side: frames repeat reflections, so single rows or whole frames would
     not be independent of the fit.
+
+    Args:
+        hkl: indices to draw from, those of all crystals of one structure; the experiment's own when not given.
     """
     if not 0.0 <= fraction < 1.0:
         raise InputError(found=f"hold-out fraction {fraction}", expected="0 <= fraction < 1", do="change --holdout")
-    indices, which = np.unique(experiment.hkl, axis=0, return_inverse=True)
-    left_out = np.random.default_rng(seed).permutation(len(indices))[: round(fraction * len(indices))]
-    return ~np.isin(which.reshape(-1), left_out)
+    indices = np.unique(experiment.hkl if hkl is None else hkl, axis=0)
+    drawn = np.random.default_rng(seed).permutation(len(indices))[: round(fraction * len(indices))]
+    left_out = {tuple(row) for row in indices[drawn].tolist()}
+    return np.array([tuple(row) not in left_out for row in np.asarray(experiment.hkl).tolist()], dtype=bool)
 
 
 def relative_excitation(experiment: Experiment) -> Float[Array, "reflections"]:

@@ -55,6 +55,11 @@ def thickness_shape(model: Callable) -> str | None:
     return parameter.default if parameter else None
 
 
+def model_story(name_or_path: str) -> str:
+    """What a model says of itself: the docstring of its file, with the priors; empty without one."""
+    return inspect.cleandoc(_module(name_or_path).__doc__ or "")
+
+
 def model_file(name_or_path: str) -> Path:
     """The source file of a model, e.g. to record its hash."""
     return Path(str(_module(name_or_path).__file__))

@@ -82,7 +82,8 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
         notes += [note for note in experiment.notes if note not in notes]
     used = None
     if settings.holdout > 0:
-        used = tuple(split(experiment, settings.holdout, settings.seed) for experiment in chosen)
+        hkl = np.concatenate([experiment.hkl for experiment in chosen])
+        used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
     return Problem(
         crystal=with_cell(crystal, rows[0].cell),
         experiments=tuple(chosen),
@@ -143,7 +144,7 @@ def parse_frames(text: str) -> slice:
 
 
 def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, float]) -> Crystal:
-    """The crystal in another cell: same fractional coordinates and U_ij, so that all of pendel uses one cell."""
+    """The crystal in another cell, that of the first data file: same fractional coordinates and U_ij."""
     if np.allclose(crystal.cell, cell, rtol=1e-9):
         return crystal
     return make_crystal(

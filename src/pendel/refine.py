@@ -27,7 +27,7 @@ from pendel.fitting import (
     scan_start,
     write_result,
 )
-from pendel.load_model import load_model, model_file, with_thickness
+from pendel.load_model import load_model, model_file, model_story, with_thickness
 from pendel.outputs import Refined, Summary
 from pendel.plans import describe_plans, final_plans, first_plans
 from pendel.problem import Settings, read_problem
@@ -67,10 +67,10 @@ def refine(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI; every stage leaves its results.
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains.
 
-    The folder `out` may be new, empty, or that of the same run (same inputs, settings and code), which is resumed after
-    its last completed stage. Interrupting leaves the last completed stage readable.
+    Every stage leaves its results. The folder `out` may be new, empty, or that of the same run (same inputs, settings
+    and code), which goes on where it stopped: after its last completed stage, or within SVI and chains.
 
     Args:
         structure: CIF of the start structure.
@@ -125,7 +125,8 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
     plans = final_plans(run.problem, run.settings, start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
-    run.folder.update(derived={**derived, **describe_plans(plans)}, devices=describe_devices())
+    derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
+    run.folder.update(derived=derived, devices=describe_devices())
     plans = tuple(map(shard_plan, plans))
     args = (run.problem.crystal, run.datasets(plans))
     fit = _resumed(

@@ -25,7 +25,7 @@ OUTPUTS = (
     *(DIFFERENCE_MAP, DIFFERENCE_DATA, RECORD),
 )
 STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
-LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "gemmi", "arviz", "numpy", "scipy")
+LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "blackjax", "optax", "gemmi", "arviz", "numpy", "scipy")
 
 type Key = dict[str, Any]
 type Stage = dict[str, Array]
@@ -214,10 +214,10 @@ def file_hash(path: Path) -> str:
 
 
 def code_hash() -> str:
-    """SHA-256 over pendel's own source and data files: the version of the code as it is, edited or not."""
+    """SHA-256 over pendel's own sources and tables: the version of the code as it is, edited or not."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *(package / "data").glob("*.json")]):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.cc"), *(package / "data").glob("*.json")]):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -260,5 +260,5 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(
         found=f"{path} cannot be written ({error.strerror or error})",
         expected="a writable folder with free space",
-        do="choose another --out or make room; the same command resumes after the last completed stage",
+        do="choose another place or make room; the same command goes on where this one stopped",
     )

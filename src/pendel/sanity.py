@@ -10,13 +10,13 @@ from rich.text import Text
 from pendel.constants import energy_ev
 from pendel.estimate import Cost, estimate
 from pendel.experiment import Experiment, is_observed, select, unique
-from pendel.problem import Problem
+from pendel.problem import Problem, Settings
 from pendel.simulate import Plan
 
 THICKNESS = 1000.0  # Å, at which steps and time are estimated
 
 
-def sanity_report(problem: Problem, plans: Sequence[Plan]) -> RenderableType:
+def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings) -> RenderableType:
     """Notes of the readers, counts of measurements, and the cost of a fit, for every data set."""
     crystal = problem.crystal
     free = f"{len(crystal.position_basis)} free coordinates, {len(crystal.adp_basis)} free displacement components"
@@ -24,18 +24,18 @@ def sanity_report(problem: Problem, plans: Sequence[Plan]) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
     for rows, own, plan in zip(problem.rows, problem.experiments, plans, strict=True):
         cost = estimate(crystal, plan, THICKNESS)
-        parts += [_counts(rows, own), _beams(plan, cost), _price(cost)]
+        parts += [_counts(rows, own, settings), _beams(plan, cost), _price(cost)]
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
 
-def _counts(rows: Experiment, own: Experiment) -> RenderableType:
+def _counts(rows: Experiment, own: Experiment, settings: Settings) -> RenderableType:
     kilovolts = energy_ev(rows.wavelength) / 1e3
     table = Table(title=f"{rows.name}: {rows.geometry}, {kilovolts:.1f} kV, {rows.wavelength:.6f} Å")
     for column in ("measurements", "frames", "observed", "all"):
         table.add_column(column, justify="left" if column == "measurements" else "right")
-    sets = {"rows of the file": rows, "unique": unique(rows), "nearest": select(rows), "klar": select(rows, "klar")}
-    sets["this run"] = own
+    klar = select(rows, "klar", rsg=settings.rsg, dsg=settings.dsg)
+    sets = {"rows of the file": rows, "unique": unique(rows), "nearest": select(rows), "klar": klar, "this run": own}
     for name, part in sets.items():
         frames = len(np.unique(part.frame_index))
         table.add_row(name, str(frames), str(int(is_observed(part).sum())), str(len(part.intensity)))

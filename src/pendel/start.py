@@ -2,8 +2,8 @@
 
 A table of intensities on a grid of thicknesses costs little more than one thickness, because every node shares the
 Chebyshev states. Each frame's misfit is found for every (tilt, thickness, taper), first for a few frames and all
-thicknesses: the distinct minima of their summed misfit are the basins. Then for all frames and the thicknesses
-of the basins: a profile along the goniometer angle follows by dynamic programming.
+thicknesses: the lowest places of their summed misfit, apart in thickness or taper, are the basins. Then for all frames
+and the thicknesses of the basins: a profile along the goniometer angle follows by dynamic programming.
 """
 
 import dataclasses
@@ -42,7 +42,8 @@ class Start:
     """Start values of the frame parameters, one set per thickness basin, the best basin first.
 
     `values`: sites log_scale, tilt [deg], log_thickness, log_taper and their means, with the data set's suffix;
-    `basins`: (median thickness [Å], misfit) of each set; `landscape`: (thicknesses [Å], misfit of the best taper).
+    `basins`: (median over frames of the largest thickness T [Å], misfit) of each set; `landscape`: (thicknesses [Å],
+    misfit of the best taper).
     """
 
     values: tuple[dict[str, Array], ...]
@@ -62,7 +63,7 @@ def find_start(
     Args:
         crystal: start structure.
         datasets: (experiment, plan) pairs; the plan's `thickness_max` [Å] ends the scan.
-        thickness_min: where the scan starts [Å].
+        thickness_min: below where the scan starts [Å]: it runs from 1.2 times this to 0.9 times `thickness_max`.
     """
     sets, landscapes = [], []
     for number, (experiment, plan) in enumerate(datasets):

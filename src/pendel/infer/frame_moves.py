@@ -18,6 +18,7 @@ from pendel.constants import Array
 from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.layout import Layout
 from pendel.infer.normal_matrix import compressed_jacobian, frame_columns
+from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
 from pendel.infer.prune import pruned
 
 LEAST_GAIN = 0.2  # in log density, for a frame to move
@@ -41,7 +42,7 @@ class FrameScores:
 
 def frame_scores(model: Callable, layout: Layout, fixed: Mapping[str, Array], data: tuple) -> FrameScores:
     """Functions for arguments shaped like `fixed` (spreads) and `data` (the model's args and kwargs)."""
-    columns, owner, frame = frame_columns(layout), _owner(layout), _frame_of_observations(layout)
+    columns, owner, frame = frame_columns(layout), frame_of_elements(layout), frame_of_observations(layout)
     of_frames = [site.name for site in layout.sites if site.plate is not None]
 
     def log_prior(z, fixed, data):
@@ -66,7 +67,7 @@ def frame_scores(model: Callable, layout: Layout, fixed: Mapping[str, Array], da
         jacobian = compressed_jacobian(layout, predict, {name: values[name] for name in of_frames})[layout.globals :]
         information = fisher_information(prediction.parameters) * prediction.used
         moved = jnp.where(owner >= 0, z - anchor, 0.0)
-        total = jnp.zeros(_count(layout)).at[frame].add(likelihood)
+        total = jnp.zeros(frame_count(layout)).at[frame].add(likelihood)
         total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
         gradient = (prior[0] + prior[1] * moved).at[columns].add(jnp.einsum("am,pam->pm", slope, jacobian))
         blocks = jnp.einsum("abm,pbm,qam->pqm", information, jacobian, jacobian)
@@ -99,7 +100,7 @@ def moved_frames(
 
     def climb(start):
         def score(trial, moving):
-            return scores.score(trial, z, prior, fixed, _working_on(data, scores.layout, moving))
+            return scores.score(trial, z, prior, fixed, working_on(data, scores.layout, moving))
 
         return _scoring(scores.layout, start, score, steps)
 
@@ -111,7 +112,7 @@ def moved_frames(
         shifted = {site: values[site] + change for site, change in move.items() if site in values}
         trial, found = climb(scores.layout.join({**values, **shifted}))
         better = found > record + LEAST_GAIN
-        best = jnp.where(_by_element(scores.layout, better), trial, best)
+        best = jnp.where(by_element(scores.layout, better), trial, best)
         record = np.where(better, found, record)
         tell(number + 2, float(np.sum(record)))
     return best
@@ -122,7 +123,7 @@ def _scoring(layout: Layout, z, score, steps):
 
     score: (z, frames that still move) -> log densities, gradient and matrix; those of settled frames are not used.
     """
-    moving = np.ones(_count(layout), dtype=bool)
+    moving = np.ones(frame_count(layout), dtype=bool)
     total, gradient, matrix = map(np.asarray, score(z, moving))
     total = np.nan_to_num(total, nan=-np.inf)
     damping = np.full(len(total), DAMPING)
@@ -132,9 +133,9 @@ def _scoring(layout: Layout, z, score, steps):
         new_total, new_gradient, new_matrix = map(np.asarray, score(trial, moving))
         new_total = np.nan_to_num(new_total, nan=-np.inf)
         better = moving & (new_total > total)
-        promised = np.bincount(_owner(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
+        promised = np.bincount(frame_of_elements(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
         moving &= np.where(better, new_total - total, promised) > SETTLED
-        element = _by_element(layout, better)
+        element = by_element(layout, better)
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)
         gradient = np.where(element, new_gradient, gradient)
@@ -143,20 +144,6 @@ def _scoring(layout: Layout, z, score, steps):
         if not np.any(moving):
             break
     return z, total
-
-
-def _working_on(data: Any, layout: Layout, frames: np.ndarray) -> Any:
-    """Arguments that can leave frames out are told which ones matter, where plates are named after data sets."""
-    sizes = [count for _, count, _ in layout.plates.values()]
-    usual = [f"frames_{number + 1}" if number else "frames" for number in range(len(sizes))]
-    if not sizes or list(layout.plates) != usual:
-        return data
-    parts = iter(np.split(frames, np.cumsum(sizes)[:-1]))
-
-    def told(leaf):
-        return leaf.with_wanted(next(parts)) if hasattr(leaf, "with_wanted") else leaf
-
-    return jax.tree.map(told, data, is_leaf=lambda leaf: hasattr(leaf, "with_wanted"))
 
 
 def _step(layout: Layout, gradient, matrix, damping):
@@ -173,27 +160,3 @@ def _step(layout: Layout, gradient, matrix, damping):
         step[place] = solved / scale
         first += frames
     return step
-
-
-def _count(layout: Layout) -> int:
-    return sum(frames for _, frames, _ in layout.plates.values())
-
-
-def _owner(layout: Layout) -> np.ndarray:
-    """The frame of every element of z, counted over all plates; -1 for globals."""
-    owner, first = np.full(layout.size, -1), 0
-    for offset, frames, width in layout.plates.values():
-        owner[offset : offset + frames * width] = first + np.repeat(np.arange(frames), width)
-        first += frames
-    return owner
-
-
-def _frame_of_observations(layout: Layout) -> np.ndarray:
-    first = np.cumsum([0, *(frames for _, frames, _ in layout.plates.values())])
-    start = dict(zip(layout.plates, first, strict=False))
-    return np.concatenate([start[plate] + frame for _, plate, frame in layout.observations])
-
-
-def _by_element(layout: Layout, chosen: np.ndarray) -> np.ndarray:
-    owner = _owner(layout)
-    return np.where(owner >= 0, chosen[owner], False)

@@ -1,6 +1,6 @@
 r"""The variational guide: Laplace's shape for the crystal, a neural network for the profile along the goniometer angle.
 
-With globals z_g, the profile x_f of frame f (thickness and its width) and the nuisance parameters y_f of the frame
+With globals z_g, the profile x_f of frame f (thickness and its taper) and the nuisance parameters y_f of the frame
 (scale, tilt), every factor is normal:
 
     spreads        log s   = log s_0 + r (d + exp(e) eps)

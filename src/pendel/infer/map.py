@@ -28,7 +28,8 @@ class MapFit:
     """A maximum of the posterior density and the Laplace approximation around it.
 
     `values`: constrained value of every latent site, the spreads included; `unconstrained`: the vector z [n] of
-    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n]; `potential`: negative log density.
+    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n], above LARGEST globals of its diagonal only;
+    `potential`: negative log density.
     """
 
     values: dict[str, Array]
@@ -75,8 +76,8 @@ def fit_map(
         metric: for a near start, a cheaper problem's in the place of that matrix, as `climb_frames` gives it.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved, and the credit of the errors.
-        tolerance: converged when a Newton step promises less gain in log density. Above `CONVERGED` the last round is
-            one pass of L-BFGS, whose end others take up.
+        tolerance: converged when a pass of L-BFGS gained less log density than this, or a Newton step from its end
+            promises less than ten times as much. Above `CONVERGED` the last round is one pass, which others go on from.
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
@@ -96,7 +97,7 @@ def fit_map(
     if not np.isfinite(best.potential):
         raise FloatingPointError(
             "found a log density that is not finite; expected finite intensities at the start; "
-            "do: start from a smaller thickness or make the plan with a larger thickness_max"
+            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
         )
     steps = best.steps
     for number in range(1, rounds + 1):

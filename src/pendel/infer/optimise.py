@@ -22,7 +22,7 @@ from pendel.infer.frame_moves import STEPS, moved_frames
 from pendel.infer.objective import Held, Objective
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
-CONVERGED = 0.1  # predicted gain of a step in log density
+CONVERGED = 0.1  # gain of a pass in log density
 DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 SETTLING = 6  # of frames that have been near their maximum with other beams or globals

@@ -12,13 +12,14 @@ import numpy as np
 import optax
 from arviz_stats.base.array import array_stats
 from jaxtyping import Float
-from numpyro.infer import Trace_ELBO
 
 from pendel.constants import Array
+from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.guide import NeuralGuide, neural_guide
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
+from pendel.infer.minibatch import Batch, frame_batches
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 from pendel.infer.optimise import Progress
@@ -53,6 +54,7 @@ def fit_svi(
     angles: Mapping[str, Array] | None = None,
     steps: int = STEPS,
     cycles: tuple[int, int] = CYCLES,
+    batches: int = 1,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     **kwargs: Any,
@@ -66,6 +68,7 @@ def fit_svi(
         angles: goniometer angle [deg] of the frames of every plate; the frame number when not given.
         steps: gradient steps of a cycle, one draw of the guide each.
         cycles: how many at least and at most.
+        batches: of frames, one of which is simulated in a step; see `pendel.infer.minibatch`.
         keeper: holds the state of an unfinished fit, which is continued exactly.
         progress: called as progress(stage, step, total, info) after every step.
 
@@ -78,11 +81,17 @@ def fit_svi(
     first, second = jax.random.split(key)
     guide = neural_guide(start, full, angles, first)
     optimiser, update = kept(
-        f"svi in {steps} steps", partial(_updates, model, guide, steps), model, full, data, guide.arrays()
+        f"svi in {steps} steps, {batches} batches",
+        partial(_updates, model, guide, steps),
+        model,
+        full,
+        data,
+        guide.arrays(),
     )
     average = parameters = jax.tree.map(jnp.asarray, guide.start)
     state = optimiser.init(parameters)
     structure = jax.tree.structure((parameters, state, average))
+    parts = frame_batches(model, data, start, batches) if batches > 1 else None
     arrays = guide.arrays()
     losses: list[float] = []
     began, first_averaged = time.monotonic(), int((1 - AVERAGED) * steps)
@@ -92,7 +101,8 @@ def fit_svi(
         losses = [float(loss) for loss in unfinished["losses"]]
     while not _is_settled(losses, steps, cycles):
         step = len(losses)
-        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, data)
+        part, some = parts.of_step(second, step) if parts is not None else (None, data)
+        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, some, part)
         losses.append(float(loss))
         counted = max(step % steps - first_averaged, 0) + 1
         average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023
@@ -104,7 +114,7 @@ def fit_svi(
     if not np.all(np.isfinite(losses[-max(1, steps // 2) :])):
         raise FloatingPointError(
             "found an evidence bound that is not finite; expected finite intensities for draws of the guide; "
-            "do: make the plan with a larger thickness_max"
+            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
         )
     return SviFit(guide, average, np.array(losses))
 
@@ -136,19 +146,30 @@ def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[flo
 
 
 def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.GradientTransformation, Callable]:
-    """The optimiser, and one compiled step: (parameters, state, key, arrays of the guide, data) -> both new, loss.
+    """The optimiser, and one compiled step: (parameters, state, key, guide's arrays, data, batch) -> both new, loss.
 
-    A step whose loss or gradient is not finite leaves everything as it is.
+    The loss is minus the evidence bound of one draw. The guide's density holds its parameters, so that only the path of
+    the draw has a gradient: it has no noise where the guide is the posterior, and the optimiser does not narrow the
+    guide. A step whose loss or gradient is not finite leaves everything as it is.
+
+    Source: Roeder, Wu & Duvenaud, NeurIPS 30 (2017).
     """
     cycle = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
     optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(lambda count: cycle(jnp.mod(count, steps))))
-    bound = Trace_ELBO()
+    number = guide.layout.size + len(guide.log_spreads)
 
     @jax.jit
-    def update(parameters, state, key, arrays, data):
+    def update(parameters, state, key, arrays, data, batch: Batch | None = None):
+        own, noise = guide.with_arrays(arrays), jax.random.normal(key, (number,))
+
         def loss(parameters):
-            named = {f"guide_{name}": value for name, value in parameters.items()}
-            return bound.loss(key, named, model, guide.with_arrays(arrays), *data[0], **data[1])
+            z, spreads = own.transform(parameters, noise)
+            log_guide = own.log_density(jax.lax.stop_gradient(parameters), z, spreads)
+            values = {**own.layout.split(z), **own.unravel_spreads(spreads)}
+            log_prior, prediction = prior_and_prediction(model, own.full, values, {}, *data)
+            pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+            log_likelihood = jnp.sum(pointwise) if batch is None else batch.log_likelihood(z, pointwise)
+            return log_guide - log_prior - log_likelihood
 
         value, slope = jax.value_and_grad(loss)(parameters)
         change, new = optimiser.update(slope, state, parameters)

@@ -111,7 +111,7 @@ def _structure_block(document: gemmi.cif.Document, path: Path, name: str | None)
         raise InputError(
             found=f"{len(candidates)} structures in {path.name}",
             expected="one structure",
-            do=f"choose the block: {names}",
+            do=f"leave one of {names} in the file, or name it: read_crystal(path, block=...)",
         )
     return candidates[0]
 

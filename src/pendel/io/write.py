@@ -40,7 +40,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(
             found=f"{target}, which cannot be written ({reason})",
             expected="an existing, writable folder with free space",
-            do="choose another --out or make room",
+            do="choose another place or make room",
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from pendel.cell import volume
 from pendel.constants import Array
-from pendel.crystal import Crystal, is_centrosymmetric
+from pendel.crystal import Crystal
 from pendel.experiment import Experiment
 from pendel.io.write import set_item, write_text
 from pendel.io.write_facts import add_measurement, add_results
@@ -52,7 +52,7 @@ def write_refined_cif(
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
-    add_results(block, results, centrosymmetric=is_centrosymmetric(crystal))
+    add_results(block, results)
     add_structure(
         block,
         crystal,

@@ -1,5 +1,6 @@
 """Facts of measurement and refinement as single items of a CIF block."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import gemmi
 import numpy as np
 
 from pendel.experiment import Experiment
-from pendel.io.write import format_su, set_item
+from pendel.io.write import format_su, set_item, write_text
 
 SHAPES = {
     "single": "F(tau) = 0 for tau < 1, F(1) = 1",
@@ -23,6 +24,7 @@ _RESULT_ITEMS = {
     "n_observed": "_refine_ls_number_reflns_gt",
     "n_parameters": "_refine_ls_number_parameters",
 }  # keys of the run's summary and the data names they are written under
+Z_SCORE = "_refine_ls.abs_structure_z-score"
 
 
 def add_measurement(block: gemmi.cif.Block, experiments: Sequence[Experiment]) -> None:
@@ -50,13 +52,22 @@ def distinct_wavelengths(experiments: Sequence[Experiment]) -> list[float]:
     return sorted({experiment.wavelength for experiment in experiments})
 
 
-def add_results(block: gemmi.cif.Block, results: Mapping[str, object], *, centrosymmetric: bool = False) -> None:
+def write_hand(path: str | os.PathLike[str], z_score: float) -> None:
+    """Put the z-score of the hand into a refined structure that is already written.
+
+    Raises InputError when the file cannot be written.
+    """
+    document = gemmi.cif.read(os.fspath(path))
+    set_item(document.sole_block(), Z_SCORE, f"{z_score:.2f}")
+    write_text(path, document.as_string())
+
+
+def add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
     """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
 
     Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
-    dictionary), thickness_shape (a key of SHAPES); abs_structure_z_score (has no meaning in a centrosymmetric crystal
-    and is left out there); scalars: name -> {mean, sd} of the sites a, b, nu or error and log_taper_mean; r_obs_pooled,
-    wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count as missing.
+    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error and
+    log_taper_mean; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count as missing.
     """
     theory = str(results.get("theory", "dynamical"))
     set_item(block, "_refine.diffraction_theory", theory)
@@ -65,9 +76,6 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object], *, centro
     made_by = [f"{key} {Path(str(results[key])).name}" for key in ("model", "stage") if key in results]  # no folders
     set_item(block, "_refine.diffraction_theory_details", "; ".join([program, *made_by]))
     _add_sample(block, results)
-    z_score = _number(results, "abs_structure_z_score")
-    if z_score is not None and not centrosymmetric:
-        set_item(block, "_refine_ls.abs_structure_z-score", f"{z_score:.2f}")
     set_item(block, "_reflns_threshold_expression", "I>3u(I)")
     for key, tag in _RESULT_ITEMS.items():
         value = _number(results, key)

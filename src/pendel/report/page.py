@@ -50,6 +50,7 @@ def page(run: RunFiles) -> str:
             "title": f"{_name(run)}: {run.summary['model']}, {run.summary['stage']}",
             "verdicts": verdicts(run),
             "card": dict(run_card(run)),
+            "story": run.record.get("derived", {}).get("model_story"),
             "structure": with_captions("structure", _structure(run)),
             "chains": run.summary["stage"] in CHAINS,
             "coordinates": structure_tables.coordinate_rows(run),
@@ -80,7 +81,7 @@ def with_captions(section: str, drawn: Iterator[tuple[str, Figure]]) -> list[dic
 
 
 def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Tables of what was run: inputs, measurements, settings, priors, versions and times."""
+    """Tables of what was run: inputs, measurements, settings, simulation, versions and times."""
     record, summary = run.record, run.summary
     yield (
         "inputs",
@@ -107,11 +108,8 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         else:
             settings.append((name, "default of the model or the data" if value is None else str(value)))
     yield "settings", settings
-    beams = ", ".join(
-        f"{g['segments']} × {g['beams']} ({g['propagator']})" for g in derived.get("plan", {}).get("groups", [])
-    )
-    numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in plan.items()]
-    yield "simulation", [("segments × beams", beams), *numbers]
+    for name in (name for name in derived if name.startswith("plan")):
+        yield f"simulation{name.removeprefix('plan').replace('_', ' of crystal ')}", _simulation(derived[name])
     yield "notes of the readers", [(str(number + 1), note) for number, note in enumerate(derived.get("notes", []))]
     versions = [(name, str(value)) for name, value in record["versions"].items()]
     yield "versions", [*versions, ("code SHA-256", record["code_sha256"][:16] + "…"), ("seed", str(record["seed"]))]
@@ -120,6 +118,13 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     ]
     total = f"{summary['elapsed_s']:.0f} s, {summary['compile_s']:.0f} s of it compiling"
     yield "times", [*times, ("all", total), ("devices", str(record.get("devices", "not recorded")))]
+
+
+def _simulation(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    beams = ", ".join(f"{g['segments']} × {g['beams']} ({g['propagator']})" for g in plan.get("groups", []))
+    rest = {name: value for name, value in plan.items() if name != "groups"}
+    numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rest.items()]
+    return [("segments × beams", beams), *numbers]
 
 
 def _name(run: RunFiles) -> str:

@@ -55,7 +55,11 @@ def _agreement(run: RunFiles) -> Iterator[Verdict]:
 def _convergence(run: RunFiles) -> Iterator[Verdict]:
     summary, stage = run.summary, run.summary["stage"]
     if not summary.get("converged", True):
-        yield Verdict(FAIL, f"the maximum was not reached: {summary['map_message']}", "repeat, or use another start")
+        yield Verdict(
+            FAIL,
+            f"the maximum was not reached: {summary['map_message']}",
+            "start from another structure, or change --frames, --tilts or the beams",
+        )
     if stage == "map":
         yield Verdict(
             WARN,
@@ -76,14 +80,15 @@ def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
     gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
     if gain is not None and error is not None:
         settled = stands_still(gain, error)
-        text = f"evidence bound: {gain:.1f} +/- {error:.1f} nats gained in the last cycle (good below {SETTLED:g})"
+        gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
+        text = f"evidence bound: {gained} (good below {SETTLED:g} or two standard errors)"
         yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
 
 
 def _chains(run: RunFiles) -> Iterator[Verdict]:
     summary = run.summary
     worst, ess = summary["max_r_hat"], summary["min_ess_bulk"]
-    longer = "repeat with another --seed or longer chains; look at traces and ranks"
+    longer = "look at traces and ranks; repeat with another --seed, or with more draws (pendel.sample_nuts in Python)"
     text = f"largest R-hat {worst:.3f} ({summary['max_r_hat_of']}; good below 1.01)"
     yield Verdict(PASS if worst < 1.01 else FAIL, text, "" if worst < 1.01 else longer)
     text = f"smallest bulk ESS {ess:.0f} ({summary['min_ess_bulk_of']}; good from 400)"
@@ -161,7 +166,7 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
         yield Verdict(
             WARN,
             f"{run.crystal.spacegroup} has a hand, and one run cannot say whether it is this one",
-            "refine the inverted structure, too, and use `pendel compare`",
+            "refine the other hand (`pendel invert` writes it), too, and use `pendel compare`",
         )
 
 

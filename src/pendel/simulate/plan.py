@@ -152,22 +152,24 @@ def default_tilts(experiment: Experiment, thickness: float) -> int:
     Args:
         thickness: largest thickness of the distribution [Å].
     """
-    return int(np.clip(np.ceil(fringes_per_tilt(experiment, thickness, 2) / FRINGES) + 1, 7, 200))
+    ends = 1 if experiment.geometry == "rotation" else 0
+    return int(np.clip(np.ceil(fringes_per_tilt(experiment, thickness, 1 + ends) / FRINGES) + ends, 7, 200))
 
 
 def fringes_per_tilt(experiment: Experiment, thickness: float, tilts: int) -> float:
-    """Change of S t of the outermost measured reflection from one tilt to the next [cycles].
+    """Largest change of S t of the outermost measured reflection from one tilt to the next [cycles].
 
     Along S an intensity is a sum of fringes cos(2 pi S u) with u up to the largest thickness t, longer ones for coupled
     beams: its mean over equal steps of less than 1 / t is that of the curve. With larger ones it depends on where the
     tilts fall, and the posterior has a comb of maxima along the frame's tilt. A distribution of thickness below t has
-    no shorter fringes.
+    no shorter fringes. A rotation passes twice the semi-angle with a tilt at either end, a precession cone 2 pi times.
 
     Args:
         thickness: largest thickness of the distribution [Å].
     """
     semi = np.deg2rad(float(np.max(experiment.semi_angle)))
-    return 2 * semi * experiment.dstar_max * thickness / max(tilts - 1, 1)
+    step = 2 * semi / max(tilts - 1, 1) if experiment.geometry == "rotation" else 2 * np.pi * semi / tilts
+    return step * experiment.dstar_max * thickness
 
 
 def _first_of_same(experiment: Experiment) -> Int[np.ndarray, " measurements"]:
