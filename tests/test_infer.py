@@ -152,12 +152,6 @@ def test_a_near_start_needs_one_matrix(linear_data, monkeypatch):
     assert len(made) == 1
     assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
     np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
-    cheaper = optimise.Metric(1.5 * np.linalg.inv(covariance), np.zeros(len(mean)))
-    start = {"slope": jnp.asarray(mean[0] + 0.5)}
-    again = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, near=True, metric=cheaper, start=start)
-    assert len(made) == 2  # at the end
-    assert np.max(np.abs(again.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
-    np.testing.assert_allclose(again.covariance, covariance, rtol=1e-8, atol=1e-12)
 
 
 def test_laplace_draws_have_the_covariance_of_the_fit(linear_data):
@@ -315,30 +309,21 @@ def test_svi_goes_on_until_a_cycle_gains_little(linear_data):
     assert lengths[1] > 120
 
 
-@pytest.mark.parametrize("count", [3, 5])
-def test_batches_of_a_normal_likelihood_tell_all_of_it(linear_data, count):
-    data = ((0.2,), {"y": linear_data})
-    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0, tolerance=1e-9)
-    batches = frame_batches(linear_model, data, fit, count)
-    z = jnp.asarray(fit.unconstrained + np.random.default_rng(0).standard_normal(fit.layout.size))
-    _, prediction = prior_and_prediction(linear_model, fit.layout, fit.layout.split(z), fit.spreads, *data)
-    pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
-    for part in batches.parts:
-        hidden = jnp.where(part.observations, pointwise, jnp.nan)  # what was not simulated
-        assert float(part.log_likelihood(z, hidden)) == pytest.approx(float(pointwise.sum()), abs=1e-4)
-
-
-def test_the_mean_over_batches_is_the_log_likelihood():
-    data = ((), {"y": jnp.asarray(1.5 + X)})
-    fit = fit_map(heavy_model, y=data[1]["y"])
-    batches = frame_batches(heavy_model, data, fit, 5)
-    z = jnp.asarray(fit.unconstrained + 0.5 * np.random.default_rng(0).standard_normal(fit.layout.size))
-    _, prediction = prior_and_prediction(heavy_model, fit.layout, fit.layout.split(z), fit.spreads, *data)
-    pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
-    found = [float(part.log_likelihood(z, pointwise)) for part in batches.parts]
-    assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
-    assert np.std(found) > 1e-3
-    assert {id(batches.of_step(jax.random.key(1), step)[0]) for step in range(5, 10)} == set(map(id, batches.parts))
+def test_batches_tell_the_likelihood_of_all_frames(linear_data):
+    """Exact on average; for a normal likelihood up to what the globals' information differs between batches."""
+    for model, data in ((linear_model, ((0.2,), {"y": linear_data})), (heavy_model, ((), {"y": jnp.asarray(1.5 + X)}))):
+        fit = fit_map(model, *data[0], **data[1])
+        batches = frame_batches(model, data, fit, 4)
+        noise = np.random.default_rng(0).standard_normal(fit.layout.size)
+        z = jnp.asarray(fit.unconstrained + np.linalg.cholesky(fit.covariance) @ noise)
+        _, prediction = prior_and_prediction(model, fit.layout, fit.layout.split(z), fit.spreads, *data)
+        pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+        hidden = [jnp.where(part.observations, pointwise, jnp.nan) for part in batches.parts]  # what is not simulated
+        found = [float(part.log_likelihood(z, seen)) for part, seen in zip(batches.parts, hidden, strict=True)]
+        assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
+        naive = [4 * float(jnp.sum(jnp.where(part.observations, pointwise, 0.0))) for part in batches.parts]
+        assert np.std(found) < (0.02 if model is linear_model else 0.5) * np.std(naive)
+    assert {id(batches.of_step(jax.random.key(1), step)[0]) for step in range(4, 8)} == set(map(id, batches.parts))
 
 
 def test_svi_in_batches_finds_the_same_posterior(linear_data):
@@ -434,9 +419,8 @@ def test_frames_leave_a_worse_maximum_by_moves():
     assert np.max(np.abs(stuck.values["phase"])) > 0.5
     np.testing.assert_allclose(free.values["phase"], 0.0, atol=0.02)
     assert free.potential < stuck.potential
-    climbed, metric = climb_frames(model, y=y, start={"phase": np.array([0.2, -0.2, 0.1, 0.0])})
+    climbed = climb_frames(model, y=y, start={"phase": np.array([0.2, -0.2, 0.1, 0.0])})
     np.testing.assert_allclose(climbed["phase"], 0.0, atol=0.02)
-    assert np.all(np.linalg.eigvalsh(metric.matrix) > 0)
 
 
 def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():

@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from pendel.coarse import Coarse, fitted_crystal, fitted_values, handed_over
+from pendel.coarse import WORTH, Coarse, fitted_crystal, fitted_values, handed_over
 from pendel.constants import Array
-from pendel.estimate import affordable_draws, within_memory
+from pendel.estimate import affordable_draws, operations, within_memory
 from pendel.evaluate import suffix
 from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.layout import fixed_values, inspect_model
-from pendel.infer.map import ROUGH, MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.optimise import CONVERGED
-from pendel.infer.svi import bound_gain, fit_svi, pareto_k
+from pendel.infer.optimise import CONVERGED, ROUGH
+from pendel.infer.svi import STEPS, bound_gain, fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
 from pendel.problem import Problem, Settings
@@ -29,6 +29,7 @@ from pendel.start import find_start, tilt_moves
 
 ROUNDS = 3  # of a fit that begins at a scan
 K_DRAWS = 200  # of the guide, for its Pareto k
+BATCHES, SHORT_CYCLE = 8, 100  # of SVI where one simulation is costly
 SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -96,8 +97,8 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
     values, spreads = _site_values(run, args, start)
     observations = run.observations()
-    found, metric = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
-    return dataclasses.replace(start, values={**start.values, **found}, metric=metric)
+    found = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
+    return dataclasses.replace(start, values={**start.values, **found})
 
 
 def fit_structure(
@@ -115,7 +116,6 @@ def fit_structure(
         spreads=spreads,
         moves=tilt_moves(args[1])[:rounds],
         near=rounds == 0,
-        metric=start.metric,
         spread_rounds=rounds,
         tolerance=tolerance,
         progress=run.progress,
@@ -137,21 +137,28 @@ def _site_values(run: Run, args: tuple, start: Chosen) -> tuple[Mapping[str, Arr
 
 
 def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
-    """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior."""
+    """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior.
+
+    Where one simulation is costly, a step simulates a batch of the frames, and cycles are short.
+    """
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
+    costly = sum(operations(plan) for _, plan in args[1]) > WORTH
+    batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     found = fit_svi(
         run.model,
         *args,
         start=fit,
         key=run.key(1),
         angles=angles,
+        steps=steps,
+        batches=batches,
         keeper=run.folder.keeper("svi"),
         progress=run.progress,
         **run.observations(),
     )
     draws = min(K_DRAWS, affordable_draws(plan for _, plan in args[1]))
     k = pareto_k(run.model, *args, fit=found, key=run.key(4), draws=draws, **run.observations())
-    return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), pareto_k=k)
+    return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), cycle=steps, pareto_k=k)
 
 
 def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
@@ -177,7 +184,7 @@ def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     """What SVI leaves: draws of the guide, and their mean as the point."""
     point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
-    gain, error = bound_gain(guided.losses)
+    gain, error = bound_gain(guided.losses, guided.cycle)
     facts = {
         **_map_facts(fit),
         "elbo_gain": gain,

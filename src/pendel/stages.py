@@ -10,7 +10,6 @@ from pendel.constants import Array
 from pendel.infer.hmc import Sampled
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
-from pendel.infer.optimise import Metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,6 @@ class Chosen:
 
     values: dict[str, Array]
     basins: Array
-    metric: Metric | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,20 +29,18 @@ class Guided:
 
     draws: dict[str, Array]
     losses: Array
+    cycle: int  # steps of one cycle of the loss
     pareto_k: float
 
 
 def pack_start(start: Chosen) -> dict[str, Array]:
     """Flat arrays of start values."""
-    metric = start.metric._asdict() if start.metric else {}
-    return {"basins": start.basins, **_prefixed("values", start.values), **_prefixed("metric", metric)}
+    return {"basins": start.basins, **_prefixed("values", start.values)}
 
 
 def unpack_start(arrays: Mapping[str, Array]) -> Chosen:
     """The inverse of `pack_start`."""
-    metric = _stripped("metric", arrays)
-    found = Metric(**metric) if metric else None
-    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"], metric=found)
+    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"])
 
 
 def pack_map(fit: MapFit) -> dict[str, Array]:
@@ -84,12 +80,18 @@ def unpack_map(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs
 
 def pack_guided(guided: Guided) -> dict[str, Array]:
     """Flat arrays of draws and losses."""
-    return {"losses": guided.losses, "pareto_k": np.asarray(guided.pareto_k), **_prefixed("draws", guided.draws)}
+    numbers = {"losses": guided.losses, "cycle": np.asarray(guided.cycle), "pareto_k": np.asarray(guided.pareto_k)}
+    return {**numbers, **_prefixed("draws", guided.draws)}
 
 
 def unpack_guided(arrays: Mapping[str, Array]) -> Guided:
     """The inverse of `pack_guided`."""
-    return Guided(draws=_stripped("draws", arrays), losses=arrays["losses"], pareto_k=float(arrays["pareto_k"]))
+    return Guided(
+        draws=_stripped("draws", arrays),
+        losses=arrays["losses"],
+        cycle=int(arrays["cycle"]),
+        pareto_k=float(arrays["pareto_k"]),
+    )
 
 
 def pack_sampled(sampled: Sampled) -> dict[str, Array]:

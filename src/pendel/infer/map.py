@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,11 +13,10 @@ from pendel.constants import Array
 from pendel.infer.errors import positive_inverse
 from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.objective import Held, differentiable, objective
-from pendel.infer.optimise import CONVERGED, Density, Metric, Progress, from_near, from_start, in_metric, moved
+from pendel.infer.optimise import CONVERGED, ROUGH, Density, Progress, from_near, from_start, in_metric, moved
 from pendel.infer.spreads import best_spreads
 
 LARGEST = 1000  # globals for which the matrix is made once, at the end
-ROUGH = 20 * CONVERGED  # tolerance where the spreads still move, or more frames or beams follow
 FAR = 16  # scoring steps of frames that start from a scan
 PASSES = 2  # of climbing, each with fresh damping: the second gained more than eight larger moves of every frame
 
@@ -51,7 +49,6 @@ def fit_map(
     spreads: Mapping[str, Array] | None = None,
     moves: Sequence[Sequence[Mapping[str, Array]]] = (),
     near: bool = False,
-    metric: Metric | None = None,
     max_steps: int = 200,
     spread_rounds: int = 3,
     tolerance: float = CONVERGED,
@@ -73,7 +70,6 @@ def fit_map(
         near: the globals start near the maximum, as after a fit of some of the frames. Then every frame climbs by
             itself first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for a
             single round.
-        metric: for a near start, a cheaper problem's in the place of that matrix, as `climb_frames` gives it.
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved, and the credit of the errors.
         tolerance: converged when a pass of L-BFGS gained less log density than this, or a Newton step from its end
@@ -91,7 +87,7 @@ def fit_map(
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
     rounds = max(spread_rounds, len(moves))
     rough = max(ROUGH, tolerance)
-    begin = partial(from_near, metric=metric) if near else from_start
+    begin = from_near if near else from_start
     fits = [begin(density, layout.unconstrain(one), held, max_steps, rough if rounds else tolerance) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
@@ -140,21 +136,21 @@ def climb_frames(
     spreads: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     **kwargs: Any,
-) -> tuple[dict[str, Array], Metric]:
+) -> dict[str, Array]:
     """Every frame by itself at the maximum it climbs to from the start; all else that the simulator sees is held.
 
     Args:
         as those of `fit_map`, but `start` is one set of values.
 
     Returns:
-        constrained values of all sites of the model but its spreads, and the metric there.
+        constrained values of all sites of the model but its spreads.
     """
     density, held, centre = _density(model, args, kwargs, spreads, progress)
     layout = density.functions.layout
     z = density.cheap(layout.unconstrain({**centre, **start}), held)
     for _ in range(PASSES):
         z = moved(density, z, held, [], FAR)
-    return layout.constrain(z), Metric(*density.matrix(z, held)[2:])
+    return layout.constrain(z)
 
 
 def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:

@@ -5,9 +5,9 @@ frame's log likelihood departs from its expansion around the MAP is counted K ti
 
     log L(z)  ~  log L(z*) + Q(z - z*)  +  K sum over f in the batch of [log L_f(z) - log L_f(z*) - Q_f(z - z*)]
 
-with Q(d) = s.d - d.F d / 2: s the slope and F the information of the likelihood at the MAP, which Laplace knows. A
-batch's Q_f has the parts of s and F that belong to its frames, and its share 1 / K of those of the globals alone. Near
-a normal posterior the estimate has next to no noise; anywhere its mean over the batches is exact.
+with Q(d) = s.d - d.F d / 2: s the slope of the log likelihood at the MAP and F its information, which Laplace knows. A
+batch has the slope of its own frames, the parts of F that belong to them, and its share 1 / K of that of the globals.
+Near a normal posterior the estimate has little noise; anywhere its mean over the batches is exact.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from pendel.infer.prune import pruned
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["elements", "shared", "observations", "centre", "slope", "information", "all_at_centre", "at_centre"],
+    data_fields=["elements", "shared", "observations", "centre", "information", "of_all", "own"],
     meta_fields=["count"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Batch:
     shared: Bool[Array, " n"]  # globals only
     observations: Bool[Array, " observations"]  # of the frames in the batch
     centre: Float[Array, " n"]
-    slope: Float[Array, " n"]
     information: Float[Array, "n n"]
-    all_at_centre: Float[Array, ""]  # log likelihood of all frames at the centre
-    at_centre: Float[Array, ""]  # of the batch
+    of_all: tuple[Float[Array, ""], Float[Array, " n"]]  # log likelihood at the centre and its slope, all frames
+    own: tuple[Float[Array, ""], Float[Array, " n"]]  # of the batch
 
     def log_likelihood(self, z: Float[Array, " n"], pointwise: Float[Array, " observations"]) -> Float[Array, ""]:
         """Estimate for all frames from the log likelihood of every observation, of which the batch's are read."""
         step = z - self.centre
-        shared = self._expansion(jnp.where(self.shared, step, 0.0))
-        expected = self._expansion(jnp.where(self.elements, step, 0.0)) - (1 - 1 / self.count) * shared
-        found = jnp.sum(jnp.where(self.observations, pointwise, 0.0)) - self.at_centre
-        return self.all_at_centre + self._expansion(step) + self.count * (found - expected)
+        shared = self._bend(jnp.where(self.shared, step, 0.0))
+        bend = self._bend(jnp.where(self.elements, step, 0.0)) - (1 - 1 / self.count) * shared
+        found = jnp.sum(jnp.where(self.observations, pointwise, 0.0))
+        rest = found - (self.own[0] + self.own[1] @ step - bend)
+        return self.of_all[0] + self.of_all[1] @ step - self._bend(step) + self.count * rest
 
-    def _expansion(self, step):
-        return self.slope @ step - 0.5 * step @ self.information @ step
+    def _bend(self, step):
+        return 0.5 * step @ self.information @ step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,31 +81,30 @@ def frame_batches(model: Callable, data: tuple, fit: MapFit, count: int) -> Batc
         fit: MAP and Laplace covariance.
         count: of batches, at most one for each frame.
     """
-    layout, centre = fit.layout, jnp.asarray(fit.unconstrained)
+    layout, centre, frames = fit.layout, jnp.asarray(fit.unconstrained), frame_count(fit.layout)
+    count = min(count, frames)
 
-    def parts_of(z):
+    def parts_of(z, data):
         return prior_and_prediction(model, layout, layout.split(z), fit.spreads, *data)
 
-    log_prior = pruned(lambda z: parts_of(z)[0], centre)
-    prediction = jax.jit(lambda z: parts_of(z)[1].__dict__)(centre)
-    at_centre = np.asarray(pointwise_log_likelihood(**prediction))
-    information = np.linalg.inv(fit.covariance) + np.asarray(jax.hessian(log_prior)(centre))
-    slope = -np.asarray(jax.grad(log_prior)(centre))  # of the likelihood, at a maximum
-    frames = frame_count(layout)
-    batch: Int[np.ndarray, " frames"] = np.arange(frames) % min(count, frames)
-    shared, of_observation = frame_of_elements(layout) < 0, batch[frame_of_observations(layout)]
-    parts = [
-        Batch(
-            count=min(count, frames),
-            elements=jnp.asarray(shared | by_element(layout, batch == number)),
-            shared=jnp.asarray(shared),
-            observations=jnp.asarray(of_observation == number),
-            centre=centre,
-            slope=jnp.asarray(slope),
-            information=jnp.asarray(information),
-            all_at_centre=jnp.asarray(at_centre.sum()),
-            at_centre=jnp.asarray(at_centre[of_observation == number].sum()),
-        )
-        for number in range(min(count, frames))
-    ]
-    return Batches(tuple(parts), tuple(working_on(data, layout, batch == number) for number in range(len(parts))))
+    @jax.jit
+    @jax.value_and_grad
+    def likelihood(z, data, observations):
+        prediction = parts_of(z, data)[1]
+        pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+        return jnp.sum(jnp.where(observations, pointwise, 0.0))
+
+    log_prior = pruned(lambda z: parts_of(z, data)[0], centre)
+    information = jnp.asarray(np.linalg.inv(fit.covariance) + np.asarray(jax.hessian(log_prior)(centre)))
+    batch: Int[np.ndarray, " frames"] = np.arange(frames) % count
+    shared = frame_of_elements(layout) < 0
+    elements = [shared | by_element(layout, batch == number) for number in range(count)]
+    observations = [jnp.asarray(batch[frame_of_observations(layout)] == number) for number in range(count)]
+    some = tuple(working_on(data, layout, batch == number) for number in range(count))
+    own = [likelihood(centre, *pair) for pair in zip(some, observations, strict=True)]
+    of_all = jax.tree.map(lambda *values: jnp.sum(jnp.stack(values), axis=0), *own)
+    parts = tuple(
+        Batch(count, jnp.asarray(mine), jnp.asarray(shared), seen, centre, information, of_all, at_centre)
+        for mine, seen, at_centre in zip(elements, observations, own, strict=True)
+    )
+    return Batches(parts, some)

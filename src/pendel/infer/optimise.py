@@ -23,6 +23,7 @@ from pendel.infer.objective import Held, Objective
 
 MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
 CONVERGED = 0.1  # gain of a pass in log density
+ROUGH = 20 * CONVERGED  # where the spreads still move, or more frames or beams follow
 DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
 SETTLING = 6  # of frames that have been near their maximum with other beams or globals
@@ -62,13 +63,6 @@ class Density:
     def cheap(self, z: Array, held: Held) -> Float[Array, " n"]:
         """z with the parameters that the simulator does not see at their maximum."""
         return self.functions.cheap(z, held.spreads, self.forward, held.credit)
-
-
-class Metric(NamedTuple):
-    """The Gauss-Newton matrix at some z, or its diagonal for many globals, and the credit of the errors there."""
-
-    matrix: Float[Array, "n n"] | Float[Array, " n"]
-    credit: Float[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,25 +113,22 @@ def from_start(density: Density, z: Array, held: Held, max_steps: int, tolerance
     return in_metric(density, z, matrix, held, max_steps, tolerance, steps)
 
 
-def from_near(
-    density: Density, z: Array, held: Held, max_steps: int, tolerance: float, metric: Metric | None = None
-) -> Optimum:
+def from_near(density: Density, z: Array, held: Held, max_steps: int, tolerance: float) -> Optimum:
     """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
 
     The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element. A
-    `metric` from a cheaper problem with the same z takes its place; then the matrix is made at the end. A tolerance
-    above `CONVERGED` asks for one pass in the first metric.
+    tolerance above `CONVERGED` asks for one pass in the first metric.
     """
     z = moved(density, density.cheap(z, held), held, [], SETTLING)
-    matrix, credit = metric or density.matrix(z, held)[2:]
+    matrix, credit = density.matrix(z, held)[2:]
     held = held._replace(credit=jnp.asarray(credit))
-    steps, made_at = 0, None if metric else z
+    steps, made_at = 0, z
     while True:
         z, before, potential, promised, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
         steps += more
         if tolerance > CONVERGED:
             return _optimum(z, potential, matrix, credit, held, steps, promised < 10 * tolerance)
-        if made_at is None or _distance(matrix, z - made_at) > SHORT:
+        if _distance(matrix, z - made_at) > SHORT:
             potential, gradient, matrix, credit = density.matrix(z, held)
             made_at, promised = z, _promise(matrix, gradient)
         converged = promised < 10 * tolerance or before - float(potential) < tolerance
