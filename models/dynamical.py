@@ -10,6 +10,11 @@ The generative story, for measurement m of hkl r in frame f:
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ Normal(I_m, e r_f / w_m),   w_m the weights of wR2, r_f^2 the mean of (w I_obs)^2 in the frame
+    log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
+    tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
+    log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
+    log_taper_mean ~ Normal(log 0.4, 0.8), taper_spread ~ HalfNormal(0.5), taper_jump ~ HalfNormal(0.3)
+    e ~ LogNormal(log 0.05, 0.5)
 
 T x^k, x uniform in (0, 1), is the density of thicknesses in a frame, T = exp(log_thickness), k = exp(log_taper). This
 is the baseline: its misfit is the sum of wR2^2 over the frames, and e, the wR2 of a typical frame, is the goodness of

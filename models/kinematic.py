@@ -9,6 +9,10 @@ The generative story, for measurement m of hkl r in frame f:
     log_thickness ~ a curve along the goniometer angle, see `pendel.profile`
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |A_r0|^2 t_q^2 sinc^2(D_r t_q / 2)
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    log_scale_mean ~ Normal(log of the strongest I_obs, 4), scale_spread ~ HalfNormal(0.5)
+    tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
+    log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
+    a ~ LogNormal(0, 0.5), b ~ LogNormal(log 0.4, 0.5), nu ~ 2 + LogNormal(log 3, 0.5)
 
 Thickness acts through the width of the rocking curves only: the thicker, the narrower. Electrons scatter more than once
 in all but the thinnest crystals, so b comes out near one half and the coordinates are off by several of their

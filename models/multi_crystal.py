@@ -10,6 +10,11 @@ The generative story, for measurement m of hkl r in frame f:
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
+    tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
+    log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
+    log_taper_mean ~ Normal(log 0.4, 0.8), taper_spread ~ HalfNormal(0.5), taper_jump ~ HalfNormal(0.3)
+    a ~ LogNormal(0, 0.5), b ~ LogNormal(log 0.1, 0.5), nu ~ 2 + LogNormal(log 3, 0.5)
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the

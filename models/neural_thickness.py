@@ -2,12 +2,19 @@ r"""`dynamical` with the thickness as a plain network of the goniometer angle: t
 
 The generative story, for measurement m of hkl r in frame f:
 
-    displacement, log_strain, tilt_f, log_scale_f     as in `dynamical`
+    displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
+    log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
+    log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     weights      ~ Normal(w_0, 1 / sqrt(inputs of the layer))         two tanh layers of 64
     (m, s)_f     = network(angle of the frame, scaled to [-1, 1])
     t            ~ LogNormal(log_thickness_mean + m_f / 10, 0.15 exp(s_f))
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ Normal(I_m, e r_f / w_m),   w_m the weights of wR2, r_f^2 the mean of (w I_obs)^2 in the frame
+    log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
+    tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
+    log_thickness_mean ~ Normal(log 800 Å, 0.8)
+    e ~ LogNormal(log 0.05, 0.5)
 
 Mean and width of the thickness are functions of the angle alone: smooth, without jumps between frames and without an
 uncertainty of their own. There is nothing here that says how thickness varies, and no posterior of it: take the

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import logsumexp
 
-from pendel import InputError, read_crystal
-from pendel.compare import Run, _are_inverse, _hand_line, difference, hand
+from pendel import InputError, compare, read_crystal
+from pendel.compare import Run, _are_inverse, _hand_line, difference, hand, hands, keep_comparison
 from pendel.crystal import invert
 from pendel.datasets import example
+from pendel.io.write_structure import write_structure_cif
 from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 
 
@@ -104,3 +106,25 @@ def test_the_right_hand_has_the_higher_evidence_and_fits_more_reflections():
         assert "hand: right with probability 0.95" in _hand_line(one)
         assert "z = +1.0" in _hand_line(one)
     assert hand(right, right) is None
+
+
+def test_z_of_the_hand_goes_into_both_structures(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "write_page", lambda path: None)
+    crystal = read_crystal(example().structure)
+    runs = []
+    for name, structure, calculated, evidence in (
+        ("right", crystal, [10.1, 9.9, 10.2, 13.0], -100.0),
+        ("wrong", invert(crystal), [12.0, 8.0, 11.0, 12.0], -103.0),
+        ("worse", invert(crystal), [12.0, 8.0, 11.0, 14.0], -110.0),
+    ):
+        runs.append(finished(tmp_path / name, structure, calculated, evidence))
+        runs[-1].path.mkdir()
+        write_structure_cif(runs[-1].path / "refined.cif", structure)
+        (runs[-1].path / "run.json").write_text("{}")
+    both = hands(runs)
+    assert len(both) == 2
+    for run, expected in zip(runs, ("1.00", "-1.00", "-2.00"), strict=True):
+        keep_comparison(run, {"hands": []}, both)
+        block = gemmi.cif.read(str(run.path / "refined.cif")).sole_block()
+        assert block.find_value("_refine_ls.abs_structure_z-score") == expected
+        assert read_crystal(run.path / "refined.cif").spacegroup == run.crystal.spacegroup

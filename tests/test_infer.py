@@ -321,6 +321,9 @@ def test_batches_tell_the_likelihood_of_all_frames(linear_data):
         hidden = [jnp.where(part.observations, pointwise, jnp.nan) for part in batches.parts]  # what is not simulated
         found = [float(part.log_likelihood(z, seen)) for part, seen in zip(batches.parts, hidden, strict=True)]
         assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
+        rough = dataclasses.replace(fit, covariance=np.diag(np.diag(fit.covariance)))  # as with very many globals
+        parts = frame_batches(model, data, rough, 4).parts
+        assert np.mean([float(part.log_likelihood(z, pointwise)) for part in parts]) == pytest.approx(np.mean(found))
         naive = [4 * float(jnp.sum(jnp.where(part.observations, pointwise, 0.0))) for part in batches.parts]
         assert np.std(found) < (0.02 if model is linear_model else 0.5) * np.std(naive)
     assert {id(batches.of_step(jax.random.key(1), step)[0]) for step in range(4, 8)} == set(map(id, batches.parts))
@@ -444,7 +447,8 @@ def test_cheap_parameters_reach_their_maximum_with_the_simulation_held():
     assert float(moved["noise"]) == pytest.approx(0.1, rel=0.3)
 
 
-def test_an_interrupted_svi_ends_as_an_uninterrupted_one(linear_data):
+@pytest.mark.parametrize("batches", [1, 3])
+def test_an_interrupted_svi_ends_as_an_uninterrupted_one(linear_data, batches):
     class Memory:
         kept = None
 
@@ -458,7 +462,7 @@ def test_an_interrupted_svi_ends_as_an_uninterrupted_one(linear_data):
                 raise KeyboardInterrupt
 
     fit = fit_map(linear_model, 0.2, y=linear_data)
-    options = {"start": fit, "key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 40}
+    options = {"start": fit, "key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 40, "batches": batches}
     whole = fit_svi(linear_model, 0.2, y=linear_data, **options)
     memory = Memory()
     with pytest.raises(KeyboardInterrupt):

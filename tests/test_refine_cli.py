@@ -220,6 +220,8 @@ def test_simulate_refuses_to_overwrite_its_input(inputs):
 
 
 def test_the_other_hand_can_be_refined(inputs, tmp_path: Path):
+    code, message = run("invert", inputs[0], "--out", inputs[0])
+    assert (code, "the input" in message) == (2, True)
     code, message = run("invert", inputs[0], "--out", tmp_path / "left.cif")
     assert code == 0, message
     right, left = pendel.read_crystal(inputs[0]), pendel.read_crystal(tmp_path / "left.cif")
@@ -353,6 +355,29 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
         np.testing.assert_array_equal(start[name], few[name])
     # this model simulates nothing, so that beams do not matter and the fit ends where the coarse one did
     np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
+
+
+def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(coarse, "WORTH", 0.0)
+    monkeypatch.setattr(fitting, "SHORT_CYCLE", 12)
+    told = []
+    frames = fitting.fit_svi
+
+    def listened(*args, **options):
+        found = frames(*args, **options)
+        told.append((options["batches"], options["steps"], found))
+        return found
+
+    monkeypatch.setattr(fitting, "fit_svi", listened)
+    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", pendel.Settings(**{**SMALL, "frames": "::6"}))
+    ((batches, steps, found),) = told
+    assert (batches, steps) == (8, 12)
+    assert np.all(np.isfinite(found.losses))
+    assert outcome.summary["svi_steps"] == len(found.losses)
+    assert len(found.losses) % 12 == 0
+    # the expansion is that of the MAP: the bound of a batch is near that of all frames, not eight times off
+    assert abs(outcome.summary["elbo"] - outcome.summary["map_log_density"]) < 0.3 * abs(outcome.summary["elbo"])
+    assert np.std(found.losses[:12]) < 0.1 * abs(outcome.summary["elbo"])
 
 
 def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):

@@ -107,6 +107,8 @@ def test_names_from_files_stay_text(folder, tmp_path):
     attack = "<script>alert(1)</script>.cif"
     record["inputs"]["structure"]["path"] = attack
     record["derived"]["notes"].append(attack)
+    record["derived"]["model_story"] = f"A model of {attack}"
+    record["derived"]["plan_2"] = record["derived"]["plan"]
     (copy / "run.json").write_text(json.dumps(record))
     cif = (copy / "refined.cif").read_text()
     (copy / "refined.cif").write_text(cif.replace("Si1", '"Si<b>"'))
@@ -115,12 +117,16 @@ def test_names_from_files_stay_text(folder, tmp_path):
     assert "<b>" not in text
     assert "&lt;script&gt;" in text
     assert "&lt;b&gt;" in text
+    assert "A model of &lt;script&gt;" in text
+    assert "<h3>simulation of crystal 2</h3>" in text
 
 
 def test_numbers_on_the_page_are_those_of_the_files(folder, html):
     run = read_run_files(folder)
     summary = run.summary
     assert f"R_obs {100 * summary['r_obs_pooled']:.2f} % over {summary['n_observed']}" in html
+    assert "log_thickness_mean ~ Normal(log 800 Å, 0.8)" in html  # what the model says of its priors
+    assert "<h3>simulation</h3>" in html
     assert f"Pareto k of the guide {summary['guide_pareto_k']:.2f}" in html
     fract = run.draws("fract")[:, 1, 0]
     row = re.search(r"<td>O1</td><td>x</td><td>([0-9.]+)\((\d+)\)</td>", html)

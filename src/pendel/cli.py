@@ -229,6 +229,8 @@ def invert(
 ) -> None:
     """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
     with plain_errors():
+        if out.resolve() == structure.resolve():
+            raise InputError(found=f"--out {out}, the input", expected="another file", do="choose another --out")
         crystal = read_crystal(structure, hydrogen=True)
         if is_centrosymmetric(crystal):
             raise InputError(
@@ -255,9 +257,10 @@ def compare(
         read = [read_run(path) for path in runs]
         found = comparison(read)
         Console().print(comparison_report(found))
+        both = hands(read)
         for run in read:
             try:
-                keep_comparison(run, found, hands(read))
+                keep_comparison(run, found, both)
             except (InputError, OSError) as error:  # an archive, or a folder of an older version
                 print(f"note: the report of {run.path} stays as it is: {error}", file=sys.stderr)
 

@@ -1,6 +1,6 @@
 """Coarse to fine: a large refinement begins on few frames with fewer beams, and hands over what it found.
 
-Where there are few frames, all of them are fitted, with fewer beams. Of many, ten to nineteen tell what all frames
+Where there are few frames, all of them are fitted, with fewer beams. Of many, ten to fifteen tell what all frames
 share to a few standard deviations; then one scan with that structure starts every frame near its maximum, and the fit
 with all frames and all beams needs few of its costly steps.
 """
@@ -37,9 +37,14 @@ class Coarse:
     every: int
 
 
+def is_costly(plans: Sequence[Plan]) -> bool:
+    """Whether one simulation takes so long that a fit should not begin with all frames and beams."""
+    return sum(operations(plan) for plan in plans) >= WORTH
+
+
 def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse | None:
     """Few frames and beams of a problem that is expensive to simulate; None where it is cheap."""
-    if sum(operations(plan) for plan in plans) < WORTH:
+    if not is_costly(plans):
         return None
     fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
     every = max(1, fewest // FRAMES)

@@ -170,9 +170,10 @@ def comparison_report(found: dict[str, list]) -> RenderableType:
 def keep_comparison(run: Run, found: dict[str, list], compared: Sequence[Hand] = ()) -> None:
     """Note a comparison in the record of a run, its z of the hand in refined.cif, and make its page again."""
     RunFolder(run.path).update(comparison=found)
-    for pair in compared:
-        if run.path in (pair.first, pair.second):
-            write_hand(run.path / "refined.cif", pair.z if run.path == pair.first else -pair.z)
+    seen = [(pair.log_evidence, pair.z) for pair in compared if run.path == pair.first]
+    seen += [(-pair.log_evidence, -pair.z) for pair in compared if run.path == pair.second]
+    if seen:
+        write_hand(run.path / "refined.cif", min(seen)[1])  # against the best fit of the other hand
     write_page(run.path)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pendel.coarse import WORTH, Coarse, fitted_crystal, fitted_values, handed_over
+from pendel.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.constants import Array
-from pendel.estimate import affordable_draws, operations, within_memory
+from pendel.estimate import affordable_draws, within_memory
 from pendel.evaluate import suffix
 from pendel.experiment import Experiment
 from pendel.infer.hmc import Sampled, sample_nuts
@@ -17,7 +17,7 @@ from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.optimise import CONVERGED, ROUGH
-from pendel.infer.svi import STEPS, bound_gain, fit_svi, pareto_k
+from pendel.infer.svi import JUDGED, STEPS, bound_gain, fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
 from pendel.problem import Problem, Settings
@@ -139,10 +139,11 @@ def _site_values(run: Run, args: tuple, start: Chosen) -> tuple[Mapping[str, Arr
 def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior.
 
-    Where one simulation is costly, a step simulates a batch of the frames, and cycles are short.
+    Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
+    where many frames take as long as few.
     """
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    costly = sum(operations(plan) for _, plan in args[1]) > WORTH
+    costly = is_costly([plan for _, plan in args[1]]) and jax.default_backend() == "cpu"
     batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     found = fit_svi(
         run.model,
@@ -190,7 +191,7 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
         "elbo_gain": gain,
         "elbo_gain_se": error,
         "svi_steps": len(guided.losses),
-        "elbo": -float(np.mean(guided.losses[-50:])),
+        "elbo": -float(np.mean(guided.losses[-int(JUDGED * guided.cycle) :])),
         "guide_pareto_k": guided.pareto_k,
         "sd_over_laplace": _sd_over_laplace(run, fit, guided.draws),
     }

@@ -9,7 +9,7 @@ from pendel.constants import Array
 from pendel.evaluate import suffix
 from pendel.problem import Problem, Settings
 from pendel.simulate import Plan, make_plan
-from pendel.simulate.plan import default_tilts, fringes_per_tilt
+from pendel.simulate.plan import default_tilts, fringes_per_tilt, resolving_tilts
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
@@ -61,7 +61,7 @@ def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, A
             thickness = float(np.quantile(np.exp(np.asarray(values[name])), THICK_FRAMES))
             step = fringes_per_tilt(experiment, thickness, int(dict(plan.settings)["tilts"]))
             if step > worst.get("fringes_per_tilt", 0.0):
-                worst = {"fringes_per_tilt": step, "tilts_resolving": default_tilts(experiment, thickness)}
+                worst = {"fringes_per_tilt": step, "tilts_resolving": resolving_tilts(experiment, thickness)}
     return worst
 
 

@@ -14,10 +14,7 @@ from pendel.infer.map import MapFit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found.
-
-    `metric`: for the fit that starts there, where a cheaper problem left one.
-    """
+    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found."""
 
     values: dict[str, Array]
     basins: Array

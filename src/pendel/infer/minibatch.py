@@ -22,7 +22,9 @@ from jaxtyping import Bool, Float, Int
 
 from pendel.constants import Array
 from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
+from pendel.infer.layout import Layout
 from pendel.infer.map import MapFit
+from pendel.infer.objective import kept
 from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
 from pendel.infer.prune import pruned
 
@@ -83,28 +85,43 @@ def frame_batches(model: Callable, data: tuple, fit: MapFit, count: int) -> Batc
     """
     layout, centre, frames = fit.layout, jnp.asarray(fit.unconstrained), frame_count(fit.layout)
     count = min(count, frames)
-
-    def parts_of(z, data):
-        return prior_and_prediction(model, layout, layout.split(z), fit.spreads, *data)
-
-    @jax.jit
-    @jax.value_and_grad
-    def likelihood(z, data, observations):
-        prediction = parts_of(z, data)[1]
-        pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
-        return jnp.sum(jnp.where(observations, pointwise, 0.0))
-
-    log_prior = pruned(lambda z: parts_of(z, data)[0], centre)
-    information = jnp.asarray(np.linalg.inv(fit.covariance) + np.asarray(jax.hessian(log_prior)(centre)))
+    likelihood = kept("likelihood of a batch", lambda: _likelihood(model, layout), model, layout, fit.spreads, data)
+    information = _information(model, data, fit)
     batch: Int[np.ndarray, " frames"] = np.arange(frames) % count
     shared = frame_of_elements(layout) < 0
     elements = [shared | by_element(layout, batch == number) for number in range(count)]
     observations = [jnp.asarray(batch[frame_of_observations(layout)] == number) for number in range(count)]
     some = tuple(working_on(data, layout, batch == number) for number in range(count))
-    own = [likelihood(centre, *pair) for pair in zip(some, observations, strict=True)]
+    own = [likelihood(centre, fit.spreads, *pair) for pair in zip(some, observations, strict=True)]
     of_all = jax.tree.map(lambda *values: jnp.sum(jnp.stack(values), axis=0), *own)
     parts = tuple(
         Batch(count, jnp.asarray(mine), jnp.asarray(shared), seen, centre, information, of_all, at_centre)
         for mine, seen, at_centre in zip(elements, observations, own, strict=True)
     )
     return Batches(parts, some)
+
+
+def _likelihood(model: Callable, layout: Layout) -> Callable:
+    """Log likelihood of the chosen observations, and its gradient."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def likelihood(z, spreads, data, observations):
+        prediction = prior_and_prediction(model, layout, layout.split(z), spreads, *data)[1]
+        pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+        return jnp.sum(jnp.where(observations, pointwise, 0.0))
+
+    return likelihood
+
+
+def _information(model: Callable, data: tuple, fit: MapFit) -> Float[Array, "n n"]:
+    """Of the likelihood: what Laplace has beyond the prior. Frames share none, also where Laplace is a diagonal."""
+    layout, centre = fit.layout, jnp.asarray(fit.unconstrained)
+
+    def prior(z):
+        return prior_and_prediction(model, layout, layout.split(z), fit.spreads, *data)[0]
+
+    information = np.linalg.inv(fit.covariance) + np.asarray(jax.hessian(pruned(prior, centre))(centre))
+    owner = frame_of_elements(layout)
+    apart = (owner[:, None] >= 0) & (owner >= 0) & (owner[:, None] != owner)
+    return jnp.asarray(np.where(apart, 0.0, information))

@@ -1,4 +1,7 @@
-"""Stochastic variational inference with the neural guide, through NumPyro."""
+"""Stochastic variational inference with the neural guide.
+
+The bound is written out here, not NumPyro's, because a batch of frames may stand for the likelihood of all of them.
+"""
 
 import dataclasses
 import time
@@ -78,16 +81,10 @@ def fit_svi(
     data = differentiable((args, kwargs), "reverse")
     full = inspect_model(model, *data, with_fixed=True)
     angles = angles or {name: np.arange(frames) for name, (_, frames, _) in start.layout.plates.items()}
-    first, second = jax.random.split(key)
+    first, second, third = jax.random.split(key, 3)
     guide = neural_guide(start, full, angles, first)
-    optimiser, update = kept(
-        f"svi in {steps} steps, {batches} batches",
-        partial(_updates, model, guide, steps),
-        model,
-        full,
-        data,
-        guide.arrays(),
-    )
+    make = partial(_updates, model, guide, steps)
+    optimiser, update = kept(f"svi in {steps} steps", make, model, full, data, guide.arrays())
     average = parameters = jax.tree.map(jnp.asarray, guide.start)
     state = optimiser.init(parameters)
     structure = jax.tree.structure((parameters, state, average))
@@ -101,7 +98,7 @@ def fit_svi(
         losses = [float(loss) for loss in unfinished["losses"]]
     while not _is_settled(losses, steps, cycles):
         step = len(losses)
-        part, some = parts.of_step(second, step) if parts is not None else (None, data)
+        part, some = parts.of_step(third, step) if parts is not None else (None, data)
         parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, some, part)
         losses.append(float(loss))
         counted = max(step % steps - first_averaged, 0) + 1

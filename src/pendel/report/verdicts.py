@@ -128,7 +128,7 @@ def _sampling(run: RunFiles) -> Iterator[Verdict]:
     text = f"{step:.2f} thickness fringes from one tilt to the next (good up to {RESOLVED:g})"
     advice = (
         "intensities depend on where the tilts fall, and frames have spurious maxima along their tilt: "
-        f"repeat with --tilts {run.summary['tilts_resolving']}, or without --tilts"
+        f"repeat with --tilts {run.summary['tilts_resolving']}"
     )
     yield Verdict(PASS if resolved else WARN, text, "" if resolved else advice)
 

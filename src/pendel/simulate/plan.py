@@ -147,13 +147,18 @@ def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
 
 
 def default_tilts(experiment: Experiment, thickness: float) -> int:
-    """Tilts per frame so that at most `FRINGES` pass from one to the next, see `fringes_per_tilt`.
+    """Tilts per frame so that at most `FRINGES` pass from one to the next, within 7 and 200.
 
     Args:
         thickness: largest thickness of the distribution [Å].
     """
+    return int(np.clip(resolving_tilts(experiment, thickness), 7, 200))
+
+
+def resolving_tilts(experiment: Experiment, thickness: float) -> int:
+    """Tilts per frame so that at most `FRINGES` pass from one to the next, see `fringes_per_tilt`."""
     ends = 1 if experiment.geometry == "rotation" else 0
-    return int(np.clip(np.ceil(fringes_per_tilt(experiment, thickness, 1 + ends) / FRINGES) + ends, 7, 200))
+    return int(np.ceil(fringes_per_tilt(experiment, thickness, 1 + ends) / FRINGES) + ends)
 
 
 def fringes_per_tilt(experiment: Experiment, thickness: float, tilts: int) -> float:
