@@ -357,6 +357,29 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
     np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
 
 
+def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(coarse, "WORTH", 0.0)
+    monkeypatch.setattr(fitting, "SHORT_CYCLE", 12)
+    told = []
+    frames = fitting.fit_svi
+
+    def listened(*args, **options):
+        found = frames(*args, **options)
+        told.append((options["batches"], options["steps"], found))
+        return found
+
+    monkeypatch.setattr(fitting, "fit_svi", listened)
+    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", pendel.Settings(**{**SMALL, "frames": "::6"}))
+    ((batches, steps, found),) = told
+    assert (batches, steps) == (8, 12)
+    assert np.all(np.isfinite(found.losses))
+    assert outcome.summary["svi_steps"] == len(found.losses)
+    assert len(found.losses) % 12 == 0
+    # the expansion is that of the MAP: the bound of a batch is near that of all frames, not eight times off
+    assert abs(outcome.summary["elbo"] - outcome.summary["map_log_density"]) < 0.3 * abs(outcome.summary["elbo"])
+    assert np.std(found.losses[:12]) < 0.1 * abs(outcome.summary["elbo"])
+
+
 def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
