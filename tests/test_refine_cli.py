@@ -224,6 +224,7 @@ def test_the_other_hand_can_be_refined(inputs, tmp_path: Path):
     assert (code, "the input" in message) == (2, True)
     code, message = run("invert", inputs[0], "--out", tmp_path / "left.cif")
     assert code == 0, message
+    assert "_computing_structure_refinement" not in (tmp_path / "left.cif").read_text()  # nobody refined it
     right, left = pendel.read_crystal(inputs[0]), pendel.read_crystal(tmp_path / "left.cif")
     assert (right.spacegroup, left.spacegroup) == ("P 32 2 1", "P 31 2 1")
     same = pendel.invert(left)

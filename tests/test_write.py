@@ -277,7 +277,8 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"found .*summary.json.*No space left.*expected .*do: .*--out"):
+    expected = r"found .*summary.json.*No space left.*expected .*do: choose another place or make room"
+    with pytest.raises(InputError, match=expected):
         write_text(path, "second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]

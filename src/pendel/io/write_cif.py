@@ -76,7 +76,6 @@ def add_heading(block: gemmi.cif.Block, crystal: Crystal) -> None:
     loop = block.init_loop("_audit_conform_", ["dict_name", "dict_location"])
     for title, location in DICTIONARIES.items():
         loop.add_row([title, location])
-    set_item(block, "_computing_structure_refinement", f"pendel {version}")
     for name, value in zip(_CELL_ITEMS, crystal.cell, strict=True):
         set_item(block, f"_cell_{name}", f"{value:.8g}")
     set_item(block, "_cell_volume", f"{volume(crystal.cell):.3f}")

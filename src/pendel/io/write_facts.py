@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import gemmi
@@ -69,6 +70,7 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
     dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error and
     log_taper_mean; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count as missing.
     """
+    set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
     theory = str(results.get("theory", "dynamical"))
     set_item(block, "_refine.diffraction_theory", theory)
     program = "Bloch-wave calculation" if theory == "dynamical" else "single scattering"
