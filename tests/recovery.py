@@ -6,7 +6,7 @@ embedded example, refined with `pendel refine`'s own stages from a structure som
 thickness: a wedge, a lens, a crystal with a step and a mixed one, whose sizes change along the angle; the band of the
 mean thickness, coordinates and U_ij against the truth, and the published network without posterior beside it.
 occupancy: an O atom with occupancy 0.85. crystals: two crystals alone and together. guide: the neural guide against
-one without a network, a normal distribution over all dimensions.
+one with a table in the place of the network.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 import pendel
 from pendel.datasets import example, free_coordinates, free_tensor_components
-from pendel.infer.guide import SPREAD_WIDTH, NeuralGuide, _lower, neural_guide
+from pendel.infer.guide import NeuralGuide, neural_guide
 from pendel.infer.layout import inspect_model
 from pendel.infer.objective import differentiable
 from pendel.infer.posterior import derive
@@ -224,26 +224,21 @@ def _deviations(outcome) -> np.ndarray:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class FullGuide(NeuralGuide):
-    """A normal distribution over all dimensions, spreads too, in coordinates whitened by Laplace: no network."""
-
-    def transform(self, parameters, noise):
-        """Noise to (z, log spreads)."""
-        count = self.layout.size
-        y = parameters["shift"] + _lower(parameters["root"])[0] @ noise
-        return self.centre + self.global_root @ y[:count], self.log_spreads + SPREAD_WIDTH * y[count:]
-
-    def log_density(self, parameters, z, spreads):
-        """Of (z, log spreads)."""
-        root, log_diagonal = _lower(parameters["root"])
-        inner = jnp.linalg.solve(self.global_root, z - self.centre)
-        y = jnp.concatenate([inner, (spreads - self.log_spreads) / SPREAD_WIDTH]) - parameters["shift"]
-        noise = jax.scipy.linalg.solve_triangular(root, y, lower=True)
-        return jnp.sum(jax.scipy.stats.norm.logpdf(noise)) - jnp.sum(log_diagonal) - self._log_volume()
-
-    def _log_volume(self):
-        return jnp.sum(jnp.log(jnp.diag(self.global_root))) + len(self.log_spreads) * np.log(SPREAD_WIDTH)
+def without_network(base: NeuralGuide) -> NeuralGuide:
+    """The same conditionals with a table in the place of the network: every frame has numbers of its own."""
+    plates, start = [], dict(base.start)
+    for plate in base.plates:
+        count = len(plate.features)
+        table = (plate.targets - plate.targets.mean(axis=0)) / plate.unit
+        weights = {
+            "w1": np.eye(count),
+            "b1": np.zeros(count),
+            "w2": table / np.tanh(1.0),
+            "b2": np.zeros(table.shape[1]),
+        }
+        start |= {f"{plate.name}_{name}": jnp.asarray(value) for name, value in weights.items()}
+        plates.append(dataclasses.replace(plate, features=np.eye(count)))
+    return dataclasses.replace(base, plates=tuple(plates), start=start)
 
 
 def guide(out: Path, cycles: int = 8) -> dict:
@@ -262,13 +257,7 @@ def guide(out: Path, cycles: int = 8) -> dict:
 
     traced = differentiable((args, observed), "reverse")
     full = inspect_model(model, *traced, with_fixed=True)
-    base = neural_guide(fit, full, angles, jax.random.key(1))
-    size = fit.layout.size + len(base.log_spreads)
-    plain = FullGuide(
-        **{field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-        | {"global_root": np.linalg.cholesky(fit.covariance), "plates": ()}
-        | {"start": {"shift": jnp.zeros(size), "root": jnp.zeros((size, size))}}
-    )
+    plain = without_network(neural_guide(fit, full, angles, jax.random.key(1)))
     optimiser, update = _updates(model, plain, STEPS)
     parameters = plain.start
     state, losses, average = optimiser.init(parameters), [], parameters

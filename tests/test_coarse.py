@@ -24,6 +24,16 @@ def test_a_cheap_problem_has_no_coarse_part(monkeypatch):
     assert few(monkeypatch, 1e15)[1] is None
 
 
+def test_a_graphics_card_takes_sixty_times_as_much(monkeypatch):
+    problem, _ = few(monkeypatch, 1e15)
+    plans = first_plans(problem, SETTINGS)
+    work = sum(coarse.operations(plan) for plan in plans)
+    monkeypatch.setattr(coarse, "WORTH", work / 2)
+    assert coarse.is_costly(plans)
+    monkeypatch.setattr(coarse.jax, "default_backend", lambda: "gpu")
+    assert not coarse.is_costly(plans)
+
+
 def test_coarse_frames_keep_their_measurements_and_hold_out(monkeypatch):
     problem, found = few(monkeypatch, 0.0)
     assert found is not None

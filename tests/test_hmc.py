@@ -11,7 +11,7 @@ from pendel.infer.chain_loop import EVERY
 from pendel.infer.hmc import sample_nuts
 from pendel.infer.map import fit_map
 from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.whitening import SPREAD_WIDTH, Whitened, unit_curvature, whitened
+from pendel.infer.whitening import POINTS, SECANT, SPREAD_WIDTH, Whitened, unit_curvature, whitened
 from pendel.report.chains import chain_quality
 
 FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
@@ -112,14 +112,41 @@ def test_frames_are_standard_normal_at_every_spread(data, log_spread):
     np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
+def in_unit_curvature(potential, size):
+    return unit_curvature(Whitened(size, potential, lambda y: {"y": y}), jax.random.key(0))
+
+
 def test_what_curvature_is_left_is_divided_out():
     root = np.random.default_rng(3).standard_normal((5, 5))
     curvature = root @ root.T + 0.5 * np.eye(5)
-    space = unit_curvature(Whitened(5, lambda y: 0.5 * y @ curvature @ y, lambda y: {"y": y}))
+    space = in_unit_curvature(lambda y: 0.5 * y @ curvature @ y, 5)
     np.testing.assert_allclose(jax.hessian(space.potential)(jnp.zeros(5)), np.eye(5), atol=1e-9)
     w = jnp.arange(5.0)
     y = space.values(w)["y"]
     assert space.potential(w) == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
+
+
+def test_hills_count_like_valleys_and_places_are_averaged():
+    saddle = jnp.diag(jnp.array([-4.0, 9.0]))
+    hessian = jax.hessian(in_unit_curvature(lambda y: 0.5 * y @ saddle @ y, 2).potential)(jnp.zeros(2))
+    np.testing.assert_allclose(hessian, np.diag([-1.0, 1.0]), atol=1e-9)
+
+    def quartic(y):
+        return jnp.sum(y**4) / 12 + 0.25 * jnp.sum(y**2)  # curvature y^2 + 1/2; by secants h^2 / 3 more
+
+    places = np.concatenate([np.zeros((1, 1)), jax.random.normal(jax.random.key(0), (POINTS, 1))])
+    mean = np.mean(places**2) + 0.5 + SECANT**2 / 3
+    hessian = jax.hessian(in_unit_curvature(quartic, 1).potential)(jnp.ones(1))
+    scale = float(jnp.ravel(in_unit_curvature(quartic, 1).values(jnp.ones(1))["y"])[0])
+    assert scale == pytest.approx(mean**-0.5, rel=1e-9)
+    assert float(hessian[0, 0]) == pytest.approx(scale**2 * (scale**2 + 0.5), rel=1e-9)
+
+
+def test_a_cliff_beside_the_maximum_is_named_and_elsewhere_left_out():
+    with pytest.raises(FloatingPointError, match="not finite beside the MAP"):
+        in_unit_curvature(lambda y: jnp.sum(jnp.sqrt(y + 0.1)), 1)
+    space = in_unit_curvature(lambda y: jnp.sum(2 * y**2 + jnp.where(jnp.abs(y) < 0.3, 0.0, jnp.nan) * y), 1)
+    assert float(space.values(jnp.ones(1))["y"][0]) == pytest.approx(0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize(

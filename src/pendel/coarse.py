@@ -8,6 +8,7 @@ with all frames and all beams needs few of its costly steps.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from pendel.constants import Array
@@ -20,6 +21,7 @@ from pendel.problem import Problem, Settings
 from pendel.simulate import Plan
 
 WORTH = 1e11  # floating point operations of one simulation, about a second of a fast core
+CARD = 60  # times as fast is a graphics card, which spends more on compiling a coarse problem than that saves
 FRAMES = 10  # of the coarse fit, at least
 BEAMS = 0.5  # of sg_max
 
@@ -39,7 +41,7 @@ class Coarse:
 
 def is_costly(plans: Sequence[Plan]) -> bool:
     """Whether one simulation takes so long that a fit should not begin with all frames and beams."""
-    return sum(operations(plan) for plan in plans) >= WORTH
+    return sum(operations(plan) for plan in plans) >= WORTH * (1 if jax.default_backend() == "cpu" else CARD)
 
 
 def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse | None:

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
-from jax.interpreters.partial_eval import partial_eval_jaxpr_nounits
 from jaxtyping import Float
 from scipy.optimize import minimize
 
@@ -70,23 +68,51 @@ def cheap_maximiser(
 def split_computation(function: Callable, known, unknown) -> tuple[Callable, Callable]:
     """Cut function(*known, unknown) into simulate(known) -> parts and rest(parts, unknown) -> the result.
 
+    Whole equations move: what they say about their derivatives, and what reverse mode may keep of them, stays.
+
     Args:
         function: of arrays and pytrees, returning one array.
         known, unknown: examples of its arguments.
     """
     closed = jax.make_jaxpr(lambda known, unknown: function(*known, unknown))(known, unknown)
-    count = len(jax.tree.leaves(known))
-    flags = [False] * count + [True] * (len(closed.jaxpr.invars) - count)
-    first, second, _, residuals = partial_eval_jaxpr_nounits(closed, flags, instantiate=True)
-    number = len(residuals)
-    run_first, run_second = jaxpr_as_fun(first), jaxpr_as_fun(second)
+    jaxpr, count = closed.jaxpr, len(jax.tree.leaves(known))
+    given, open_inputs = jaxpr.invars[:count], jaxpr.invars[count:]
+    settled, early, late = {*given, *jaxpr.constvars}, [], []
+    for equation in jaxpr.eqns:
+        if all(_is_literal(v) or v in settled for v in equation.invars):
+            early.append(equation)
+            settled.update(equation.outvars)
+        else:
+            late.append(equation)
+    wanted = [v for equation in late for v in equation.invars] + list(jaxpr.outvars)
+    handed_over = settled.difference(jaxpr.constvars)
+    parts = list(dict.fromkeys(v for v in wanted if not _is_literal(v) and v in handed_over))
+    constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
 
     @jax.jit
     def simulate(known):
-        flat = run_first(*jax.tree.leaves(known))
-        return tuple(flat[len(flat) - number :])
+        found = _evaluated(early, {**constants, **dict(zip(given, jax.tree.leaves(known), strict=True))})
+        return tuple(found[v] for v in parts)
 
-    def rest(parts, unknown):
-        return run_second(*parts, *jax.tree.leaves(unknown))[0]
+    def rest(simulated, unknown):
+        inputs = dict(zip(open_inputs, jax.tree.leaves(unknown), strict=True))
+        found = _evaluated(late, {**constants, **dict(zip(parts, simulated, strict=True)), **inputs})
+        (result,) = jaxpr.outvars
+        return result.val if _is_literal(result) else found[result]
 
     return simulate, rest
+
+
+def _is_literal(variable) -> bool:
+    return hasattr(variable, "val")
+
+
+def _evaluated(equations, values: dict) -> dict:
+    """Values of all variables after the equations."""
+    for equation in equations:
+        inputs = [v.val if _is_literal(v) else values[v] for v in equation.invars]
+        parameters = equation.primitive.get_bind_params(equation.params)
+        functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)  # before JAX 0.12
+        found = equation.primitive.bind(*functions, *inputs, **parameters)
+        values.update(zip(equation.outvars, found if equation.primitive.multiple_results else [found], strict=True))
+    return values

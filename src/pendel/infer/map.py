@@ -15,6 +15,7 @@ from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
 from pendel.infer.objective import Held, differentiable, objective
 from pendel.infer.optimise import CONVERGED, ROUGH, Density, Progress, from_near, from_start, in_metric, moved
 from pendel.infer.spreads import best_spreads
+from pendel.infer.threads import one_blas_thread
 
 LARGEST = 1000  # globals for which the matrix is made once, at the end
 FAR = 16  # scoring steps of frames that start from a scan
@@ -42,6 +43,7 @@ class MapFit:
     message: str
 
 
+@one_blas_thread
 def fit_map(
     model: Callable,
     *args: Any,
@@ -73,7 +75,8 @@ def fit_map(
         max_steps: of the optimisers, per start and round.
         spread_rounds: how often the spreads are moved, and the credit of the errors.
         tolerance: converged when a pass of L-BFGS gained less log density than this, or a Newton step from its end
-            promises less than ten times as much. Above `CONVERGED` the last round is one pass, which others go on from.
+            promises less than ten times as much; with `near` the default is 0.002 for every parameter. Above
+            `CONVERGED` the last round is one pass, which others go on from.
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
@@ -129,6 +132,7 @@ def fit_map(
     )
 
 
+@one_blas_thread
 def climb_frames(
     model: Callable,
     *args: Any,

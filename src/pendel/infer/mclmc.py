@@ -14,18 +14,21 @@ import jax.numpy as jnp
 
 from pendel.constants import Array
 from pendel.infer.chain_loop import run_chains
-from pendel.infer.hmc import CHAINS, DRAWS, STATISTICS, WARMUP, Sampled
+from pendel.infer.hmc import CHAINS, STATISTICS, Sampled
 from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit
 from pendel.infer.optimise import Progress
+from pendel.infer.threads import one_blas_thread
 from pendel.infer.whitening import unit_curvature, whitened
 
+WARMUP, DRAWS = 250, 800
 TARGET = 0.8  # acceptance
 STEPS = 4.0  # of the integrator in a trajectory, on average
 TUNING = "tuning"  # gradients of a chain's adaptation, the same at every step
 GRADIENTS_PER_STEP = 2  # of McLachlan's integrator
 
 
+@one_blas_thread
 def sample_mclmc(
     model: Callable,
     *args: Any,
@@ -33,7 +36,7 @@ def sample_mclmc(
     key: Array,
     chains: int = CHAINS,
     warmup: int = WARMUP,
-    draws: int = 2 * DRAWS,
+    draws: int = DRAWS,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     at_once: int | None = None,
@@ -44,7 +47,8 @@ def sample_mclmc(
     from blackjax import adjusted_mclmc_find_L_and_step_size
     from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
 
-    space = unit_curvature(whitened(model, args, kwargs, start), progress)
+    key_curvature, key = jax.random.split(key)
+    space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
     size = space.size
 
     def log_density(y):
@@ -112,7 +116,7 @@ def sample_mclmc(
         progress=progress,
         at_once=at_once,
     )
-    tuning = int(found.pop(TUNING)[:, 0].sum()) + 2 * size
+    tuning = int(found.pop(TUNING)[:, 0].sum()) + space.gradients
     return Sampled(
         draws=space.constrained_chains(points),
         statistics=dict(found),

@@ -26,6 +26,7 @@ CONVERGED = 0.1  # gain of a pass in log density
 ROUGH = 20 * CONVERGED  # where the spreads still move, or more frames or beams follow
 DAMPED_STEPS = 3
 SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
+NOISE = 2e-3  # log density a parameter (draws scatter by half): gain too small for a costly step
 SETTLING = 6  # of frames that have been near their maximum with other beams or globals
 SHORT = 1.0  # standard deviations an element, up to which a matrix is still good
 MEMORY = 40  # gradients L-BFGS remembers
@@ -117,16 +118,18 @@ def from_near(density: Density, z: Array, held: Held, max_steps: int, tolerance:
     """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
 
     The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element. A
-    tolerance above `CONVERGED` asks for one pass in the first metric.
+    tolerance above `CONVERGED` asks for one pass in the first metric; `CONVERGED` grows with the number of parameters.
     """
     z = moved(density, density.cheap(z, held), held, [], SETTLING)
     matrix, credit = density.matrix(z, held)[2:]
     held = held._replace(credit=jnp.asarray(credit))
-    steps, made_at = 0, z
+    steps, made_at, is_rough = 0, z, tolerance > CONVERGED
+    if tolerance == CONVERGED:
+        tolerance = min(max(CONVERGED, NOISE * len(z)), ROUGH)
     while True:
         z, before, potential, promised, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
         steps += more
-        if tolerance > CONVERGED:
+        if is_rough:
             return _optimum(z, potential, matrix, credit, held, steps, promised < 10 * tolerance)
         if _distance(matrix, z - made_at) > SHORT:
             potential, gradient, matrix, credit = density.matrix(z, held)

@@ -26,6 +26,7 @@ from pendel.infer.minibatch import Batch, frame_batches
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 from pendel.infer.optimise import Progress
+from pendel.infer.threads import one_blas_thread
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
 STEPS = 250  # of a cycle, in which the rate rises and falls
@@ -49,6 +50,7 @@ class SviFit:
         return self.guide.draws(self.parameters, key, draws)
 
 
+@one_blas_thread
 def fit_svi(
     model: Callable,
     *args: Any,
