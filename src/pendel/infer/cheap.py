@@ -98,7 +98,7 @@ def split_computation(function: Callable, known, unknown) -> tuple[Callable, Cal
         inputs = dict(zip(open_inputs, jax.tree.leaves(unknown), strict=True))
         found = _evaluated(late, {**constants, **dict(zip(parts, simulated, strict=True)), **inputs})
         (result,) = jaxpr.outvars
-        return result.val if _is_literal(result) else found[result]
+        return getattr(result, "val", None) if _is_literal(result) else found[result]
 
     return simulate, rest
 

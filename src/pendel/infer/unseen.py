@@ -58,7 +58,7 @@ class Cut:
         """
 
         def moved(x):
-            return z.at[self.unseen].set(x)
+            return jnp.asarray(z).at[self.unseen].set(x)
 
         here = z[self.unseen]
         gradient = jax.grad(lambda x: self.negative_log_density(simulated, moved(x), spreads))(here)
@@ -103,8 +103,18 @@ def cut_off_simulation(layout: Layout, evaluate: Callable, values: Values) -> Cu
         kind |= dict.fromkeys(others.keys() - errors, UNSEEN)
     kind |= {site.name: OF_FRAMES for site in layout.sites if site.plate is not None and kind[site.name] != UNSEEN}
     kinds = np.asarray(layout.join({site.name: jnp.full(site.shape, kind[site.name]) for site in layout.sites}))
-    places = [np.flatnonzero(kinds == which) for which in (SHARED, UNSEEN, OF_FRAMES)]
-    return Cut(layout, *places, seen, first, second, *data(dict(values)))
+    observed, used = data(dict(values))
+    return Cut(
+        layout=layout,
+        shared=np.flatnonzero(kinds == SHARED),
+        unseen=np.flatnonzero(kinds == UNSEEN),
+        frames=np.flatnonzero(kinds == OF_FRAMES),
+        seen=seen,
+        first=first,
+        second=second,
+        observed=observed,
+        used=used,
+    )
 
 
 def _errors(predict: Callable, values: Values) -> set[str]:

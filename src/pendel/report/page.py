@@ -211,7 +211,7 @@ def _sampling(run: RunFiles) -> Iterator[tuple[str, Figure]]:
         yield "effective samples of every number; line: 400", sampling_figures.effective_samples(run.tree)
         if "energy" in run.tree["sample_stats"]:
             yield "energy of the chains and its change", sampling_figures.energies(run.tree)
-        for name, index in sampling_figures.global_names(run.tree):
+        for name, index in sampling_figures.traced_numbers(run.tree):
             label = sampling_figures.label(name, index)
             yield f"ranks of {label}, chain by chain", sampling_figures.ranks(run.tree, name, index)
             yield f"trace of {label}", sampling_figures.trace(run.tree, name, index)

@@ -12,23 +12,29 @@ from scipy.stats import rankdata
 from pendel.report.figure_style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, axes
 
 COLOURS = (BLUE, ORANGE, GREEN, MUTED)
-MOST_TRACES = 8
+MOST_TRACES, OF_FRAMES = 8, 2
+DERIVED = ("fract", "U_aniso")
 ENOUGH = 400  # effective samples
 RATIOS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10)  # ticks
 
 
-def global_names(tree: Any, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
-    """Numbers that all frames share and that were sampled, the slowest ones of the chains first."""
+def traced_numbers(tree: Any, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
+    """Sampled numbers to look at: the slowest of the frames (of chains), then those that all frames share."""
     posterior = tree["posterior"]
-    names = [
-        str(name)
-        for name in posterior.data_vars
-        if not any(str(axis).startswith("frame") for axis in posterior[name].dims) and name not in ("fract", "U_aniso")
-    ]
-    found = [(name, index) for name in names for index in np.ndindex(posterior[name].shape[2:])]
-    varying = [(n, i) for n, i in found if np.std(_number(tree, n, i)) > 0]
-    slowness = [float(az.ess(_number(tree, n, i))) if posterior.sizes["chain"] > 1 else 0.0 for n, i in varying]
-    return [varying[k] for k in np.argsort(slowness, kind="stable")[:most]]
+    chains = posterior.sizes["chain"] > 1
+    shared, of_frames = [], []
+    for name in map(str, posterior.data_vars):
+        if name in DERIVED:
+            continue
+        per_frame = any(str(axis).startswith("frame") for axis in posterior[name].dims)
+        (of_frames if per_frame else shared).extend((name, index) for index in np.ndindex(posterior[name].shape[2:]))
+
+    def slowest(numbers, most):
+        varying = [number for number in numbers if np.std(_number(tree, *number)) > 0]
+        slowness = [float(az.ess(_number(tree, *number))) if chains else 0.0 for number in varying]
+        return [varying[k] for k in np.argsort(slowness, kind="stable")[:most]]
+
+    return [*slowest(of_frames if chains else [], OF_FRAMES), *slowest(shared, most)]
 
 
 def trace(tree: Any, name: str, index: tuple[int, ...]) -> Figure:
