@@ -358,6 +358,7 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
     np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
 
 
+@pytest.mark.slow
 def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(coarse, "WORTH", 0.0)
     monkeypatch.setattr(fitting, "SHORT_CYCLE", 12)

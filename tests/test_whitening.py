@@ -86,6 +86,7 @@ def test_the_density_has_the_jacobian_of_the_coordinates(fitted):
     np.testing.assert_allclose([float(excess(y)) for y in points], float(excess(jnp.zeros(space.size))), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_potential(fitted):
     _, _, space = fitted
     y, step = 0.3 * jax.random.normal(jax.random.key(4), (space.size,)), 1e-5
@@ -108,6 +109,7 @@ def test_scales_follow_what_the_simulator_makes(fitted, monkeypatch, sign):
     assert bent < 0.1 * line
 
 
+@pytest.mark.slow
 def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
     data, fit, _ = fitted
     options = {"start": fit, "key": jax.random.key(1), "chains": 1, "warmup": EVERY, "draws": EVERY, **data}
