@@ -17,6 +17,7 @@ from pendel.infer.layout import inspect_model
 from pendel.infer.map import fit_map
 from pendel.infer.normal_matrix import negative_log_density, sites_in_loops
 from pendel.infer.unseen import cut_off_simulation
+from test_hmc import Memory
 
 FRAMES, PER_FRAME = (4, 3), 12
 SETS = len(FRAMES)
@@ -114,22 +115,9 @@ def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
     data, fit, _ = fitted
     options = {"start": fit, "key": jax.random.key(1), "chains": 1, "warmup": EVERY, "draws": EVERY, **data}
 
-    class Memory:
-        kept = None
-
-        def load(self):
-            return self.kept
-
-        def save(self, arrays):
-            if self.kept is None:
-                self.kept = {name: np.array(value) for name, value in arrays.items()}
-                raise KeyboardInterrupt
-
-    memory = Memory()
-    whole = sample_nuts(model, **options)
+    whole, memory = sample_nuts(model, **options), Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
         sample_nuts(model, keeper=memory, **options)
-    memory.save = lambda arrays: None
     resumed = sample_nuts(model, keeper=memory, **options)
     for name, values in whole.draws.items():
         np.testing.assert_array_equal(resumed.draws[name], values)

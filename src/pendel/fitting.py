@@ -139,10 +139,12 @@ def _site_values(run: Run, args: tuple, start: Chosen) -> tuple[Mapping[str, Arr
 def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior.
 
-    Where one simulation is costly, a step simulates a batch of the frames, and cycles are short.
+    Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
+    where many frames take as long as few.
     """
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    batches, steps = (BATCHES, SHORT_CYCLE) if is_costly([plan for _, plan in args[1]]) else (1, STEPS)
+    costly = is_costly([plan for _, plan in args[1]]) and jax.default_backend() == "cpu"
+    batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     found = fit_svi(
         run.model,
         *args,

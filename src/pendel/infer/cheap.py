@@ -97,8 +97,7 @@ def split_computation(function: Callable, known, unknown) -> tuple[Callable, Cal
     def rest(simulated, unknown):
         inputs = dict(zip(open_inputs, jax.tree.leaves(unknown), strict=True))
         found = _evaluated(late, {**constants, **dict(zip(parts, simulated, strict=True)), **inputs})
-        (result,) = jaxpr.outvars
-        return getattr(result, "val", None) if _is_literal(result) else found[result]
+        return found[jaxpr.outvars[0]]
 
     return simulate, rest
 

@@ -18,23 +18,22 @@ ENOUGH = 400  # effective samples
 RATIOS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10)  # ticks
 
 
-def traced_numbers(tree: Any, most: int = MOST_TRACES) -> list[tuple[str, tuple[int, ...]]]:
-    """Sampled numbers to look at: the slowest of the frames (of chains), then those that all frames share."""
+def traced_numbers(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """Numbers of the chains to look at: the slowest of the frames, then of those that all frames share."""
     posterior = tree["posterior"]
-    chains = posterior.sizes["chain"] > 1
-    shared, of_frames = [], []
-    for name in map(str, posterior.data_vars):
-        if name in DERIVED:
-            continue
-        per_frame = any(str(axis).startswith("frame") for axis in posterior[name].dims)
-        (of_frames if per_frame else shared).extend((name, index) for index in np.ndindex(posterior[name].shape[2:]))
 
-    def slowest(numbers, most):
-        varying = [number for number in numbers if np.std(_number(tree, *number)) > 0]
-        slowness = [float(az.ess(_number(tree, *number))) if chains else 0.0 for number in varying]
+    def slowest(of_frames, most):
+        names = [
+            str(name)
+            for name in posterior.data_vars
+            if any(str(axis).startswith("frame") for axis in posterior[name].dims) == of_frames and name not in DERIVED
+        ]
+        found = [(name, index) for name in names for index in np.ndindex(posterior[name].shape[2:])]
+        varying = [number for number in found if np.std(_number(tree, *number)) > 0]
+        slowness = [float(az.ess(_number(tree, *number))) for number in varying]
         return [varying[k] for k in np.argsort(slowness, kind="stable")[:most]]
 
-    return [*slowest(of_frames if chains else [], OF_FRAMES), *slowest(shared, most)]
+    return [*slowest(True, OF_FRAMES), *slowest(False, MOST_TRACES)]
 
 
 def trace(tree: Any, name: str, index: tuple[int, ...]) -> Figure:
