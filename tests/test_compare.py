@@ -92,6 +92,19 @@ def finished(path, crystal, calculated, evidence):
     return Run(Path(path), summary, crystal, pairs, nothing, nothing, None)
 
 
+def test_evidences_of_particles_are_preferred_where_both_hands_have_them():
+    crystal = read_crystal(example().structure)
+    right, wrong = finished("right", crystal, [1.0], -100.0), finished("wrong", invert(crystal), [2.0], -103.0)
+    right.summary["log_evidence_smc"] = -90.0
+    found = hand(right, wrong)
+    assert found is not None
+    assert (found.source, found.log_evidence) == ("Laplace", 3.0)
+    wrong.summary["log_evidence_smc"] = -95.0
+    found = hand(right, wrong)
+    assert found is not None
+    assert (found.source, found.log_evidence) == ("SMC", 5.0)
+
+
 def test_the_right_hand_has_the_higher_evidence_and_fits_more_reflections():
     crystal = read_crystal(example().structure)
     right = finished("right", crystal, [10.1, 9.9, 10.2, 13.0], -100.0)

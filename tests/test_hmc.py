@@ -1,5 +1,8 @@
 """Markov chains on a model whose posterior is known exactly, interrupted and not."""
 
+import dataclasses
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +10,12 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+from pendel.infer.between_draws import moved_spreads
 from pendel.infer.chain_loop import EVERY
 from pendel.infer.hmc import sample_nuts
 from pendel.infer.map import fit_map
 from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.whitening import POINTS, SECANT, SPREAD_WIDTH, Whitened, unit_curvature, whitened
+from pendel.infer.whitening import POINTS, SECANT, SPREAD_WIDTH, unit_curvature, whitened
 from pendel.report.chains import chain_quality
 
 FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
@@ -112,8 +116,37 @@ def test_frames_are_standard_normal_at_every_spread(data, log_spread):
     np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
+def test_spreads_move_to_where_the_frames_ask_them_to_be(data):
+    """With all else held a spread has a density of one dimension, which is integrated on a grid."""
+    fit = fit_map(model, y=data, spread_rounds=0)
+    space = whitened(model, (), {"y": data}, fit)
+    z = jnp.asarray(fit.unconstrained)
+
+    def walk(spreads, key):
+        spreads = moved_spreads(partial(space.log_prior, z), spreads, key)
+        return spreads, spreads["offset_spread"]
+
+    start, keys = {"offset_spread": jnp.asarray(-3.0)}, jax.random.split(jax.random.key(1), 3000)
+    found = np.asarray(jax.jit(lambda: jax.lax.scan(walk, start, keys)[1])())[20:]
+    grid = jnp.linspace(-4, 2, 2000)
+    density = np.asarray(jax.vmap(lambda s: space.log_prior(z, {"offset_spread": s}))(grid))
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    mean = weight @ np.asarray(grid)
+    sd = np.sqrt(weight @ (np.asarray(grid) - mean) ** 2)
+    assert np.mean(found) == pytest.approx(mean, abs=0.1 * sd)
+    assert np.std(found) == pytest.approx(sd, rel=0.06)
+
+
+@cache
+def any_space():
+    y = 1.3 * X + 0.1 * np.sin(9 * X)
+    return whitened(model, (), {"y": y}, fit_map(model, y=y, spread_rounds=0))
+
+
 def in_unit_curvature(potential, size):
-    return unit_curvature(Whitened(size, potential, lambda y: {"y": y}), jax.random.key(0))
+    space = dataclasses.replace(any_space(), size=size, potential=potential, values=lambda y: {"y": y})
+    return unit_curvature(space, jax.random.key(0))
 
 
 def test_what_curvature_is_left_is_divided_out():

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pendel
-from pendel import coarse, fitting
+from pendel import basins, coarse, fitting
 from pendel.cli import app
 from pendel.compare import read_run
 from pendel.datasets import example
@@ -174,7 +174,7 @@ def test_singular_ub(inputs, tmp_path: Path):
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--infer", "smc", "expected map or svi or nuts or mclmc"),
+        ("--infer", "vi", "expected map or svi or nuts or mclmc or smc"),
         ("--select", "all", "nearest or klar"),
         ("--cell", "mine", "header or structure or ub"),
         ("--geometry", "spiral", "rotation or precession"),
@@ -315,6 +315,23 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"largest R-hat {summary['max_r_hat']:.3f}" in page
     assert "ranks of u_iso, chain by chain" in page
+
+
+def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path, monkeypatch):
+    (tmp_path / "kinematic.py").write_text(KINEMATIC)
+    monkeypatch.setattr(basins, "sample_smc", partial(pendel.sample_smc, particles=16))
+    settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer="smc", **SMALL)
+    out = tmp_path / "run"
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    summary = outcome.summary
+    assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == ("smc", 1, 16)
+    assert sum(summary["basin_probability"]) == pytest.approx(1.0)
+    assert len(summary["basin_thickness"]) == len(summary["basin_probability"])
+    assert summary["smc_temperatures"][-1] == 1.0
+    assert abs(summary["log_evidence_smc"] - summary["log_evidence_laplace"]) < 50
+    assert "probability of the maxima that were found" in (out / "report.html").read_text(encoding="utf-8")
+    again = pendel.refine(inputs[0], [inputs[1]], out, settings)  # from the checkpoints
+    assert again.summary["basin_probability"] == summary["basin_probability"]
 
 
 @pytest.mark.parametrize("with_tilts", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -19,6 +19,7 @@ from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_tab
 from pendel.start import find_start
 from pendel.load_model import load_model
 from pendel.infer.map import MapFit, fit_map, laplace_draws
+from pendel.infer.smc import Tempered, sample_smc
 from pendel.infer.svi import SviFit, fit_svi
 from pendel.infer.hmc import Sampled, sample_nuts
 from pendel.infer.mclmc import sample_mclmc
@@ -40,6 +41,7 @@ __all__ = [
     "Sampled",
     "Settings",
     "SviFit",
+    "Tempered",
     "agreement",
     "find_start",
     "fit_map",
@@ -53,6 +55,7 @@ __all__ = [
     "refine",
     "sample_mclmc",
     "sample_nuts",
+    "sample_smc",
     "select",
     "simulate_files",
     "simulate_intensities",

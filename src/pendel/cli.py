@@ -66,7 +66,7 @@ def refine(
     out: Annotated[Path, typer.Option(help="run folder")],
     model: Annotated[str, typer.Option(help="a shipped model, or a Python file")] = "robust",
     thickness: Annotated[str | None, typer.Option(help="taper, single, wedge, lens or cylinder")] = None,
-    infer: Annotated[str, typer.Option(help="map, svi, nuts or mclmc")] = "svi",
+    infer: Annotated[str, typer.Option(help="map, svi, nuts, mclmc or smc")] = "svi",
     select: Select = "nearest",
     rsg: Rsg = 0.9,
     dsg: Dsg = 0.0015,
@@ -268,7 +268,7 @@ def compare(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
-    infer: Annotated[str, typer.Option(help="map, svi, nuts or mclmc")] = "svi",
+    infer: Annotated[str, typer.Option(help="map, svi, nuts, mclmc or smc")] = "svi",
     seed: Seed = 0,
     progress: Progress = "auto",
 ) -> None:

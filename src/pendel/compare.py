@@ -23,6 +23,7 @@ from pendel.report.loo import Loo, by_frame, by_measurement, held_out
 from pendel.report.page import write_page
 from pendel.run_folder import RunFolder
 
+EVIDENCES = {"log_evidence_smc": "SMC", "log_evidence_laplace": "Laplace"}  # the better first
 COLUMNS = ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out")
 SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
 
@@ -52,13 +53,15 @@ class Difference:
 class Hand:
     """Two refinements of opposite hand.
 
-    `probability`: of the first one, from the Laplace evidences, both hands being equally likely before. `z`: of a count
-    of the reflections that each hand fits better, (n_1 - n_2) / sqrt(n_1 + n_2).
+    `probability`: of the first one, from the evidences (of SMC where both runs have them, else of Laplace), both hands
+    being equally likely before. `z`: of a count of the reflections that each hand fits better,
+    (n_1 - n_2) / sqrt(n_1 + n_2).
     """
 
     first: Path
     second: Path
     log_evidence: float  # of the first minus that of the second
+    source: str  # of the evidences
     probability: float
     z: float
     n_first: int
@@ -116,11 +119,14 @@ def hand(one: Run, other: Run) -> Hand | None:
     observed = np.array([one.calculated[key][0] for key in shared])
     misfits = [np.abs(np.array([run.calculated[key][1] for key in shared]) - observed) for run in (one, other)]
     n_first, n_second = int(np.sum(misfits[0] < misfits[1])), int(np.sum(misfits[1] < misfits[0]))
-    gain = float(one.summary["log_evidence_laplace"] - other.summary["log_evidence_laplace"])
+    both = one.summary, other.summary
+    source = next(name for name in EVIDENCES if all(summary.get(name) is not None for summary in both))
+    gain = float(one.summary[source] - other.summary[source])
     return Hand(
         first=one.path,
         second=other.path,
         log_evidence=gain,
+        source=EVIDENCES[source],
         probability=float(1 / (1 + np.exp(-np.clip(gain, -700, 700)))),
         z=(n_first - n_second) / max(np.sqrt(n_first + n_second), 1.0),
         n_first=n_first,
@@ -192,8 +198,9 @@ def _hand_line(found: Hand) -> str:
     is_first = found.log_evidence > 0
     right, share = (found.first, found.probability) if is_first else (found.second, 1 - found.probability)
     z = found.z if is_first else -found.z
+    gain = f"log evidence {abs(found.log_evidence):.1f} higher, {found.source}"
     return (
-        f"hand: {right} with probability {share:.6g} (log evidence {abs(found.log_evidence):.1f} higher, Laplace); "
+        f"hand: {right} with probability {share:.6g} ({gain}); "
         f"z = {z:+.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
         f"{found.second}"
     )

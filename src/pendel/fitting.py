@@ -85,14 +85,15 @@ def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | 
     """A scan, with the structure in `fitted` values where there are some."""
     crystal = fitted_crystal(run.problem.crystal, fitted or {})
     found = find_start(crystal, run.datasets(plans), progress=run.progress)
-    return Chosen(values=dict(found.values[0]), basins=np.asarray(found.basins))
+    values, *others = map(dict, found.values)
+    return Chosen(values=values, basins=np.asarray(found.basins), others=tuple(others))
 
 
 def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     """Start of all frames after a coarse fit, with its beams: a scan, then every frame climbs by itself."""
     few_beams = dataclasses.replace(run, settings=coarse.settings)
     start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
-    start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every))
+    start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every), others=())
     plans = _within(run, final_plans(run.problem, coarse.settings, start.values))
     args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
     values, spreads = _site_values(run, args, start)
@@ -179,7 +180,7 @@ def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
 def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
     """What MAP leaves: its point, and draws of the Laplace approximation."""
     draws = laplace_draws(fit, run.key(0), DRAWS)
-    return StageResult(stage="map", point=fit.values, draws=draws, facts=_map_facts(fit), is_last=is_last)
+    return StageResult(stage="map", point=fit.values, draws=draws, facts=map_facts(fit), is_last=is_last)
 
 
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
@@ -187,13 +188,13 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
     gain, error = bound_gain(guided.losses, guided.cycle)
     facts = {
-        **_map_facts(fit),
+        **map_facts(fit),
         "elbo_gain": gain,
         "elbo_gain_se": error,
         "svi_steps": len(guided.losses),
         "elbo": -float(np.mean(guided.losses[-int(JUDGED * guided.cycle) :])),
         "guide_pareto_k": guided.pareto_k,
-        "sd_over_laplace": _sd_over_laplace(run, fit, guided.draws),
+        "sd_over_laplace": sd_over_laplace(run, fit, guided.draws),
     }
     return StageResult(
         stage="svi",
@@ -201,7 +202,7 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
         draws=guided.draws,
         facts=facts,
         is_last=True,
-        laplace=_global_laplace(run, fit),
+        laplace=global_laplace(run, fit),
         losses=guided.losses,
     )
 
@@ -219,24 +220,24 @@ def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
         stage=run.settings.infer,
         point=point,
         draws=draws,
-        facts={**_map_facts(fit), **counts, "sd_over_laplace": _sd_over_laplace(run, fit, draws)},
+        facts={**map_facts(fit), **counts, "sd_over_laplace": sd_over_laplace(run, fit, draws)},
         is_last=True,
         chains=chains,
         statistics=statistics,
-        laplace=_global_laplace(run, fit),
+        laplace=global_laplace(run, fit),
     )
 
 
-def _sd_over_laplace(run: Run, fit: MapFit, draws: Mapping[str, Array]) -> dict[str, list[float]]:
+def sd_over_laplace(run: Run, fit: MapFit, draws: Mapping[str, Array]) -> dict[str, list[float]]:
     """Smallest and largest ratio of standard deviations to those of the Laplace approximation, by global site."""
     ratios = {
         name: np.std(draws[name], axis=0) / np.std(laplace, axis=0)
-        for name, laplace in _global_laplace(run, fit).items()
+        for name, laplace in global_laplace(run, fit).items()
     }
     return {name: [float(np.min(ratio)), float(np.max(ratio))] for name, ratio in ratios.items() if np.size(ratio)}
 
 
-def _global_laplace(run: Run, fit: MapFit) -> dict[str, Array]:
+def global_laplace(run: Run, fit: MapFit) -> dict[str, Array]:
     """Laplace draws of the sites that all frames share."""
     draws = laplace_draws(fit, run.key(0), DRAWS)
     return {site.name: draws[site.name] for site in fit.layout.sites if site.plate is None}
@@ -261,7 +262,8 @@ def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tupl
     return written
 
 
-def _map_facts(fit: MapFit) -> dict[str, Any]:
+def map_facts(fit: MapFit) -> dict[str, Any]:
+    """What the summary says of a maximum."""
     return {
         "converged": fit.converged,
         "map_log_density": -fit.potential,

@@ -291,6 +291,8 @@ def _plain(value: Any) -> Any:
     """Values JSON knows: NaN becomes null, NumPy scalars become numbers."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

@@ -17,7 +17,7 @@ from pendel.io.pets import read_pets
 from pendel.profile import SHAPES
 
 CHOICES = {
-    "infer": ("map", "svi", "nuts", "mclmc"),
+    "infer": ("map", "svi", "nuts", "mclmc", "smc"),
     "select": ("nearest", "klar"),
     "cell": ("header", "structure", "ub"),
     "geometry": (None, "rotation", "precession"),
@@ -32,7 +32,7 @@ class Settings:
 
     model: str = "robust"
     thickness: str | None = None  # "taper", "single", "wedge", "lens", "cylinder": see `pendel.profile`
-    infer: str = "svi"  # or "map", "nuts", "mclmc"
+    infer: str = "svi"  # or "map", "nuts", "mclmc", "smc"
     select: str = "nearest"  # or "klar"
     rsg: float = 0.9
     dsg: float = 0.0015  # Å⁻¹

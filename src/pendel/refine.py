@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pendel.basins import fit_basins, temper, tempered_result, widest
 from pendel.coarse import coarse_problem
 from pendel.compile_clock import CompileClock
 from pendel.estimate import within_memory
@@ -37,14 +38,18 @@ from pendel.run_folder import Key, RunFolder, check_folder, claim_folder, run_ke
 from pendel.simulate import Plan
 from pendel.simulate.shard import shard_plan
 from pendel.stages import (
+    pack_basins,
     pack_guided,
     pack_map,
     pack_sampled,
     pack_start,
+    pack_tempered,
+    unpack_basins,
     unpack_guided,
     unpack_map,
     unpack_sampled,
     unpack_start,
+    unpack_tempered,
 )
 
 
@@ -67,10 +72,10 @@ def refine(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains.
+    """Refine a structure: start values, MAP with Laplace uncertainties, then SVI, Markov chains or tempered particles.
 
     Every stage leaves its results. The folder `out` may be new, empty, or that of the same run (same inputs, settings
-    and code), which goes on where it stopped: after its last completed stage, or within SVI and chains.
+    and code), which goes on where it stopped: after its last completed stage, or within SVI, chains and tempering.
 
     Args:
         structure: CIF of the start structure.
@@ -122,7 +127,7 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
         run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
         scan = partial(scan_again, run, coarse, rough) if coarse.every > 1 else lambda: rough
     start = _resumed(run, "start", scan, pack_start, unpack_start, clock)
-    plans = final_plans(run.problem, run.settings, start.values)
+    plans = final_plans(run.problem, run.settings, widest(start) if run.settings.infer == "smc" else start.values)
     plans = within_memory(run.problem.crystal, plans, run.settings.memory)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
     derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
@@ -141,6 +146,17 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
         return write_result(run, plans, laplace_result(run, fit, is_last=True))
     if run.folder.record().get("results_of") is None:
         write_result(run, plans, laplace_result(run, fit, is_last=False))
+    if run.settings.infer == "smc":
+        fits = _resumed(
+            run,
+            "basins",
+            lambda: fit_basins(run, args, start, fit),
+            pack_basins,
+            lambda arrays: unpack_basins(arrays, run.model, args, run.observations()),
+            clock,
+        )
+        tempered = _resumed(run, "smc", lambda: temper(run, args, fits), pack_tempered, unpack_tempered, clock)
+        return write_result(run, plans, tempered_result(run, fits, tempered, tried=1 + len(start.others)))
     if run.settings.infer in SAMPLERS:
         sampled = _resumed(
             run, run.settings.infer, lambda: sample_chains(run, args, fit), pack_sampled, unpack_sampled, clock

@@ -24,7 +24,7 @@ OUTPUTS = (
     *("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html"),
     *(DIFFERENCE_MAP, DIFFERENCE_DATA, RECORD),
 )
-STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc")
+STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc", "basins", "smc")
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "blackjax", "optax", "gemmi", "arviz", "numpy", "scipy")
 
 type Key = dict[str, Any]

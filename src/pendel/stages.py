@@ -1,7 +1,7 @@
 """Completed stages as flat arrays, for the checkpoints of a run folder, and back."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,19 @@ from pendel.constants import Array
 from pendel.infer.hmc import Sampled
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
+from pendel.infer.smc import Tempered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found."""
+    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found.
+
+    `others`: site values of the basins that were not chosen.
+    """
 
     values: dict[str, Array]
     basins: Array
+    others: tuple[dict[str, Array], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +37,15 @@ class Guided:
 
 def pack_start(start: Chosen) -> dict[str, Array]:
     """Flat arrays of start values."""
-    return {"basins": start.basins, **_prefixed("values", start.values)}
+    others = {k: v for n, values in enumerate(start.others) for k, v in _prefixed(f"other_{n}", values).items()}
+    return {"basins": start.basins, **_prefixed("values", start.values), **others}
 
 
 def unpack_start(arrays: Mapping[str, Array]) -> Chosen:
     """The inverse of `pack_start`."""
-    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"])
+    count = len({name.partition("/")[0] for name in arrays if name.startswith("other_")})
+    others = tuple(_stripped(f"other_{number}", arrays) for number in range(count))
+    return Chosen(values=_stripped("values", arrays), basins=arrays["basins"], others=others)
 
 
 def pack_map(fit: MapFit) -> dict[str, Array]:
@@ -75,6 +83,17 @@ def unpack_map(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs
     )
 
 
+def pack_basins(fits: Sequence[MapFit]) -> dict[str, Array]:
+    """Flat arrays of several MAP fits of one model."""
+    return {k: v for n, fit in enumerate(fits) for k, v in _prefixed(f"fit_{n}", pack_map(fit)).items()}
+
+
+def unpack_basins(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs: dict[str, Any]) -> list[MapFit]:
+    """The inverse of `pack_basins` for the same model and data."""
+    count = len({name.partition("/")[0] for name in arrays})
+    return [unpack_map(_stripped(f"fit_{number}", arrays), model, args, kwargs) for number in range(count)]
+
+
 def pack_guided(guided: Guided) -> dict[str, Array]:
     """Flat arrays of draws and losses."""
     numbers = {"losses": guided.losses, "cycle": np.asarray(guided.cycle), "pareto_k": np.asarray(guided.pareto_k)}
@@ -88,6 +107,26 @@ def unpack_guided(arrays: Mapping[str, Array]) -> Guided:
         losses=arrays["losses"],
         cycle=int(arrays["cycle"]),
         pareto_k=float(arrays["pareto_k"]),
+    )
+
+
+def pack_tempered(tempered: Tempered) -> dict[str, Array]:
+    """Flat arrays of tempered particles."""
+    numbers = {field.name: np.asarray(getattr(tempered, field.name)) for field in dataclasses.fields(Tempered)[1:]}
+    return {**numbers, **_prefixed("draws", tempered.draws)}
+
+
+def unpack_tempered(arrays: Mapping[str, Array]) -> Tempered:
+    """The inverse of `pack_tempered`."""
+    return Tempered(
+        draws=_stripped("draws", arrays),
+        basin=np.asarray(arrays["basin"]),
+        probability=np.asarray(arrays["probability"]),
+        log_evidence=float(arrays["log_evidence"]),
+        log_evidence_se=float(arrays["log_evidence_se"]),
+        temperatures=tuple(np.asarray(arrays["temperatures"]).tolist()),
+        acceptance=tuple(np.asarray(arrays["acceptance"]).tolist()),
+        gradients=int(arrays["gradients"]),
     )
 
 

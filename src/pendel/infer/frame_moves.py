@@ -96,14 +96,7 @@ def moved_frames(
         steps: of scoring from z and from each move, at most.
         tell: called with the number of climbs done and the log density of all frames, priors held.
     """
-    prior = scores.prior(z, fixed, data)
-
-    def climb(start):
-        def score(trial, moving):
-            return scores.score(trial, z, prior, fixed, working_on(data, scores.layout, moving))
-
-        return _scoring(scores.layout, start, score, steps)
-
+    climb = climber(scores, z, fixed, data, steps)
     tell = tell or (lambda done, total: None)
     best, record = climb(z)
     tell(1, float(np.sum(record)))
@@ -116,6 +109,26 @@ def moved_frames(
         record = np.where(better, found, record)
         tell(number + 2, float(np.sum(record)))
     return best
+
+
+def climber(
+    scores: FrameScores, anchor: Float[Array, " n"], fixed: Mapping[str, Array], data: Any, steps: int
+) -> Callable[[Float[Array, " n"]], tuple[Float[Array, " n"], Float[np.ndarray, " frames"]]]:
+    """A function from a start to the maxima that frames reach from there, and the log density of every frame at its.
+
+    Args:
+        anchor: the prior of a frame is its conditional next to the frames of this z, taken as quadratic.
+        steps: of scoring, at most.
+    """
+    prior = scores.prior(anchor, fixed, data)
+
+    def climb(start):
+        def score(trial, moving):
+            return scores.score(trial, anchor, prior, fixed, working_on(data, scores.layout, moving))
+
+        return _scoring(scores.layout, start, score, steps)
+
+    return climb
 
 
 def _scoring(layout: Layout, z, score, steps):
@@ -134,7 +147,8 @@ def _scoring(layout: Layout, z, score, steps):
         new_total = np.nan_to_num(new_total, nan=-np.inf)
         better = moving & (new_total > total)
         promised = np.bincount(frame_of_elements(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
-        moving &= np.where(better, new_total - total, promised) > SETTLED
+        gained = np.subtract(new_total, total, out=promised, where=better)  # promised elsewhere
+        moving &= gained > SETTLED
         element = by_element(layout, better)
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)

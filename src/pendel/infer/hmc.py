@@ -12,6 +12,7 @@ import jax
 from numpyro.infer import NUTS
 
 from pendel.constants import Array
+from pendel.infer.between_draws import between_draws
 from pendel.infer.chain_loop import run_chains
 from pendel.infer.keeper import Keeper
 from pendel.infer.map import MapFit
@@ -23,7 +24,7 @@ WARMUP, DRAWS, CHAINS = 90, 210, 4
 FIRST_STEP = 0.3  # of the integrator, in standard deviations, before it adapts
 TARGET = 0.6  # acceptance, on average over places that ask for steps of different lengths
 DEEPEST = 4  # tree: at most 15 leapfrog steps a draw; at steps of 0.3 they are 4.5 standard deviations
-STATISTICS = ("diverging", "acceptance_rate", "energy", "n_steps", "lp")
+STATISTICS = ("diverging", "acceptance_rate", "energy", "n_steps", "lp", "jumps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Sampled:
     """Draws of a Markov chain Monte Carlo run.
 
     `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: STATISTICS of them [chain draw];
-    `gradients`: evaluations, those of the metric and of the warm-up included.
+    `gradients`: evaluations, those of the metric and of the warm-up included; what jumps simulate and the search for
+    maxima are not.
     """
 
     draws: dict[str, Array]
@@ -54,9 +56,10 @@ def sample_nuts(
     at_once: int | None = None,
     **kwargs: Any,
 ) -> Sampled:
-    """Sample the posterior of a model with the No-U-Turn sampler.
+    """Sample the posterior of a model with the No-U-Turn sampler and, after every draw, `pendel.infer.between_draws`.
 
-    Chains start at independent draws from the Laplace approximation and adapt their step.
+    Chains start at independent draws from the Laplace approximation and adapt their step. Between draws frames jump
+    between their maxima, and spreads move with the frames held.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
@@ -67,8 +70,10 @@ def sample_nuts(
         progress: called as progress(stage, step, total, info) after every step.
         at_once: chains moved together, a divisor of their number; all on a graphics card when not given, else one.
     """
-    key_curvature, key = jax.random.split(key)
+    key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
     space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
+    between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
+    evaluate = jax.value_and_grad(space.potential)
     kernel = NUTS(
         potential_fn=space.potential,
         step_size=FIRST_STEP,
@@ -88,7 +93,6 @@ def sample_nuts(
 
     @jax.jit
     def advance(state, chain, step):
-        del chain, step  # the state has its own random key
         state = kernel.sample(state, (), {})
         numbers = {
             "diverging": state.diverging,
@@ -96,7 +100,13 @@ def sample_nuts(
             "energy": state.energy,
             "n_steps": state.num_steps,
             "lp": -state.potential_energy,
+            "jumps": 0,
         }
+        if between is not None:
+            y, taken = between(state.z, jax.random.fold_in(jax.random.fold_in(key_between, chain), step))
+            potential, slope = evaluate(y)
+            state = state._replace(z=y, potential_energy=potential, z_grad=slope)
+            numbers |= {"lp": -potential, "jumps": taken}
         return state, state.z, numbers
 
     points, found = run_chains(
@@ -109,7 +119,7 @@ def sample_nuts(
         progress=progress,
         at_once=at_once,
     )
-    gradients = found["n_steps"]
+    gradients = found["n_steps"] + (between is not None)
     return Sampled(
         draws=space.constrained_chains(points[:, warmup:]),
         statistics={name: value[:, warmup:] for name, value in found.items()},

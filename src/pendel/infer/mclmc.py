@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pendel.constants import Array
+from pendel.infer.between_draws import between_draws
 from pendel.infer.chain_loop import run_chains
 from pendel.infer.hmc import CHAINS, STATISTICS, Sampled
 from pendel.infer.keeper import Keeper
@@ -47,8 +48,9 @@ def sample_mclmc(
     from blackjax import adjusted_mclmc_find_L_and_step_size
     from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
 
-    key_curvature, key = jax.random.split(key)
+    key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
     space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
+    between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
     size = space.size
 
     def log_density(y):
@@ -102,8 +104,15 @@ def sample_mclmc(
             "energy": information.energy,
             "n_steps": GRADIENTS_PER_STEP * information.num_integration_steps,
             "lp": state.logdensity,
+            "jumps": 0,
             TUNING: tuned,
         }
+        if between is not None:
+            noise = jax.random.fold_in(jax.random.fold_in(key_between, chain), step)
+            y, taken = between(jnp.asarray(state.position), noise)
+            value, slope = jax.value_and_grad(log_density)(y)
+            state = state._replace(position=y, logdensity=value, logdensity_grad=slope)
+            numbers |= {"lp": value, "jumps": taken}
         return (state, parameters, tuned), state.position, numbers
 
     points, found = run_chains(
@@ -120,6 +129,6 @@ def sample_mclmc(
     return Sampled(
         draws=space.constrained_chains(points),
         statistics=dict(found),
-        gradients=int(found["n_steps"].sum()) + tuning,
+        gradients=int((found["n_steps"] + (between is not None)).sum()) + tuning,
         warmup_gradients=tuning,
     )

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 
 from pendel.constants import Array
 from pendel.infer.cheap import split_computation
-from pendel.infer.density import fisher_information, log_likelihood
+from pendel.infer.density import fisher_information, log_likelihood, pointwise_log_likelihood
 from pendel.infer.layout import Layout
 from pendel.infer.normal_matrix import sites_in_loops
+from pendel.infer.plates import frame_count, frame_of_elements, frame_of_observations
 
 SHARED, UNSEEN, OF_FRAMES = 0.0, 1.0, 2.0
 FARTHEST = 1.0  # scoring step of an unconstrained parameter, reached smoothly
@@ -56,17 +57,59 @@ class Cut:
         Args:
             of_prior: precision of their prior.
         """
+        slope, information = self._scores(simulated, z, spreads)
 
-        def moved(x):
-            return jnp.asarray(z).at[self.unseen].set(x)
+        def log_prior(x):
+            return self._evaluated(simulated, jnp.asarray(z).at[self.unseen].set(x), spreads)[1]
+
+        slope = slope + jax.grad(log_prior)(z[self.unseen])
+        factor = jnp.linalg.cholesky(information + of_prior)
+        step = jax.scipy.linalg.cho_solve((factor, True), slope)
+        return FARTHEST * jnp.tanh(step / FARTHEST), factor
+
+    def frame_scoring_step(
+        self,
+        simulated,
+        z: Float[Array, " n"],
+        spreads: Values,
+        of_prior: tuple[Float[Array, " unseen"], Float[Array, "unseen unseen"]],
+    ) -> Float[Array, " unseen"]:
+        """Step of every frame by itself, zero for what belongs to no frame.
+
+        Args:
+            of_prior: slope of the log prior and precision, taken as those of every frame alone.
+        """
+        # Observations whose prediction is not finite do not count, so that they spoil no other frame.
+        slope, information = self._scores(simulated, z, spreads, only_finite=True)
+        owner = frame_of_elements(self.layout)[self.unseen]
+        alone = (owner[:, None] == owner[None, :]) & (owner >= 0)
+        matrix = jnp.where(alone, information + of_prior[1], 0.0) + jnp.diag(jnp.where(owner >= 0, 0.0, 1.0))
+        step = jnp.linalg.solve(matrix, jnp.where(owner >= 0, slope + of_prior[0], 0.0))
+        return FARTHEST * jnp.tanh(step / FARTHEST)
+
+    def frame_log_likelihood(self, simulated, z: Float[Array, " n"], spreads: Values) -> Float[Array, " frames"]:
+        """Log density of the observations of every frame, frames counted over all plates."""
+        parameters, _ = self._evaluated(simulated, z, spreads)
+        likelihood = pointwise_log_likelihood(parameters, self.observed, self.used)
+        return jnp.zeros(frame_count(self.layout)).at[frame_of_observations(self.layout)].add(likelihood)
+
+    def _scores(self, simulated, z, spreads, only_finite=False):
+        """Slope of the log likelihood by the unseen elements, and their information in the observations."""
+
+        def predict(x):
+            return self._evaluated(simulated, jnp.asarray(z).at[self.unseen].set(x), spreads)[0]
 
         here = z[self.unseen]
-        gradient = jax.grad(lambda x: self.negative_log_density(simulated, moved(x), spreads))(here)
-        slope = jax.jacfwd(lambda x: _finite(self._evaluated(simulated, moved(x), spreads)[0]))(here)
-        information = fisher_information(self._evaluated(simulated, z, spreads)[0]) * self.used
-        factor = jnp.linalg.cholesky(jnp.einsum("abm,amp,bmq->pq", information, slope, slope) + of_prior)
-        step = -jax.scipy.linalg.cho_solve((factor, True), gradient)
-        return FARTHEST * jnp.tanh(step / FARTHEST), factor
+        parameters = predict(here)
+        slope = jax.grad(lambda p: log_likelihood(p, self.observed, self.used))(parameters)
+        jacobian = jax.jacfwd(lambda x: _finite(predict(x)))(here)
+        information = fisher_information(parameters) * self.used
+        slope = jnp.where(jnp.isfinite(parameters), slope, 0.0)
+        if only_finite:
+            sound = jnp.all(jnp.isfinite(information), axis=(0, 1)) & jnp.all(jnp.isfinite(slope), axis=0)
+            slope, information = jnp.where(sound, slope, 0.0), jnp.where(sound, information, 0.0)
+            jacobian = jnp.where(sound[:, None], jacobian, 0.0)
+        return jnp.einsum("am,amp->p", slope, jacobian), jnp.einsum("abm,amp,bmq->pq", information, jacobian, jacobian)
 
     def _evaluated(self, simulated, z, spreads):
         values = {**self.layout.split(z), **spreads}

@@ -23,9 +23,9 @@ the step that NUTS could take.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
 from pendel.infer.objective import differentiable
 from pendel.infer.prune import pruned
-from pendel.infer.unseen import cut_off_simulation
+from pendel.infer.unseen import Cut, cut_off_simulation
 
 SECANT = 0.25  # standard deviations to either side over which a curvature is taken
 POINTS = 3  # at which it is taken, beside the centre
@@ -50,6 +50,26 @@ SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before a warm-u
 TOGETHER = 50  # points turned back into values at once on a graphics card
 
 
+class Place(NamedTuple):
+    """Unconstrained values: z without the spreads, the spreads by site; and what the simulator makes of them."""
+
+    z: Float[Array, " n"]
+    spreads: Mapping[str, Array]
+    simulated: Any
+
+
+class Half(NamedTuple):
+    """Half of the way from y to a place: all that the simulator sees is there, and what the rest will need."""
+
+    z: Float[Array, " n"]
+    spreads: Mapping[str, Array]
+    y_c: Array
+    step_f: Array
+    precision: Array
+    lower: Array
+    of_prior: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Whitened:
     """The negative log density in coordinates y of all latent sites, and the way back to the sites."""
@@ -57,7 +77,17 @@ class Whitened:
     size: int
     potential: Callable[[Float[Array, " n"]], Float[Array, ""]]
     values: Callable[[Float[Array, " n"]], dict[str, Array]]  # constrained, of one y
+    before: Callable[[Float[Array, " n"]], Half]
+    after: Callable[[Any, Half], tuple[Place, Float[Array, ""]]]  # (what the simulator makes of it, half of the way)
+    back: Callable[[Place], tuple[Float[Array, " n"], Float[Array, ""]]]  # y and the same log |d place / dy|
+    log_prior: Callable[[Float[Array, " n"], Mapping[str, Array]], Float[Array, ""]]  # of `Place.z` and its spreads
+    cut: Cut
     gradients: int = 0  # that it took to make it
+
+    def place(self, y: Float[Array, " n"]) -> tuple[Place, Float[Array, ""]]:
+        """Where y is, and log |d place / dy|."""
+        half = self.before(y)
+        return self.after(self.cut.simulate(half.z, half.spreads), half)
 
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains; a simulation for each."""
@@ -100,9 +130,27 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
                 "do: check the model's priors, or fit with --infer svi first"
             )
     value, vector = np.linalg.eigh(total / found)
-    root = jnp.asarray((vector / np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE))) @ vector.T)
-    spent = 2 * space.size * len(points)
-    return Whitened(space.size, lambda w: space.potential(root @ w), lambda w: space.values(root @ w), spent)
+    scale = np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE))
+    root, inverse = jnp.asarray((vector / scale) @ vector.T), jnp.asarray((vector * scale) @ vector.T)
+    log_volume = -np.sum(np.log(scale))
+
+    def after(simulated, half):
+        there, more = space.after(simulated, half)
+        return there, log_volume + more
+
+    def back(there):
+        y, more = space.back(there)
+        return inverse @ y, log_volume + more
+
+    return dataclasses.replace(
+        space,
+        potential=lambda w: space.potential(root @ w) - log_volume,
+        values=lambda w: space.values(root @ w),
+        before=lambda w: space.before(root @ w),
+        after=after,
+        back=back,
+        gradients=2 * space.size * len(points),
+    )
 
 
 def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:
@@ -123,43 +171,73 @@ def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit
     sizes = len(shared), len(middle), len(cut.unseen)
     own, scoring_steps = len(cut.unseen), SCORING if len(cut.unseen) else 0
 
-    log_prior = pruned(lambda z, s: evaluate({**inner.split(z), **unravel(s)})[0], centre, middle)
+    log_prior = pruned(lambda z, spreads: evaluate({**inner.split(z), **spreads})[0], centre, unravel(middle))
     covariance = np.asarray(start.covariance)
-    information = np.linalg.inv(covariance) + np.asarray(jax.hessian(log_prior)(centre, middle))
+    information = np.linalg.inv(covariance) + np.asarray(jax.hessian(log_prior)(centre, unravel(middle)))
     of_rest, border = information[np.ix_(rest, rest)], information[np.ix_(rest, shared)]
-    pull = -np.asarray(jax.grad(log_prior)(centre, middle))[rest]  # of the likelihood, at a maximum
+    pull = -np.asarray(jax.grad(log_prior)(centre, unravel(middle)))[rest]  # of the likelihood, at a maximum
     root = jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)]))
+    constant = jnp.sum(jnp.log(jnp.diag(root))) + len(middle) * np.log(SPREAD_WIDTH)
 
-    def transform(y):
-        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
-        shift, s = root @ y_g, middle + SPREAD_WIDTH * y_s
+    def conditional(shift, s):
+        """z_g moved, z_c and z_f at their mean m; the precision P, its Cholesky factor and the prior's part of it."""
         z = centre.at[shared].add(shift)
 
         def rest_prior(x):
-            return log_prior(z.at[rest].set(x), s)
+            return log_prior(z.at[rest].set(x), unravel(s))
 
         slope = jax.grad(rest_prior)(centre[rest]) + pull - border @ shift
         of_prior = -jax.hessian(rest_prior)(centre[rest])
         precision = of_rest + of_prior
         lower = jnp.linalg.cholesky(precision)
-        step_f = solve_triangular(lower[own:, own:], y_f, trans=1, lower=True)
-        step_c = -cho_solve((lower[:own, :own], True), precision[:own, own:] @ step_f)
-        z = z.at[rest].add(cho_solve((lower, True), slope) + jnp.concatenate([step_c, step_f]))
-        log_volume = -jnp.sum(jnp.log(jnp.diag(lower)[own:]))
+        return z.at[rest].add(cho_solve((lower, True), slope)), precision, lower, of_prior
 
-        simulated, factor = cut.simulate(z, unravel(s)), lower[:own, :own]
+    def settled(simulated, z, spreads, step_f, precision, lower, of_prior):
+        """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
+        factor = lower[:own, :own]
+        z = z.at[cut.unseen].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
         for _ in range(scoring_steps):
-            step, factor = cut.scoring_step(simulated, z, unravel(s), of_prior[:own, :own])
+            step, factor = cut.scoring_step(simulated, z, spreads, of_prior[:own, :own])
             z = z.at[cut.unseen].add(step)
+        return z, factor
+
+    def volume(lower, factor):
+        return constant - jnp.sum(jnp.log(jnp.diag(lower)[own:])) - jnp.sum(jnp.log(jnp.diag(factor)))
+
+    def before(y):
+        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
+        s = middle + SPREAD_WIDTH * y_s
+        z, precision, lower, of_prior = conditional(root @ y_g, s)
+        step_f = solve_triangular(lower[own:, own:], y_f, trans=1, lower=True)
+        return Half(z.at[cut.frames].add(step_f), unravel(s), y_c, step_f, precision, lower, of_prior)
+
+    def after(simulated, half):
+        z, spreads, y_c, *known = half
+        z, factor = settled(simulated, z, spreads, *known)
         z = z.at[cut.unseen].add(solve_triangular(factor, y_c, trans=1, lower=True))
-        return z, unravel(s), log_volume - jnp.sum(jnp.log(jnp.diag(factor))), simulated
+        return Place(z, spreads, simulated), volume(half.lower, factor)
+
+    def transform(y):
+        half = before(y)
+        return after(cut.simulate(half.z, half.spreads), half)
+
+    def back(place):
+        s = ravel_pytree(dict(place.spreads))[0]
+        shift = place.z[shared] - centre[shared]
+        z, precision, lower, of_prior = conditional(shift, s)
+        step_f = (place.z - z)[cut.frames]
+        z = z.at[cut.frames].set(place.z[cut.frames])
+        z, factor = settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
+        y_g, y_c = solve_triangular(root, shift, lower=True), factor.T @ (place.z - z)[cut.unseen]
+        y = jnp.concatenate([y_g, (s - middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
+        return y, volume(lower, factor)
 
     def potential(y):
-        z, spreads, log_volume, simulated = transform(y)
-        return cut.negative_log_density(simulated, z, spreads) - log_volume
+        place, log_volume = transform(y)
+        return cut.negative_log_density(place.simulated, place.z, place.spreads) - log_volume
 
     def values(y):
-        z, spreads, _, _ = transform(y)
-        return full.constrain_values({**inner.split(z), **spreads})
+        place, _ = transform(y)
+        return full.constrain_values({**inner.split(place.z), **place.spreads})
 
-    return Whitened(len(centre) + len(middle), potential, values)
+    return Whitened(len(centre) + len(middle), potential, values, before, after, back, log_prior, cut)

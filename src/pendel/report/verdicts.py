@@ -15,6 +15,7 @@ from pendel.report.run_files import RunFiles
 from pendel.report.sampling_figures import fraction_of_missing_information
 
 GOOD_R, POOR_R = 0.08, 0.15
+SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
@@ -71,8 +72,24 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         k = summary["guide_pareto_k"]
         advice = "" if k < 0.7 else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
         yield Verdict(PASS if k < 0.7 else WARN, f"Pareto k of the guide {k:.2f} (good below 0.7)", advice)
+    if stage == "smc":
+        yield from _basins(summary)
     if summary["max_r_hat"] is not None:
         yield from _chains(run)
+
+
+def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
+    probability, thickness = np.array(summary["basin_probability"]), summary["basin_thickness"]
+    parts = [f"{p:.2f}" + (f" (T {t:.0f} Å)" if t else "") for p, t in zip(probability, thickness, strict=True)]
+    if summary["basins_tried"] == 1:
+        yield Verdict(WARN, "one thickness basin only was tried", "start from other structures, or change --frames")
+    sure = float(np.max(probability)) > SURE
+    advice = "" if sure else "several thicknesses explain the data: quote the structure over all of them"
+    yield Verdict(PASS if sure else WARN, f"probability of the maxima that were found: {', '.join(parts)}", advice)
+    acceptance = summary["smc_acceptance"]
+    moved = acceptance > 0.4
+    text = f"moves of the particles accepted: {acceptance:.2f} (good above 0.4)"
+    yield Verdict(PASS if moved else WARN, text, "" if moved else "check with --infer nuts")
 
 
 def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
