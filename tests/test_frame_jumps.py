@@ -159,7 +159,8 @@ def test_a_frame_beyond_the_simulator_keeps_no_other_from_jumping(fitted, monkey
     assert np.mean(np.abs(moved[:, 1]) > 0.5) > 0.2
 
 
-@pytest.mark.parametrize("sample", [sample_nuts, pytest.param(sample_mclmc, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sample", [sample_nuts, sample_mclmc])
 def test_chains_see_both_sides_as_often(fitted, sample):
     data, fit, _, _ = fitted
     found = sample(model, start=fit, key=jax.random.key(1), chains=2, warmup=60, draws=300, at_once=2, **data)

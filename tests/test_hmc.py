@@ -156,7 +156,10 @@ def test_what_curvature_is_left_is_divided_out():
     np.testing.assert_allclose(jax.hessian(space.potential)(jnp.zeros(5)), np.eye(5), atol=1e-9)
     w = jnp.arange(5.0)
     y = space.values(w)["y"]
-    assert space.potential(w) == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
+    climbed = space.potential(w) - space.potential(jnp.zeros(5))
+    assert climbed == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
+    log_volume = np.linalg.slogdet(jax.jacfwd(lambda w: space.values(w)["y"])(w))[1]
+    assert space.potential(jnp.zeros(5)) == pytest.approx(-log_volume, rel=1e-9)
 
 
 def test_hills_count_like_valleys_and_places_are_averaged():

@@ -35,6 +35,7 @@ LAYERS = [
         "posterior_groups",
         "outputs",
         "fitting",
+        "basins",
         "refine",
         "run_map",
     },

@@ -78,14 +78,18 @@ def test_basins_have_their_probability_and_the_evidence_is_right(tempered):
     assert 0.5 < tempered.acceptance[-1] <= 1.0
 
 
+@pytest.mark.slow
 def test_a_maximum_named_twice_is_not_counted_twice(starts):
     """Particles of either name are at p q_k / (q_1 + q_2), so the evidence stays."""
     both = sample_smc(model, y=Y, starts=[starts[0], starts[0]], key=jax.random.key(1), particles=512, at_once=512)
     alone = sample_smc(model, y=Y, starts=[starts[0]], key=jax.random.key(2), particles=512, at_once=512)
-    assert both.log_evidence == pytest.approx(alone.log_evidence, abs=0.1)
+    share, everything = exact()
+    for found in (both, alone):
+        assert found.log_evidence == pytest.approx(everything + np.log(share), abs=0.2)
     assert both.probability[0] == pytest.approx(0.5, abs=0.12)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(starts):
     options = {"y": Y, "starts": starts, "key": jax.random.key(3), "particles": 32, "at_once": 32}
     whole, memory = sample_smc(model, **options), Memory(stop_after=1)

@@ -166,7 +166,7 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
     if near:
         others = ", ".join(f"{thickness:.0f}" for thickness in near)
         text = f"start: thickness basins at {others} Å are as good as the one at {basins[0][0]:.0f} Å"
-        yield Verdict(WARN, text, "this fit began in one of them; see the thickness figures")
+        yield Verdict(WARN, text, "this fit began in one of them: see the thickness figures, or take --infer smc")
 
 
 def _structure(run: RunFiles) -> Iterator[Verdict]:
