@@ -18,10 +18,16 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int GROUP = 8;  // rows of a tile: 16 sums of 32 registers
+// GROUP: rows of a tile, whose sums fill half of the registers; WIDEST: bytes of one of them. Vectors are never wider:
+// GCC goes through memory for each of their operations then, which took twenty times as long.
+#if defined(__AVX512F__)
+constexpr int GROUP = 8, WIDEST = 64, NARROWEST = 32;
+#elif defined(__AVX__)
+constexpr int GROUP = 4, WIDEST = 32, NARROWEST = 32;
+#elif defined(__aarch64__)
+constexpr int GROUP = 8, WIDEST = 16, NARROWEST = 16;
 #else
-constexpr int GROUP = 4;
+constexpr int GROUP = 4, WIDEST = 16, NARROWEST = 16;
 #endif
 constexpr int BLOCK = 16;                // steps whose scored beams are summed over the nodes together
 constexpr int64_t HISTORY = 256 * 1024;  // bytes of steps whose outer products are taken together
@@ -481,9 +487,9 @@ void tangent(const Shape& shape, int64_t threads, int64_t batch, Batched<Real> v
 // Calls work<Vec, PARTS> for the parts of the matrix (real or complex) and the number of tilts.
 template <class Real, class Work>
 void choose(int64_t parts, int64_t tilts, Work work) {
-  typedef Real Half __attribute__((vector_size(32)));
-  typedef Real Full __attribute__((vector_size(64)));
-  const bool half = tilts * int64_t(sizeof(Real)) <= 32;
+  typedef Real Half __attribute__((vector_size(NARROWEST)));
+  typedef Real Full __attribute__((vector_size(WIDEST)));
+  const bool half = tilts * int64_t(sizeof(Real)) <= NARROWEST;
   if (parts == 2)
     half ? work(Half{}, std::integral_constant<int, 2>{}) : work(Full{}, std::integral_constant<int, 2>{});
   else
