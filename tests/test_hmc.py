@@ -1,7 +1,7 @@
 """Markov chains on a model whose posterior is known exactly, interrupted and not."""
 
 import dataclasses
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from pendel.infer.between_draws import moved_spreads
+from pendel.infer.between_draws import random_walk
 from pendel.infer.chain_loop import EVERY
 from pendel.infer.hmc import sample_nuts
 from pendel.infer.map import fit_map
@@ -122,11 +122,14 @@ def test_spreads_move_to_where_the_frames_ask_them_to_be(data):
     space = whitened(model, (), {"y": data}, fit)
     z = jnp.asarray(fit.unconstrained)
 
-    def walk(spreads, key):
-        spreads = moved_spreads(partial(space.log_prior, z), spreads, key)
-        return spreads, spreads["offset_spread"]
+    def log_density(x):
+        return space.log_prior(z, {"offset_spread": x[0]})
 
-    start, keys = {"offset_spread": jnp.asarray(-3.0)}, jax.random.split(jax.random.key(1), 3000)
+    def walk(x, key):
+        x = random_walk(log_density, x, jnp.array([0.5]), key)
+        return x, x[0]
+
+    start, keys = jnp.array([-3.0]), jax.random.split(jax.random.key(1), 3000)
     found = np.asarray(jax.jit(lambda: jax.lax.scan(walk, start, keys)[1])())[20:]
     grid = jnp.linspace(-4, 2, 2000)
     density = np.asarray(jax.vmap(lambda s: space.log_prior(z, {"offset_spread": s}))(grid))

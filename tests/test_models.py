@@ -90,6 +90,16 @@ def test_thickness_has_other_shapes(kind, crystal, datasets):
     np.testing.assert_allclose(share, expected[kind], rtol=2e-3)
 
 
+def test_a_step_has_two_terraces(crystal, datasets):
+    model = handlers.seed(with_thickness(pendel.load_model("robust"), "step"), jax.random.key(0))
+    sites = {name: site["value"] for name, site in handlers.trace(model).get_trace(crystal, datasets).items()}
+    low = 1 / (1 + np.exp(-np.asarray(sites["log_odds"])))
+    of_terrace = np.exp(sites["log_thickness"]) / (1 + np.exp(sites["log_taper"]))
+    expected = of_terrace * (1 - low + low * float(sites["step_height"]))
+    np.testing.assert_allclose(sites["thickness"], expected, rtol=5e-3)
+    assert np.ptp(low) > 0
+
+
 def test_a_model_without_a_choice_of_thickness_says_so():
     with pytest.raises(pendel.InputError, match="found --thickness lens with a model that has no argument"):
         with_thickness(pendel.load_model("neural_thickness"), "lens")

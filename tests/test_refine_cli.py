@@ -253,7 +253,7 @@ def test_compare_needs_two_finished_runs(tmp_path: Path):
     assert len(message.strip().splitlines()) == 1
 
 
-def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path):
+def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path, monkeypatch):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, **SMALL)
     out, seen = tmp_path / "run", []
@@ -271,7 +271,10 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert pendel.Posterior.load(out / "posterior.nc").data.attrs["stage"] == "map"
 
     seen.clear()
+    monkeypatch.setattr(coarse, "WORTH", 0.0)  # a machine that would have begun in another way goes on in this one
     outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage))
+    assert json.loads((out / "run.json").read_text())["costly"] is False
+    assert json.loads((out / "run.json").read_text())["svi"] == {"batches": 1, "steps": fitting.STEPS}
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pendel.thickness import cylinder, lens, lognormal, matern_covariance, runout, single, tapered, wedge
+from pendel.thickness import cylinder, lens, lognormal, matern_covariance, runout, single, stepped, tapered, wedge
 
 LOG_T, LOG_WIDTH = jnp.log(jnp.array([300.0, 900.0])), jnp.log(jnp.array([0.05, 0.3]))
 DENSITIES = [lognormal, tapered, wedge]
@@ -30,6 +30,18 @@ def test_tapered_moments():
     mean, sd = moments(*tapered(LOG_T, LOG_WIDTH, 40))
     np.testing.assert_allclose(mean, t / (1 + k), rtol=1e-3)
     np.testing.assert_allclose(sd, t * np.sqrt(1 / (1 + 2 * k) - 1 / (1 + k) ** 2), rtol=2e-2)
+
+
+def test_stepped_moments():
+    """A share q of the area is h times as thick: means add up as (1 - q) + q h, mean squares as (1 - q) + q h^2."""
+    log_odds, height = np.array([-1.0, 2.0, 0.3])[: len(LOG_T)], 0.6
+    low = 1 / (1 + np.exp(-log_odds))
+    nodes, weights = stepped(LOG_T, LOG_WIDTH, log_odds, height, 80)
+    flat, even = tapered(LOG_T, LOG_WIDTH, 40)
+    for power in (1, 2):
+        expected = (1 - low + low * height**power) * np.sum(even * flat**power, axis=1)
+        np.testing.assert_allclose(np.sum(weights * nodes**power, axis=1), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

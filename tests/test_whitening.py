@@ -10,6 +10,7 @@ import pytest
 import pendel
 from pendel.datasets import example
 from pendel.infer import whitening
+from pendel.infer.between_draws import between_draws
 from pendel.infer.chain_loop import EVERY
 from pendel.infer.density import prior_and_prediction
 from pendel.infer.hmc import sample_nuts
@@ -110,6 +111,42 @@ def test_scales_follow_what_the_simulator_makes(fitted, monkeypatch, sign):
     assert bent < 0.1 * line
 
 
+def test_errors_move_with_all_else_held(fitted):
+    """Given all else, b and nu have a density of two dimensions, which is integrated on a grid."""
+    data, fit, space = fitted
+    move = between_draws(model, (), data, fit, space, jax.random.key(0))
+    assert move is not None
+    values = jax.vmap(space.values)
+
+    def step(y, key):
+        y, _ = move(y, key)
+        return y, y
+
+    _, found = jax.jit(lambda: jax.lax.scan(step, jnp.zeros(space.size), jax.random.split(jax.random.key(2), 400)))()
+    start, found = space.values(jnp.zeros(space.size)), values(found)
+    for name in ("rate", "length", "length_2"):  # what the simulator sees stays
+        np.testing.assert_allclose(found[name] - start[name], 0, atol=1e-6)
+
+    place, _ = space.place(jnp.zeros(space.size))
+    grid = np.linspace(-4, 4, 41)
+    width = np.sqrt(np.diag(fit.covariance))[space.cut.errors]
+    offsets = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2) * width
+
+    def log_density(offset):
+        z = jnp.asarray(place.z).at[space.cut.errors].add(offset)
+        return -space.cut.negative_log_density(place.simulated, z, place.spreads)
+
+    density = np.asarray(jax.vmap(log_density)(jnp.asarray(offsets)))
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    for number, name in enumerate(("b", "nu")):
+        draws = np.log(found[name][20:]) - np.log(start[name])
+        mean = weight @ offsets[:, number]
+        sd = np.sqrt(weight @ (offsets[:, number] - mean) ** 2)
+        assert np.mean(draws) == pytest.approx(mean, abs=0.2 * sd)
+        assert np.std(draws) == pytest.approx(sd, rel=0.12)
+
+
 @pytest.mark.slow
 def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
     data, fit, _ = fitted
@@ -124,14 +161,14 @@ def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
 
 
 @pytest.mark.parametrize(
-    ("name", "unseen"),
+    ("name", "unseen", "errors"),
     [
-        ("robust", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}),
-        ("dynamical", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}),
-        ("kinematic", set()),  # no loop over a frame's parameters: nothing to gain
+        ("robust", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"a", "b", "nu"}),
+        ("dynamical", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"error"}),
+        ("kinematic", set(), set()),  # no loop over a frame's parameters: nothing to gain
     ],
 )
-def test_scales_and_means_are_unseen_and_errors_are_not(name, unseen):
+def test_scales_and_means_are_unseen_and_errors_are_not(name, unseen, errors):
     crystal = pendel.read_crystal(example().structure)
     experiment = pendel.thin(pendel.select(pendel.read_pets(example().data), "nearest"), slice(0, None, 15))
     data = (crystal, ((experiment, pendel.make_plan(crystal, experiment, g_max=0.9, sg_max=0.004, tilts=3)),))
@@ -142,6 +179,7 @@ def test_scales_and_means_are_unseen_and_errors_are_not(name, unseen):
     cut = cut_off_simulation(layout, lambda x: prior_and_prediction(program, full, x, {}, data, observed), values)
     names = np.array([label.partition("[")[0] for label in layout.names()])
     assert set(names[cut.unseen]) == unseen
+    assert set(names[cut.errors]) == errors
     of_frames = {site.name for site in layout.sites if site.plate is not None}
     assert set(names[cut.frames]) == of_frames - unseen
     assert {"displacement", "log_strain"} <= set(names[cut.shared])

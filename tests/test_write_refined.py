@@ -287,22 +287,25 @@ def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment)
     assert not {"_refine_ls.sample_thickness", "_refine_ls_number_reflns", "_refine_ls_wR_factor_ref"} & names
 
 
-@pytest.mark.parametrize("shape", ["wedge", "lens", "cylinder", "taper"])
+@pytest.mark.parametrize("shape", ["wedge", "lens", "cylinder", "taper", "step"])
 def test_expressions_are_the_shapes_that_are_refined(shape):
     """Mean of tau, the integral of 1 - F, and of tau^2, that of 2 tau (1 - F), from nodes and from the text."""
     taper = 0.3
     log_thickness = np.log([800.0])
     if shape == "taper":
         nodes, weights = thickness.tapered(log_thickness, np.log([taper]), nodes=40)
+    elif shape == "step":
+        nodes, weights = thickness.stepped(log_thickness, np.log([taper]), np.log([0.5]), 0.6, nodes=80)
     else:
         nodes, weights = profile.SHAPES[shape](log_thickness, 40)
     formula = re.sub(r"\^([^^]+)\^", r"**(\1)", SHAPES[shape].partition("= ")[2])
     tau = (np.arange(200000) + 0.5) / 200000
-    cumulative = eval(formula, {"tau": tau, "k": taper})  # text of this package, arithmetic only
+    names = {"tau": tau, "k": taper, "q": 1 / 3, "h": 0.6, "min": np.minimum}
+    cumulative = eval(formula, names)  # text of this package, arithmetic only
     reduced = np.asarray(nodes)[0] / 800.0
     assert np.mean(1 - cumulative) == pytest.approx(np.sum(np.asarray(weights)[0] * reduced), abs=1e-4)
     assert np.mean(2 * tau * (1 - cumulative)) == pytest.approx(np.sum(np.asarray(weights)[0] * reduced**2), abs=1e-4)
-    assert set(SHAPES) == {"taper", *profile.SHAPES}
+    assert set(SHAPES) == {*profile.CURVED, *profile.SHAPES}
 
 
 def test_ensemble_holds_the_draws(tmp_path, monoclinic):

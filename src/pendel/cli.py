@@ -65,7 +65,7 @@ def refine(
     data: Data,
     out: Annotated[Path, typer.Option(help="run folder")],
     model: Annotated[str, typer.Option(help="a shipped model, or a Python file")] = "robust",
-    thickness: Annotated[str | None, typer.Option(help="taper, single, wedge, lens or cylinder")] = None,
+    thickness: Annotated[str | None, typer.Option(help="taper, step, single, wedge, lens or cylinder")] = None,
     infer: Annotated[str, typer.Option(help="map, svi, nuts, mclmc or smc")] = "svi",
     select: Select = "nearest",
     rsg: Rsg = 0.9,

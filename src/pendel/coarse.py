@@ -44,10 +44,8 @@ def is_costly(plans: Sequence[Plan]) -> bool:
     return sum(operations(plan) for plan in plans) >= WORTH * (1 if jax.default_backend() == "cpu" else CARD)
 
 
-def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse | None:
-    """Few frames and beams of a problem that is expensive to simulate; None where it is cheap."""
-    if not is_costly(plans):
-        return None
+def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse:
+    """Few frames and beams of a problem that is expensive to simulate."""
     fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
     every = max(1, fewest // FRAMES)
     few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)

@@ -146,21 +146,24 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
     costly = is_costly([plan for _, plan in args[1]]) and jax.default_backend() == "cpu"
     batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
+    way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
+    run.folder.update(svi=way)
     found = fit_svi(
         run.model,
         *args,
         start=fit,
         key=run.key(1),
         angles=angles,
-        steps=steps,
-        batches=batches,
+        **way,
         keeper=run.folder.keeper("svi"),
         progress=run.progress,
         **run.observations(),
     )
     draws = min(K_DRAWS, affordable_draws(plan for _, plan in args[1]))
     k = pareto_k(run.model, *args, fit=found, key=run.key(4), draws=draws, **run.observations())
-    return Guided(draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), cycle=steps, pareto_k=k)
+    return Guided(
+        draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), cycle=way["steps"], pareto_k=k
+    )
 
 
 def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:

@@ -18,7 +18,7 @@ STRUCTURE_DIMS = {
     "displacement": ["position_parameter"],
     "log_strain": ["adp_parameter"],
 }
-FRAME_SITES = ("log_scale", "scale", "log_thickness", "log_taper", "thickness", "thickness_width")
+FRAME_SITES = ("log_scale", "scale", "log_thickness", "log_taper", "log_odds", "thickness", "thickness_width")
 
 
 def posterior_tree(

@@ -14,14 +14,14 @@ from pendel.crystal import Crystal, make_crystal
 from pendel.experiment import Experiment, drop_poor_frames, select, split, thin
 from pendel.io.cif import read_crystal
 from pendel.io.pets import read_pets
-from pendel.profile import SHAPES
+from pendel.profile import CURVED, SHAPES
 
 CHOICES = {
     "infer": ("map", "svi", "nuts", "mclmc", "smc"),
     "select": ("nearest", "klar"),
     "cell": ("header", "structure", "ub"),
     "geometry": (None, "rotation", "precession"),
-    "thickness": (None, "taper", *SHAPES),
+    "thickness": (None, *CURVED, *SHAPES),
 }
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 
@@ -31,7 +31,7 @@ class Settings:
     """Everything a user can set; None means derived from the data."""
 
     model: str = "robust"
-    thickness: str | None = None  # "taper", "single", "wedge", "lens", "cylinder": see `pendel.profile`
+    thickness: str | None = None  # "taper", "step", "single", "wedge", "lens", "cylinder": see `pendel.profile`
     infer: str = "svi"  # or "map", "nuts", "mclmc", "smc"
     select: str = "nearest"  # or "klar"
     rsg: float = 0.9

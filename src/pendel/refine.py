@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pendel.basins import fit_basins, temper, tempered_result, widest
-from pendel.coarse import coarse_problem
+from pendel.coarse import coarse_problem, is_costly
 from pendel.compile_clock import CompileClock
 from pendel.estimate import within_memory
 from pendel.evaluate import suffix
@@ -119,7 +119,10 @@ def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
 
 def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
     """Coarse fit where it pays, start, MAP and SVI; completed ones come from the folder."""
-    coarse = coarse_problem(run.problem, plans, run.settings)
+    known = run.folder.record().get("costly")  # as it was on the machine where the run began
+    costly = is_costly(plans) if known is None else known
+    run.folder.update(costly=costly)
+    coarse = coarse_problem(run.problem, plans, run.settings) if costly else None
     if coarse is None:
         scan = partial(scan_start, run, plans)
     else:

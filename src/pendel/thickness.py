@@ -3,6 +3,7 @@
 Every function returns nodes [Å] and weights of shape [frames nodes]; the weights of a frame sum to 1.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -49,6 +50,27 @@ def tapered(log_thickness: Float[Array, " frames"], log_taper: Float[Array, " fr
     abscissa, weight = np.polynomial.legendre.leggauss(nodes)
     t = jnp.exp(log_thickness[:, None] + jnp.exp(log_taper)[:, None] * np.log((1 + abscissa) / 2))
     return t, jnp.broadcast_to(weight / 2, t.shape)
+
+
+def stepped(
+    log_thickness: Float[Array, " frames"],
+    log_taper: Float[Array, " frames"],
+    log_odds: Float[Array, " frames"],
+    height: float | Float[Array, ""],
+    nodes: int = NODES,
+) -> Profile:
+    """A crystal with a step: two terraces of the same taper, the lower one `height` times as thick.
+
+    Args:
+        log_thickness: log of the largest thickness T of the higher terrace [log Å].
+        log_taper: log k, see `tapered`.
+        log_odds: log of the lower terrace's lit area over that of the higher one.
+        height: of the lower terrace over the higher one, between 0 and 1.
+        nodes: number of nodes, shared by both terraces.
+    """
+    high, weight = tapered(log_thickness, log_taper, nodes // 2)
+    low = jax.nn.sigmoid(log_odds)[:, None]
+    return jnp.concatenate([height * high, high], axis=1), jnp.concatenate([low * weight, (1 - low) * weight], axis=1)
 
 
 def runout(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:

@@ -1,14 +1,14 @@
-"""What happens to a Markov chain between two draws of its sampler: jumps of frames, and new spreads.
+"""What happens to a Markov chain between two draws of its sampler: jumps of frames, new spreads and errors.
 
 A sampler in the coordinates of `pendel.infer.whitening` moves spreads and frames together, which is right where the
 likelihood of a frame is about normal. Where it is sharper than it looks from the MAP point, a spread is stuck to its
-frames. Given the frames, however, a spread costs nothing: the simulator does not know it. So spreads are moved with
-the frames held, too, by a random walk; each of the two ways of moving is efficient where the other one is not.
+frames. Given the frames, however, a spread costs nothing: the simulator does not know it, nor the errors. So both are
+moved with all else held, too, by a random walk; each of the two ways of moving is efficient where the other one is not.
 
 Source: Yu & Meng, J. Comput. Graph. Stat. 20, 531 (2011).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from pendel.infer.map import MapFit
 from pendel.infer.optimise import Progress
 from pendel.infer.whitening import Place, Whitened
 
-SWEEPS = 10  # over all spreads
+SWEEPS = 10  # over all spreads and errors
 WALK = 0.5  # step of an unconstrained spread, a log where it is positive
 
 type Between = Callable[[Float[Array, " n"], Array], tuple[Float[Array, " n"], Int[Array, ""]]]
@@ -40,56 +40,66 @@ def between_draws(
 ) -> Between | None:
     """A Markov kernel (y, key) -> y and the number of jumps, which leaves the density of `space` as it is.
 
-    It costs two simulations and one for every try of a jump; None where no frame has several maxima and there are no
-    spreads.
+    It costs two simulations and one for every try of a jump; None where no frame has several maxima and there are
+    neither spreads nor errors.
 
     Args:
         space: coordinates of this model, data and fit.
         key: of the search for maxima.
     """
-    jump = None
+    jump, errors = None, space.cut.errors
     if len(space.cut.frames):
         maxima = frame_maxima(model, args, kwargs, start, space.cut, key, progress)
         jump = frame_jumps(space, maxima) if np.any(maxima.count > 1) else None
-    if jump is None and not start.spreads:
+    if jump is None and not start.spreads and not len(errors):
         return None
+    width_of_errors = jnp.sqrt(jnp.diag(jnp.asarray(start.covariance)))[errors]
 
     def move(y, key):
         place, _ = space.place(y)
         first, second = jax.random.split(key)
         z, taken = jump(place, first) if jump is not None else (place.z, jnp.zeros((), dtype=int))
         simulated = space.cut.simulate(z, place.spreads) if jump is not None else place.simulated
-
-        def log_density(some):
-            return -space.cut.negative_log_density(simulated, z, {**place.spreads, **some})
-
         free = {name: value for name, value in place.spreads.items() if name not in space.cut.seen}
-        spreads = {**place.spreads, **(moved_spreads(log_density, free, second) if free else {})}
-        there, _ = space.back(Place(z, spreads, simulated))
+        of_spreads, unravel = ravel_pytree(free)
+
+        def changed(x):
+            return jnp.asarray(z).at[errors].set(x[: len(errors)]), {**place.spreads, **unravel(x[len(errors) :])}
+
+        x = jnp.concatenate([z[errors], of_spreads])
+        width = jnp.concatenate([width_of_errors, jnp.full(of_spreads.shape, WALK)])
+        x = random_walk(lambda x: -space.cut.negative_log_density(simulated, *changed(x)), x, width, second)
+        there, _ = space.back(Place(*changed(x), simulated))
         sound = jnp.all(jnp.isfinite(there))  # as it is wherever the posterior has any mass
         return jnp.where(sound, there, y), jnp.where(sound, taken, 0)
 
     return move
 
 
-def moved_spreads(log_density: Callable, spreads: Mapping[str, Array], key: Array) -> Mapping[str, Array]:
-    """Spreads after SWEEPS of a random walk of each of them, everything else held.
+def random_walk(
+    log_density: Callable[[Float[Array, " n"]], Float[Array, ""]],
+    start: Float[Array, " n"],
+    width: Float[Array, " n"],
+    key: Array,
+) -> Float[Array, " n"]:
+    """Where SWEEPS of Metropolis steps lead, one element after the other.
 
     Args:
-        log_density: of unconstrained spreads by site.
+        width: standard deviation of the steps of every element.
     """
-    first, unravel = ravel_pytree(dict(spreads))
 
     def step(now, item):
-        s, height = now
+        x, height = now
         index, noise, log_uniform = item
-        trial = s.at[index].add(WALK * noise)
-        found = log_density(unravel(trial))
+        trial = x.at[index].add(width[index] * noise)
+        found = log_density(trial)
         better = log_uniform < found - height  # not where it is not finite
-        return (jnp.where(better, trial, s), jnp.where(better, found, height)), None
+        return (jnp.where(better, trial, x), jnp.where(better, found, height)), None
 
-    count, (walk, chance) = SWEEPS * len(first), jax.random.split(key)
+    count, (walk, chance) = SWEEPS * len(start), jax.random.split(key)
+    if not count:
+        return start
     noise, log_uniform = jax.random.normal(walk, (count,)), jnp.log(jax.random.uniform(chance, (count,)))
-    steps = jnp.arange(count) % len(first), noise, log_uniform
-    (s, _), _ = jax.lax.scan(step, (first, log_density(spreads)), steps)
-    return unravel(s)
+    steps = jnp.arange(count) % len(start), noise, log_uniform
+    (x, _), _ = jax.lax.scan(step, (start, log_density(start)), steps)
+    return x

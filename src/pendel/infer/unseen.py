@@ -26,11 +26,13 @@ class Cut:
     """Functions of z (a layout without spreads) and the unconstrained spreads by site, and which element of z is what.
 
     `unseen`: elements of the sites that the simulator does not see, but errors; `frames`: the others that belong to
-    frames; `shared`: the rest. Where the simulator sees no frame's parameter, nothing is unseen.
+    frames; `shared`: the rest, `errors` among them. Where the simulator sees no frame's parameter, nothing is unseen
+    and no errors are told from the rest.
     """
 
     layout: Layout
     shared: Int[np.ndarray, " shared"]
+    errors: Int[np.ndarray, " errors"]
     unseen: Int[np.ndarray, " unseen"]
     frames: Int[np.ndarray, " frames"]
     seen: tuple[str, ...]  # sites that reach the simulator
@@ -139,17 +141,22 @@ def cut_off_simulation(layout: Layout, evaluate: Callable, values: Values) -> Cu
     known = {name: values[name] for name in seen}
     others = {name: value for name, value in values.items() if name not in seen}
     first, second = split_computation(together, (known,), others)
-    kind = dict.fromkeys((site.name for site in layout.sites), SHARED)
+    kind, errors = dict.fromkeys((site.name for site in layout.sites), SHARED), set()
     if any(site.plate is not None and site.name in seen for site in layout.sites):
         # Errors change how well the scales are known: they are not settled with them.
         errors = _errors(lambda some: _finite(jnp.reshape(second(first((known,)), some)[:-1], (3, -1))), others)
         kind |= dict.fromkeys(others.keys() - errors, UNSEEN)
     kind |= {site.name: OF_FRAMES for site in layout.sites if site.plate is not None and kind[site.name] != UNSEEN}
-    kinds = np.asarray(layout.join({site.name: jnp.full(site.shape, kind[site.name]) for site in layout.sites}))
+
+    def elements(of_site: Callable[[str], float]):
+        return np.asarray(layout.join({site.name: jnp.full(site.shape, of_site(site.name)) for site in layout.sites}))
+
+    kinds, is_error = elements(kind.__getitem__), elements(lambda name: float(name in errors))
     observed, used = data(dict(values))
     return Cut(
         layout=layout,
         shared=np.flatnonzero(kinds == SHARED),
+        errors=np.flatnonzero((kinds == SHARED) & (is_error == 1)),
         unseen=np.flatnonzero(kinds == UNSEEN),
         frames=np.flatnonzero(kinds == OF_FRAMES),
         seen=seen,

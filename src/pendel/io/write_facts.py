@@ -17,6 +17,7 @@ SHAPES = {
     "lens": "F(tau) = tau^2^",
     "cylinder": "F(tau) = 1 - (1 - tau^2^)^1/2^",
     "taper": "F(tau) = tau^1/k^",
+    "step": "F(tau) = (1 - q)*tau^1/k^ + q*min(1, tau/h)^1/k^",
 }  # cumulative distribution of the thickness in a frame over its largest value, by the shape's name in `pendel.profile`
 _RESULT_ITEMS = {
     "r_obs_pooled": "_refine_ls_R_factor_gt",
@@ -67,8 +68,9 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
     """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
 
     Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
-    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error and
-    log_taper_mean; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count as missing.
+    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error,
+    log_taper_mean and step_height; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
+    as missing.
     """
     set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
     theory = str(results.get("theory", "dynamical"))
@@ -110,9 +112,12 @@ def _add_sample(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
     if shape in SHAPES:
         set_item(block, "_refine_ls.sample_shape_expression", SHAPES[shape])
         details.append("Expression: tau = t/t~m~, thickness over the largest one in a frame.")
-        if shape == "taper":
+        if shape in ("taper", "step"):
             details.append("k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.")
             details += [f"Typical k{which}: {k}." for which, k in _each(results, "log_taper_mean", exponential=True)]
+        if shape == "step":
+            details.append("h: lower terrace over the higher one; q: its share of the lit area, one a frame.")
+            details += [f"h{which}: {h}." for which, h in _each(results, "step_height")]
     set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
 
 
