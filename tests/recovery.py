@@ -1,10 +1,11 @@
 """What a refinement gives back: simulated crystals whose thickness, displacements and occupancies are known.
 
-Run by hand: python tests/recovery.py OUT [--studies thickness occupancy crystals guide]. All in the geometry of the
-embedded example, refined with `pendel refine`'s own stages from a structure some 10 mÅ away:
+Run by hand: python tests/recovery.py OUT [--studies thickness step occupancy crystals guide] [--kinds lens ...]. All in
+the geometry of the embedded example, refined with `pendel refine`'s own stages from a structure some 10 mÅ away:
 
-thickness: a wedge, a lens, a crystal with a step and a mixed one, whose sizes change along the angle; the band of the
-mean thickness, coordinates and U_ij against the truth, and the published network without posterior beside it.
+thickness: a wedge with a lower edge, one that runs out, a lens, a crystal with a step and a mixed one, whose sizes
+change along the angle; the band of the mean thickness, coordinates and U_ij against the truth, and the published
+network without posterior beside it. step: the crystal with a step by `--thickness step`.
 occupancy: an O atom with occupancy 0.85. crystals: two crystals alone and together. guide: the neural guide against
 one with a table in the place of the network.
 """
@@ -12,6 +13,7 @@ one with a table in the place of the network.
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,22 +34,25 @@ from pendel.parameters import with_parameters
 from pendel.simulate import make_plan, simulate_intensities
 from pendel.start import tilt_moves
 from pendel.synthetic import Imperfections, measured
-from pendel.thickness import lens, lognormal, single, wedge
+from pendel.thickness import lens, lognormal, runout, single, wedge
 
 TRUE = {"g_max": 1.6, "sg_max": 0.02}  # of the simulation; TILTS resolve the fringes of 900 Å
 FIT = {"g_max": 1.6, "sg_max": 0.01}
 TILTS = 60
 ERRORS = Imperfections(model_error=0.08, counts=1e5)
 MISORIENTATION = 0.08  # deg
+KINDS = ("wedge", "lens", "step", "mixed", "runout")
 
 
 def main() -> None:
     """The studies that were asked for, each with its numbers on the screen and in OUT/recovery.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    studies = {"thickness": thickness, "occupancy": occupancy, "crystals": crystals, "guide": guide}
+    studies = {"thickness": thickness, "step": step, "occupancy": occupancy, "crystals": crystals, "guide": guide}
     parser.add_argument("--studies", nargs="*", default=list(studies), choices=list(studies))
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="of the study thickness")
     options = parser.parse_args()
+    studies["thickness"] = partial(thickness, kinds=options.kinds)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "recovery.json"
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -69,6 +74,8 @@ def profile_of(kind: str, alpha: np.ndarray):
         return single(size)
     if kind == "wedge":
         return wedge(size, np.full(len(alpha), np.log(0.3)), 32)
+    if kind == "runout":
+        return runout(size + np.log(2.0), 32)
     if kind == "lens":
         return lens(size + np.log(1.5), 32)
     parts = {"step": (0.75, 1.25, 0.5 - 0.3 * along), "mixed": (0.9, 1.5, np.full(len(alpha), 0.7))}[kind]
@@ -151,24 +158,16 @@ def structure_scores(outcome, truth) -> dict:
 # Studies
 
 
-def thickness(out: Path) -> dict:
+def thickness(out: Path, kinds: Sequence[str] = KINDS) -> dict:
     """Mean thickness along the angle with its 95 % band: `robust` by SVI, and the network of `neural_thickness`."""
     found = {}
-    kinds = ("wedge", "lens", "step", "mixed")
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True)
-    for axis, (seed, kind) in zip(axes.flat, enumerate(kinds), strict=True):
-        data, structure, truth, mean = simulated(kind, seed, out / kind)
-        alpha = np.asarray(pendel.read_pets(data).alpha)
+    for kind in kinds:
+        data, structure, truth, mean = simulated(kind, KINDS.index(kind), out / kind)
         fit = refined([data], structure, out / kind / "robust", infer="svi", holdout=0.1)
         plain = refined([data], structure, out / kind / "network", infer="map", model="neural_thickness", holdout=0.1)
-        draws = posterior(out / kind / "robust")["thickness"].values.reshape(-1, len(mean))
         baseline = network_thickness(out / kind / "network", structure, data)
-        low, middle, high = np.quantile(draws, (0.025, 0.5, 0.975), axis=0)
         found[kind] = {
-            "inside_95": float(np.mean((mean > low) & (mean < high))),
-            "rms_relative_error": float(np.sqrt(np.mean((middle / mean - 1) ** 2))),
-            "rms_relative_sd": float(np.sqrt(np.mean((draws.std(axis=0) / mean) ** 2))),
-            "rms_z": float(np.sqrt(np.mean(((draws.mean(axis=0) - mean) / draws.std(axis=0)) ** 2))),
+            **band_scores(out / kind / "robust", data, mean, out / f"thickness_{kind}.png", baseline),
             "network_rms_relative_error": float(np.sqrt(np.mean((baseline / mean - 1) ** 2))),
             **{
                 f"{name}_{key}": outcome.summary[key]
@@ -178,14 +177,43 @@ def thickness(out: Path) -> dict:
             **structure_scores(fit, truth),
         }
         print(kind, json.dumps(found[kind], indent=1), flush=True)
-        axis.fill_between(alpha, low, high, color="tab:blue", alpha=0.3, label="95 % band")
-        axis.plot(alpha, middle, color="tab:blue", label="median")
-        axis.plot(alpha, baseline, color="tab:orange", label="network, no posterior")
-        axis.plot(alpha, mean, "k--", label="truth")
-        axis.set(title=kind, xlabel="goniometer angle [deg]", ylabel="mean thickness [Å]")
-    axes[0, 0].legend()
-    figure.savefig(out / "thickness.png", dpi=110)
     return found
+
+
+def step(out: Path) -> dict:
+    """The crystal with a step, refined with two terraces."""
+    data, structure, truth, mean = simulated("step", KINDS.index("step"), out / "step")
+    fit = refined([data], structure, out / "step" / "terraces", infer="svi", holdout=0.1, thickness="step")
+    height = posterior(out / "step" / "terraces")["step_height"].values.ravel()
+    return {
+        **band_scores(out / "step" / "terraces", data, mean, out / "thickness_step_terraces.png"),
+        "step_height": [float(height.mean()), float(height.std())],
+        "r_obs_pooled": fit.summary["r_obs_pooled"],
+        "r_obs_heldout": fit.summary["r_obs_heldout"],
+        **structure_scores(fit, truth),
+    }
+
+
+def band_scores(run: Path, data: Path, mean: np.ndarray, picture: Path, baseline: np.ndarray | None = None) -> dict:
+    """The band of the mean thickness against the truth, drawn too."""
+    draws = posterior(run)["thickness"].values.reshape(-1, len(mean))
+    low, middle, high = np.quantile(draws, (0.025, 0.5, 0.975), axis=0)
+    alpha = np.asarray(pendel.read_pets(data).alpha)
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.fill_between(alpha, low, high, color="tab:blue", alpha=0.3, label="95 % band")
+    axis.plot(alpha, middle, color="tab:blue", label="median")
+    if baseline is not None:
+        axis.plot(alpha, baseline, color="tab:orange", label="network, no posterior")
+    axis.plot(alpha, mean, "k--", label="truth")
+    axis.set(xlabel="goniometer angle [deg]", ylabel="mean thickness [Å]")
+    axis.legend()
+    figure.savefig(picture, dpi=110)
+    return {
+        "inside_95": float(np.mean((mean > low) & (mean < high))),
+        "rms_relative_error": float(np.sqrt(np.mean((middle / mean - 1) ** 2))),
+        "rms_relative_sd": float(np.sqrt(np.mean((draws.std(axis=0) / mean) ** 2))),
+        "rms_z": float(np.sqrt(np.mean(((draws.mean(axis=0) - mean) / draws.std(axis=0)) ** 2))),
+    }
 
 
 def occupancy(out: Path) -> dict:
