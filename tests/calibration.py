@@ -121,7 +121,8 @@ def _one(model, crystal, dataset, key, infer):
         svi = pendel.fit_svi(model, *data, start=fit, key=key_fit, angles={"frames": experiment.alpha}, **observations)
         draws = svi.draw(key_fit, DRAWS)
     else:
-        chains = pendel.sample_nuts(model, *data, start=fit, key=key_fit, chains=2, **observations)
+        options = {"chains": 2, "warmup": 60, "draws": 110}  # some 150 effective draws of a coordinate
+        chains = pendel.sample_nuts(model, *data, start=fit, key=key_fit, **options, **observations)
         draws = {name: np.reshape(x, (-1, *np.shape(x)[2:])) for name, x in chains.draws.items()}
     derived = derive(model, data, draws, leave_out=("calculated", "intensity"))
     upper = np.triu_indices(3)
