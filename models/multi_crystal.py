@@ -18,7 +18,7 @@ The generative story, for measurement m of hkl r in frame f:
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
-beam does not light the same part of the crystal in every frame.
+beam does not light the same part of the crystal in every frame. `--thickness` names other densities: `pendel.profile`.
 """
 
 import jax.numpy as jnp

@@ -57,7 +57,8 @@ def main() -> None:
     path = options.out / "recovery.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in options.studies:
-        found[name] = studies[name](options.out)
+        new = studies[name](options.out)
+        found[name] = {**found.get(name, {}), **new} if name == "thickness" else new
         path.write_text(json.dumps(found, indent=2) + "\n")
         print(name, json.dumps(found[name], indent=1), flush=True)
 
@@ -207,7 +208,9 @@ def band_scores(run: Path, data: Path, mean: np.ndarray, picture: Path, baseline
     axis.plot(alpha, mean, "k--", label="truth")
     axis.set(xlabel="goniometer angle [deg]", ylabel="mean thickness [Å]")
     axis.legend()
+    axis.set_title(picture.stem)
     figure.savefig(picture, dpi=110)
+    plt.close(figure)
     return {
         "inside_95": float(np.mean((mean > low) & (mean < high))),
         "rms_relative_error": float(np.sqrt(np.mean((middle / mean - 1) ** 2))),

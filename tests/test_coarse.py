@@ -13,15 +13,14 @@ from pendel.problem import Settings, read_problem
 SETTINGS = Settings(g_max=0.9, sg_max=0.004, tilts=5, holdout=0.2)
 
 
-def few(monkeypatch, worth):
+def few():
     files = example()
     problem = read_problem(files.structure, [files.data], SETTINGS)
-    monkeypatch.setattr(coarse, "WORTH", worth)
     return problem, coarse_problem(problem, first_plans(problem, SETTINGS), SETTINGS)
 
 
 def test_a_graphics_card_takes_sixty_times_as_much(monkeypatch):
-    problem, _ = few(monkeypatch, 1e15)
+    problem, _ = few()
     plans = first_plans(problem, SETTINGS)
     work = sum(coarse.operations(plan) for plan in plans)
     monkeypatch.setattr(coarse, "WORTH", work / 2)
@@ -30,8 +29,8 @@ def test_a_graphics_card_takes_sixty_times_as_much(monkeypatch):
     assert not coarse.is_costly(plans)
 
 
-def test_coarse_frames_keep_their_measurements_and_hold_out(monkeypatch):
-    problem, found = few(monkeypatch, 0.0)
+def test_coarse_frames_keep_their_measurements_and_hold_out():
+    problem, found = few()
     (whole,), (part,) = problem.experiments, found.problem.experiments
     assert found.every == len(whole.frame_id) // coarse.FRAMES
     np.testing.assert_array_equal(part.frame_id, whole.frame_id[:: found.every])

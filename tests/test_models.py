@@ -92,12 +92,17 @@ def test_thickness_has_other_shapes(kind, crystal, datasets):
 
 def test_a_step_has_two_terraces(crystal, datasets):
     model = handlers.seed(with_thickness(pendel.load_model("robust"), "step"), jax.random.key(0))
-    sites = {name: site["value"] for name, site in handlers.trace(model).get_trace(crystal, datasets).items()}
-    low = 1 / (1 + np.exp(-np.asarray(sites["log_odds"])))
-    of_terrace = np.exp(sites["log_thickness"]) / (1 + np.exp(sites["log_taper"]))
-    expected = of_terrace * (1 - low + low * float(sites["step_height"]))
-    np.testing.assert_allclose(sites["thickness"], expected, rtol=5e-3)
-    assert np.ptp(low) > 0
+    sites = handlers.trace(model).get_trace(crystal, (*datasets, *datasets))
+    for suffix in ("", "_2"):
+        height, log_odds, log_thickness, log_taper, thickness = (
+            np.asarray(sites[f"{name}{suffix}"]["value"])
+            for name in ("step_height", "log_odds", "log_thickness", "log_taper", "thickness")
+        )
+        low = 1 / (1 + np.exp(-log_odds))
+        expected = np.exp(log_thickness) / (1 + np.exp(log_taper)) * (1 - low + low * height)
+        np.testing.assert_allclose(thickness, expected, rtol=1e-2)
+        assert np.ptp(low) > 0
+    assert sites["step_height"]["value"] != sites["step_height_2"]["value"]
 
 
 def test_a_model_without_a_choice_of_thickness_says_so():

@@ -34,7 +34,7 @@ def test_tapered_moments():
 
 def test_stepped_moments():
     """A share q of the area is h times as thick: means add up as (1 - q) + q h, mean squares as (1 - q) + q h^2."""
-    log_odds, height = np.array([-1.0, 2.0, 0.3])[: len(LOG_T)], 0.6
+    log_odds, height = np.array([-1.0, 2.0]), 0.6
     low = 1 / (1 + np.exp(-log_odds))
     nodes, weights = stepped(LOG_T, LOG_WIDTH, log_odds, height, 80)
     flat, even = tapered(LOG_T, LOG_WIDTH, 40)

@@ -18,7 +18,7 @@ from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.plan import chunk_size, largest_radius
 from pendel.thickness import NODES
 
-FRAME_PARAMETERS = 5  # scale, two tilts, thickness and its taper
+FRAME_PARAMETERS = 6  # scale, two tilts, thickness, its taper, terraces
 OTHER_GLOBALS = 8  # error model and means of the hierarchies
 FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
 FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations

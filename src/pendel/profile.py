@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 
 from pendel.constants import Array, InputError
-from pendel.thickness import NODES, cylinder, lens, matern_covariance, runout, single, stepped, tapered
+from pendel.thickness import cylinder, lens, matern_covariance, runout, single, stepped, tapered
 
 LENGTH_DEG = 20.0  # the profile of a crystal in a rotation series changes over tens of degrees
 CURVED = ("taper", "step")
@@ -53,7 +53,7 @@ def sample_thickness(
     elif kind == "step":
         height: Any = numpyro.sample(f"step_height{suffix}", dist.Beta(2.0, 2.0))
         log_odds = _curve("odds", alpha, frames, suffix, mean=1.0, spread=(1.0, 0.5), jump=(0.5, 0.25))
-        nodes, weights = stepped(log_thickness, log_taper, log_odds, height, 2 * NODES)
+        nodes, weights = stepped(log_thickness, log_taper, log_odds, height)
     else:
         nodes, weights = SHAPES[kind](log_thickness)
     mean = jnp.sum(weights * nodes, axis=1)

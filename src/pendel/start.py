@@ -29,6 +29,7 @@ MOVE_STEP = 0.12  # deg
 SAMPLING_STEPS = (-2, -1, 1, 2)
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.thickness.tapered`
+LOG_ODDS = -2.0  # of a lower terrace: the scan has none
 TILT_SPREAD = 0.12  # deg, standard deviation expected
 MODEL_ERROR = 0.12  # relative, of the misfit used here
 ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
@@ -41,9 +42,9 @@ BASIN_DISTANCE = 0.12  # in log thickness
 class Start:
     """Start values of the frame parameters, one set per thickness basin, the best basin first.
 
-    `values`: sites log_scale, tilt [deg], log_thickness, log_taper and their means, with the data set's suffix;
-    `basins`: (median over frames of the largest thickness T [Å], misfit) of each set; `landscape`: (thicknesses [Å],
-    misfit of the best taper).
+    `values`: sites log_scale, tilt [deg], log_thickness, log_taper, log_odds and their means, with the data set's
+    suffix; `basins`: (median over frames of the largest thickness T [Å], misfit) of each set; `landscape`: (thicknesses
+    [Å], misfit of the best taper).
     """
 
     values: tuple[dict[str, Array], ...]
@@ -125,6 +126,7 @@ def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
             "log_scale": np.sum(likely * log_scale[:, frames, state], axis=0),
             "log_thickness": np.log(thickest[path]),
             "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
+            "log_odds": np.full(plan.frames, LOG_ODDS),
         }
         found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": likely.T @ tilts}
         values.append({f"{name}{suffix}": value for name, value in found.items()})

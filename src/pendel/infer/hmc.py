@@ -59,7 +59,7 @@ def sample_nuts(
     """Sample the posterior of a model with the No-U-Turn sampler and, after every draw, `pendel.infer.between_draws`.
 
     Chains start at independent draws from the Laplace approximation and adapt their step. Between draws frames jump
-    between their maxima, and spreads move with the frames held.
+    between their maxima, and spreads and errors move with all else held.
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).

@@ -18,8 +18,8 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-// GROUP: rows of a tile, whose sums fill half of the registers; WIDEST: bytes of one of them. Vectors are never wider:
-// GCC goes through memory for each of their operations then, which took twenty times as long.
+// GROUP: rows of a tile, whose sums fill half of the registers. WIDEST: bytes of a register, NARROWEST: of the vectors of
+// segments with few tilts. Wider ones than the registers took twelve to nineteen times as long: GCC keeps them in memory.
 #if defined(__AVX512F__)
 constexpr int GROUP = 8, WIDEST = 64, NARROWEST = 32;
 #elif defined(__AVX__)
