@@ -4,7 +4,7 @@ from rich.console import Console
 
 from pendel.converge import Trial, convergence, convergence_report, plan_settings, recommended
 from pendel.datasets import example
-from pendel.experiment import select
+from pendel.experiment import select, thin
 from pendel.io.cif import read_crystal
 from pendel.io.pets import read_pets
 from pendel.simulate import make_plan
@@ -30,7 +30,7 @@ def test_the_smallest_value_that_agrees_with_the_largest_is_recommended():
 
 def test_undersampled_fringes_are_found_out(capsys):
     crystal = read_crystal(example().data)  # the truth
-    experiment = select(read_pets(example().data))
+    experiment = thin(select(read_pets(example().data)), slice(None, None, 6))
     plan = make_plan(crystal, experiment, tilts=7)
     trials = convergence(crystal, experiment, plan)
     assert recommended(trials, plan_settings(plan))["tilts"][0] > 7

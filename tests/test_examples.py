@@ -117,7 +117,7 @@ def test_every_script_is_checked():
     assert sorted(check.__name__ for check in CHECKS) == [script.stem for script in SCRIPTS]
 
 
-SLOW = ("diagnose_a_run.ipynb",)
+SLOW = ("diagnose_a_run.ipynb", "svi_against_hmc.ipynb")  # Markov chains take minutes to compile
 
 
 @pytest.mark.filterwarnings("default")  # of Jupyter's own

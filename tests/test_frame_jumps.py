@@ -89,6 +89,7 @@ def around(maxima, rows, count):
     return dataclasses.replace(maxima, z=np.stack(rows), count=np.array(count))
 
 
+@pytest.mark.slow
 def test_the_density_stays_as_it_is(fitted):
     """Points drawn from elsewhere and weighted to the posterior: their means are the same after one jump each."""
     data, fit, space, maxima = fitted

@@ -111,6 +111,7 @@ def test_scales_follow_what_the_simulator_makes(fitted, monkeypatch, sign):
     assert bent < 0.1 * line
 
 
+@pytest.mark.slow
 def test_errors_move_with_all_else_held(fitted):
     """Given all else, b and nu have a density of two dimensions, which is integrated on a grid."""
     data, fit, space = fitted
