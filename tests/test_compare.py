@@ -54,6 +54,21 @@ def test_duplicate_rows_are_one_measurement(values):
     assert np.max(found.pareto_k) < 0.7
 
 
+def test_draws_that_stand_still_are_not_trusted(values):
+    expected = by_measurement(tree(values))
+    values = values.copy()
+    values[:, :250, 3] = values[:, :250, 3].min()  # a chain that was stuck: the largest weights are one and the same
+    found = by_measurement(tree(values))
+    place = found.units.index((0, "1 1 0", 30.0, 2.0))
+    assert np.flatnonzero(np.isinf(found.pareto_k)).tolist() == [place]
+    assert found.n_unreliable == 1
+    others = np.arange(4) != place
+    np.testing.assert_array_equal(found.pointwise[others], expected.pointwise[others])
+    assert found.pointwise[place] == pytest.approx(np.log(400) - logsumexp(-values[0, :, 3]))
+    values[:, :, :] = values[:, :1]
+    assert by_measurement(tree(values)).n_unreliable == 4
+
+
 def test_frames_leave_with_all_their_measurements(values):
     found = by_frame(tree(values))
     assert found.units == ((0, 4), (0, 5), (0, 6))

@@ -7,9 +7,12 @@ from typing import Any
 import arviz as az
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.special import logsumexp
 
 from pendel.constants import Array
+
+GOOD_K = 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,13 +20,13 @@ class Loo:
     """Expected log predictive density: `pointwise` over its units, named by `units`; `pareto_k` [units].
 
     Where k exceeds `good_k` (0.7, less for few draws) the estimate for that unit is not to be trusted. Held-out units
-    need no importance weights: their k is zero.
+    need no importance weights: their k is zero; it is infinite where the draws stand still.
     """
 
     units: tuple[tuple, ...]
     pointwise: Float[Array, " units"]
     pareto_k: Float[Array, " units"]
-    good_k: float = 0.7
+    good_k: float = GOOD_K
 
     @property
     def n_unreliable(self) -> int:
@@ -107,8 +110,23 @@ def _loo(tree: Any, units, values) -> Loo:
     if chains > 1:
         lp = tree["sample_stats"]["lp"]
         efficiency = float(np.clip(az.ess(lp.values) / lp.size, 0.05, 1.0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # counted instead
-        found: Any = az.loo(small, pointwise=True, reff=efficiency)
-    k, good_k = np.asarray(found.pareto_k), float(found.good_k)
-    return Loo(units=units, pointwise=np.asarray(found.elpd_i), pareto_k=k, good_k=good_k)
+    stuck = _stuck(values, efficiency)
+    minus = -values.reshape(-1, values.shape[-1])
+    pointwise = np.log(len(minus)) - logsumexp(minus, axis=0)
+    k, good_k = np.full(len(units), np.inf), GOOD_K
+    if not np.all(stuck):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # counted instead
+            found: Any = az.loo(small.isel(which=~stuck), pointwise=True, reff=efficiency)
+        pointwise[~stuck], k[~stuck], good_k = found.elpd_i, found.pareto_k, float(found.good_k)
+    return Loo(units=units, pointwise=pointwise, pareto_k=k, good_k=good_k)
+
+
+def _stuck(values: Float[np.ndarray, "chain draw units"], efficiency: float) -> Bool[np.ndarray, " units"]:
+    """Units whose largest weights are all the same, as where a chain stands still: a tail without a shape.
+
+    The tail is that of Vehtari et al., J. Mach. Learn. Res. 25, 72 (2024), section 4.
+    """
+    flat = np.sort(values.reshape(-1, values.shape[-1]), axis=0)
+    count = int(min(0.2 * len(flat), 3 * np.sqrt(len(flat) / efficiency)))
+    return np.ptp(flat[:count], axis=0) < np.finfo(float).tiny
