@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import pendel
+from pendel import fitting
 from pendel.datasets import example
 from pendel.report.fit_figures import probability_ranks
 from pendel.report.frames import flagged_frames, r_obs_of_frames
@@ -25,7 +27,10 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("report") / "run"
     settings = pendel.Settings(model="kinematic", infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
-    pendel.refine(example().structure, [example().data], out, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
+        patch.setattr(fitting, "STEPS", 40)
+        pendel.refine(example().structure, [example().data], out, settings)
     return out
 
 
