@@ -24,11 +24,10 @@ import numpy as np
 
 import pendel
 from pendel.datasets import example, free_coordinates, free_tensor_components
-from pendel.infer.guide import NeuralGuide, neural_guide
-from pendel.infer.layout import inspect_model
+from pendel.infer.guide import NeuralGuide
 from pendel.infer.objective import differentiable
 from pendel.infer.posterior import derive
-from pendel.infer.svi import STEPS, _updates
+from pendel.infer.svi import STEPS, _updates, starting_guide
 from pendel.io.write_pets import write_pets
 from pendel.parameters import with_parameters
 from pendel.simulate import make_plan, simulate_intensities
@@ -287,8 +286,7 @@ def guide(out: Path, cycles: int = 8) -> dict:
     neural = pendel.fit_svi(model, *args, cycles=(cycles, cycles), **options)
 
     traced = differentiable((args, observed), "reverse")
-    full = inspect_model(model, *traced, with_fixed=True)
-    plain = without_network(neural_guide(fit, full, angles, jax.random.key(1)))
+    plain = without_network(starting_guide(model, fit, angles, jax.random.key(1), traced))
     optimiser, update = _updates(model, plain, STEPS)
     parameters = plain.start
     state, losses, average = optimiser.init(parameters), [], parameters

@@ -1,22 +1,24 @@
 r"""The variational guide: Laplace's shape for the crystal, a neural network for the profile along the goniometer angle.
 
-With globals z_g, the profile x_f of frame f (thickness and its taper) and the nuisance parameters y_f of the frame
-(scale, tilt), every factor is normal:
+With log spreads s = s_0 + L_s u of the hierarchies, globals z_g, the profile x_f of frame f (thickness and its taper)
+and the nuisance parameters y_f of the frame (scale, tilt), every factor is normal given those before it:
 
-    spreads        log s   = log s_0 + r (d + exp(e) eps)
-    globals        z_g     = m_g + L_g (d_g + R_g eps)
-    profile        x_f     = m_f + B_f (z_g - m_g) + A_f (x_{f-1} - E[x_{f-1} | z_g]) + T_f eps_f
-    frames         y_f     = m'_f + C_f (z_g - m_g, x_f - m_f) + L'_f (d'_f + R'_f eps'_f)
+    spreads        u       = d_s + R_s eps
+    globals        z_g     = m_g + L_g (d_g + G u + R_g eps)
+    profile        x_f     = m_f + B_f (z_g - m_g - L_g G u) + A_f (x_{f-1} - E[x_{f-1} | z_g, u]) + T_f eps_f
+    frames         y_f     = m'_f + C_f (z_g - m_g - L_g G u, x_f - m_f) + L'_f (d'_f + D_f u + R'_f(u) eps'_f)
 
-A network of the angle alone puts out m_f, A_f (the link to the neighbouring frame), T_f and B_f. Its weights are
-parameters of the guide; the model knows nothing of them. L_g, C_f and L'_f are Laplace's; d, R start at 0 and 1, and
-the network is first fitted to Laplace's own conditionals, so the guide starts as a Markov approximation of Laplace.
+A network of the angle alone puts out m_f, A_f (the link to the neighbouring frame), T_f and B_f, and their slopes in u
+(of A_f in tanh u). Where a spread is small, frames are tied together: without these slopes the guide would settle on
+one value of the spreads and be too sure of the frames. The network's weights are parameters of the guide; the model
+knows nothing of them. L_g, C_f and L'_f are Laplace's; d, R start at 0 and 1, and the network is first fitted to
+Laplace's own conditionals, so the guide starts as a Markov approximation of Laplace at all spreads
+(`pendel.infer.guide_start`).
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,19 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import optax
-from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.infer.layout import Layout
-from pendel.infer.map import MapFit
 
-HIDDEN = 32
-HARMONICS = 8  # of the angle's range; a profile that bends over 20 degrees of 100 needs five
 PLATE_ARRAYS = ("features", "profile", "nuisance", "regression", "nuisance_root", "targets", "unit")
-SPREAD_WIDTH = 0.3  # start standard deviation of log spreads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +46,7 @@ class PlateShape:
     nuisance: Array  # elements of z [frames nuisance], sorted by angle
     regression: Float[Array, "frames nuisance globals_and_profile"]
     nuisance_root: Float[Array, "frames nuisance nuisance"]
-    targets: Float[Array, "frames outputs"]  # of the network
+    targets: Float[Array, "frames outputs"]  # of the network: a profile's conditional, and its slopes in u
     unit: Float[Array, " outputs"]
 
 
@@ -63,6 +59,7 @@ class NeuralGuide:
     centre: Float[Array, " n"]
     global_root: Float[Array, "globals globals"]
     log_spreads: Float[Array, " spreads"]
+    spread_root: Float[Array, "spreads spreads"]
     unravel_spreads: Callable  # to log spreads by site
     plates: tuple[PlateShape, ...]
     start: dict[str, Array]
@@ -70,7 +67,7 @@ class NeuralGuide:
     def arrays(self) -> dict[str, Any]:
         """What differs between fits of the same shapes, so that a compiled step can be given it."""
         plates = tuple({name: getattr(plate, name) for name in PLATE_ARRAYS} for plate in self.plates)
-        whole = {name: getattr(self, name) for name in ("centre", "global_root", "log_spreads", "start")}
+        whole = {name: getattr(self, name) for name in ("centre", "global_root", "log_spreads", "spread_root", "start")}
         return {**whole, "plates": plates}
 
     def with_arrays(self, arrays: Mapping[str, Any]) -> "NeuralGuide":
@@ -111,31 +108,33 @@ class NeuralGuide:
         """Standard normal noise to (z, log spreads)."""
         count, number = self.layout.globals, len(self.log_spreads)
         spread_noise, noise = noise[:number], noise[number:]
-        width = SPREAD_WIDTH * jnp.exp(parameters["spread_log_width"])
-        spreads = self.log_spreads + SPREAD_WIDTH * parameters["spread_shift"] + width * spread_noise
+        u = parameters["spread_shift"] + _lower(parameters["spread_root"])[0] @ spread_noise
+        by_spreads = self.global_root @ (parameters["global_by_spreads"] @ u)
         root = _lower(parameters["global_root"])[0]
         shift = self.global_root @ (parameters["global_shift"] + root @ noise[:count])
-        z = jnp.asarray(self.centre).at[:count].add(shift)
+        z = jnp.asarray(self.centre).at[:count].add(shift + by_spreads)
         for plate in self.plates:
-            z = _frame_draws(plate, parameters, z, shift, noise)
-        return z, spreads
+            z = _frame_draws(plate, parameters, z, shift, u, noise)
+        return z, self.log_spreads + self.spread_root @ u
 
     def log_density(
         self, parameters: Mapping[str, Array], z: Float[Array, " m"], spreads: Float[Array, " spreads"]
     ) -> Float[Array, ""]:
         """Of (z, log spreads): `transform` backwards, to the noise that leads there."""
-        width = SPREAD_WIDTH * jnp.exp(parameters["spread_log_width"])
-        noise = (spreads - self.log_spreads - SPREAD_WIDTH * parameters["spread_shift"]) / width
-        total = _normal(noise, jnp.log(width))
+        u = solve_triangular(self.spread_root, spreads - self.log_spreads, lower=True)
+        root, log_diagonal = _lower(parameters["spread_root"])
+        noise = solve_triangular(root, u - parameters["spread_shift"], lower=True)
+        total = _normal(noise, log_diagonal) - jnp.sum(jnp.log(jnp.diag(self.spread_root)))
 
         count = self.layout.globals
         root, log_diagonal = _lower(parameters["global_root"])
-        shift = z[:count] - jnp.asarray(self.centre)[:count]
-        inner = solve_triangular(self.global_root, shift, lower=True) - parameters["global_shift"]
-        noise = solve_triangular(root, inner, lower=True)
+        by_spreads = parameters["global_by_spreads"] @ u
+        inner = solve_triangular(self.global_root, z[:count] - jnp.asarray(self.centre)[:count], lower=True)
+        shift = self.global_root @ (inner - by_spreads)
+        noise = solve_triangular(root, inner - by_spreads - parameters["global_shift"], lower=True)
         total = total + _normal(noise, log_diagonal) - jnp.sum(jnp.log(jnp.diag(self.global_root)))
         for plate in self.plates:
-            total = total + _frame_density(plate, parameters, z, shift, jnp.asarray(self.centre))
+            total = total + _frame_density(plate, parameters, z, shift, u, jnp.asarray(self.centre))
         return total
 
     def draws(self, parameters: Mapping[str, Array], key: Array, count: int) -> dict[str, Array]:
@@ -146,45 +145,13 @@ class NeuralGuide:
         return {**values, **jax.tree.map(jnp.exp, jax.vmap(self.unravel_spreads)(spreads))}
 
 
-def neural_guide(fit: MapFit, full: Layout, angles: Mapping[str, Array], key: Array) -> NeuralGuide:
-    """A guide that starts as the Markov approximation of a Laplace fit.
-
-    Args:
-        fit: maximum and covariance.
-        full: layout of the model with its spreads.
-        angles: goniometer angle [deg] of the frames of every plate.
-        key: for the start of the network's weights.
-    """
-    layout = fit.layout
-    covariance = np.asarray(fit.covariance)
-    root = np.linalg.cholesky(covariance[: layout.globals, : layout.globals])
-    log_spreads, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in fit.spreads.items()})
-    start: dict[str, Array] = {
-        "spread_shift": jnp.zeros(len(log_spreads)),
-        "spread_log_width": jnp.zeros(len(log_spreads)),
-        "global_shift": jnp.zeros(layout.globals),
-        "global_root": jnp.zeros((layout.globals, layout.globals)),
-    }
-    plates = []
-    for name in layout.plates:
-        plate = _plate_shape(layout, name, fit.unconstrained, covariance, np.asarray(angles[name]))
-        frames, nuisance = plate.nuisance.shape
-        start[f"{name}_shift"] = jnp.zeros((frames, nuisance))
-        start[f"{name}_root"] = jnp.zeros((frames, nuisance, nuisance))
-        if plate.profile.shape[1]:
-            key, sub = jax.random.split(key)
-            start.update({f"{name}_{k}": v for k, v in _fitted_network(plate, sub).items()})
-        plates.append(plate)
-    return NeuralGuide(layout, full, np.asarray(fit.unconstrained), root, log_spreads, unravel, tuple(plates), start)
-
-
-def _frame_draws(plate: PlateShape, parameters, z, shift, noise):
+def _frame_draws(plate: PlateShape, parameters, z, shift, u, noise):
     """Add the draws of one plate's profile and nuisance parameters to z."""
     width = plate.profile.shape[1]
     deviation = jnp.zeros((len(plate.profile), 0))
     if width:
         weights = {k: parameters[f"{plate.name}_{k}"] for k in ("w1", "b1", "w2", "b2")}
-        mean, link, root, _, by_globals = _network_outputs(plate, weights, len(shift))
+        mean, link, root, _, by_globals = _network_outputs(plate, weights, len(shift), u)
 
         def step(previous, now):
             link, root, eps = now
@@ -196,21 +163,21 @@ def _frame_draws(plate: PlateShape, parameters, z, shift, noise):
         z = z.at[plate.profile].set(mean + deviation)
     if plate.nuisance.shape[1]:
         known = jnp.concatenate([jnp.broadcast_to(shift, (len(deviation), len(shift))), deviation], axis=1)
-        root = _lower(parameters[f"{plate.name}_root"])[0]
-        inner = parameters[f"{plate.name}_shift"] + jnp.einsum("fij,fj->fi", root, noise[plate.nuisance])
+        shift, root, _ = _nuisance(plate, parameters, u)
+        inner = shift + jnp.einsum("fij,fj->fi", root, noise[plate.nuisance])
         drawn = jnp.einsum("fij,fj->fi", plate.regression, known) + jnp.einsum("fij,fj->fi", plate.nuisance_root, inner)
         z = z.at[plate.nuisance].add(drawn)
     return z
 
 
-def _frame_density(plate: PlateShape, parameters, z, shift, centre):
+def _frame_density(plate: PlateShape, parameters, z, shift, u, centre):
     """Log density of one plate's profile and nuisance parameters given the globals: `_frame_draws` backwards."""
     width = plate.profile.shape[1]
     total = jnp.zeros(())
     deviation = jnp.zeros((len(plate.profile), 0))
     if width:
         weights = {k: parameters[f"{plate.name}_{k}"] for k in ("w1", "b1", "w2", "b2")}
-        mean, link, root, log_diagonal, by_globals = _network_outputs(plate, weights, len(shift))
+        mean, link, root, log_diagonal, by_globals = _network_outputs(plate, weights, len(shift), u)
         deviation = z[plate.profile] - mean
         rest = deviation - by_globals @ shift
         before = jnp.concatenate([jnp.zeros((1, width)), rest[:-1]])
@@ -218,9 +185,9 @@ def _frame_density(plate: PlateShape, parameters, z, shift, centre):
         total = total + _normal(_solved(root, step), log_diagonal)
     if plate.nuisance.shape[1]:
         known = jnp.concatenate([jnp.broadcast_to(shift, (len(deviation), len(shift))), deviation], axis=1)
-        root, log_diagonal = _lower(parameters[f"{plate.name}_root"])
+        shift, root, log_diagonal = _nuisance(plate, parameters, u)
         drawn = z[plate.nuisance] - centre[plate.nuisance] - jnp.einsum("fij,fj->fi", plate.regression, known)
-        inner = _solved(plate.nuisance_root, drawn) - parameters[f"{plate.name}_shift"]
+        inner = _solved(plate.nuisance_root, drawn) - shift
         diagonal = jnp.diagonal(plate.nuisance_root, axis1=1, axis2=2)
         total = total + _normal(_solved(root, inner), log_diagonal) - jnp.sum(jnp.log(diagonal))
     return total
@@ -236,17 +203,28 @@ def _solved(root, right):
     return solve_triangular(root, right[..., None], lower=True)[..., 0]
 
 
-def _network_outputs(plate: PlateShape, weights, count):
+def _nuisance(plate: PlateShape, parameters, u):
+    """Shift, Cholesky root and the log of its diagonal for every frame's nuisance parameters, in Laplace's units."""
+    shift = parameters[f"{plate.name}_shift"] + parameters[f"{plate.name}_by_spreads"] @ u
+    raw, wider = parameters[f"{plate.name}_root"], parameters[f"{plate.name}_root_by_spreads"] @ u
+    return shift, *_lower(raw + wider[..., None] * jnp.eye(raw.shape[-1]))
+
+
+def _network_outputs(plate: PlateShape, weights, count, u):
     """Mean, link, Cholesky root and dependence on the globals of every frame's profile."""
     width = plate.profile.shape[1]
-    raw = _network(weights, plate.features) * plate.unit + plate.targets.mean(axis=0)
-    pieces = jnp.split(raw, np.cumsum([width, width * width, width * width]), axis=1)
-    mean, link, lower, by_globals = pieces
+    raw = network(weights, plate.features) * plate.unit + plate.targets.mean(axis=0)
+    pieces = jnp.split(raw.reshape(len(raw), 1 + len(u), -1), np.cumsum([width, width**2, width**2]), axis=2)
+    steps = u, jnp.tanh(u), u, u  # a link above one at small jumps would make the chain of frames explode
+    mean, link, lower, by_globals = (
+        piece[:, 0] + jnp.einsum("fso,s->fo", piece[:, 1:], step) for piece, step in zip(pieces, steps, strict=True)
+    )
     lower, log_diagonal = _lower(lower.reshape(-1, width, width))
     return mean, link.reshape(-1, width, width), lower, log_diagonal, by_globals.reshape(-1, width, count)
 
 
-def _network(weights, features):
+def network(weights: Mapping[str, Array], features: Float[Array, "frames features"]) -> Float[Array, "frames outputs"]:
+    """One hidden layer."""
     return jnp.tanh(features @ weights["w1"] + weights["b1"]) @ weights["w2"] + weights["b2"]
 
 
@@ -254,79 +232,3 @@ def _lower(raw: Float[Array, "*batch k k"]) -> tuple[Float[Array, "*batch k k"],
     """Lower-triangular matrix with exp(diagonal), and the log of its diagonal."""
     log_diagonal = jnp.diagonal(raw, axis1=-2, axis2=-1)
     return jnp.tril(raw, -1) + jnp.exp(log_diagonal)[..., None] * jnp.eye(raw.shape[-1]), log_diagonal
-
-
-def _plate_shape(layout: Layout, name: str, centre, covariance, angle) -> PlateShape:
-    """Laplace's conditionals of one plate: profile given globals and the frame before, nuisance given both."""
-    offset, frames, width = layout.plates[name]
-    order = np.argsort(angle)
-    flags = np.concatenate(
-        [np.full(int(np.prod(s.shape)) // frames, s.profile) for s in layout.sites if s.plate == name]
-    )
-    element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[order]
-    profile, nuisance = element[:, flags], element[:, ~flags]
-    shared = np.arange(layout.globals)
-    targets, regressions, roots = [], [], []
-    by_globals = np.linalg.solve(covariance[np.ix_(shared, shared)], covariance[shared][:, profile.ravel()]).T
-    by_globals = by_globals.reshape(frames, -1, layout.globals)
-    for f in range(frames):
-        here = profile[f]
-        before = np.concatenate([shared, profile[f - 1]]) if f else shared
-        slope, rest = _conditional(covariance, here, before)
-        link = slope[:, layout.globals :] if f else np.zeros((len(here), len(here)))
-        lower = np.linalg.cholesky(rest) if len(here) else rest
-        np.fill_diagonal(lower, np.log(np.diagonal(lower)))
-        targets.append(np.concatenate([centre[here], link.ravel(), lower.ravel(), by_globals[f].ravel()]))
-        slope, rest = _conditional(covariance, nuisance[f], np.concatenate([shared, here]))
-        regressions.append(slope)
-        roots.append(np.linalg.cholesky(rest))
-    targets = np.array(targets)
-    scaled = 2 * (angle[order] - angle.min()) / max(np.ptp(angle), 1e-9) - 1
-    phase = 0.5 * np.pi * np.outer(scaled + 1, np.arange(1, HARMONICS + 1))
-    features = np.concatenate([scaled[:, None], np.cos(phase), np.sin(phase)], axis=1)
-    unit = np.std(targets, axis=0) + 1e-6
-    return PlateShape(name, features, order, profile, nuisance, np.array(regressions), np.array(roots), targets, unit)
-
-
-def _conditional(covariance, here, given):
-    """Regression slope of elements `here` on elements `given`, and the covariance that is left."""
-    slope = np.linalg.solve(covariance[np.ix_(given, given)], covariance[np.ix_(given, here)]).T
-    rest = covariance[np.ix_(here, here)] - slope @ covariance[np.ix_(given, here)]
-    return slope, 0.5 * (rest + rest.T)
-
-
-def _fitted_network(plate: PlateShape, key: Array, steps: int = 3000) -> dict[str, Array]:
-    """Weights that reproduce Laplace's conditionals as smooth functions of the angle, by least squares."""
-    inputs, outputs = plate.features.shape[1], plate.targets.shape[1]
-    first, second = jax.random.split(key)
-    weights = {
-        "w1": jax.random.normal(first, (inputs, HIDDEN)) / np.sqrt(inputs),
-        "b1": jnp.zeros(HIDDEN),
-        "w2": jax.random.normal(second, (HIDDEN, outputs)) * 0.1 / np.sqrt(HIDDEN),
-        "b2": jnp.zeros(outputs),
-    }
-    wanted = (plate.targets - plate.targets.mean(axis=0)) / plate.unit
-    return _least_squares(weights, jnp.asarray(plate.features), jnp.asarray(wanted), steps)
-
-
-@partial(jax.jit, static_argnums=3)
-def _least_squares(weights, features, wanted, steps):
-    optimiser = optax.adam(optax.cosine_decay_schedule(0.02, steps))
-
-    @jax.grad
-    def slope(w):
-        return jnp.mean((_network(w, features) - wanted) ** 2)
-
-    def step(_, carry):
-        w, state = carry
-        update, state = optimiser.update(slope(w), state)
-        return optax.apply_updates(w, update), state
-
-    weights = jax.lax.fori_loop(0, steps, step, (weights, optimiser.init(weights)))[0]
-    # The last layer is linear: its best weights, held to moderate size, follow directly.
-    hidden = jnp.tanh(features @ weights["w1"] + weights["b1"])
-    inputs = jnp.concatenate([hidden, jnp.ones((len(hidden), 1))], axis=1)
-    normal = inputs.T @ inputs + 1e-4 * jnp.eye(inputs.shape[1])
-    last = jnp.concatenate([weights["w2"], weights["b2"][None]])
-    last = last + jnp.linalg.solve(normal, inputs.T @ (wanted - inputs @ last))
-    return {**weights, "w2": last[:-1], "b2": last[-1]}

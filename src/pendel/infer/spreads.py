@@ -1,7 +1,8 @@
-"""Spreads of hierarchies: their values given what they spread."""
+"""Spreads of hierarchies: their values given what they spread, and with that integrated out."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,34 @@ from numpyro import handlers
 from scipy.optimize import minimize
 
 from pendel.constants import Array
+from pendel.infer.density import prior_and_prediction
 from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
+
+FARTHEST = 2.0  # that the log of a spread is moved at once
+NARROWEST, WIDEST = 0.03, 1.0  # standard deviation of the log of a spread, along the axes of their covariance
+DIFFERENCE = 1e-3  # of a log, for its curvature
+
+
+@dataclasses.dataclass(frozen=True)
+class Integrated:
+    """Spreads with all else integrated out. `at` gives the Laplace approximation (z, covariance) at any log spreads."""
+
+    log_spreads: Float[np.ndarray, " spreads"]  # at the maximum of their density
+    unravel: Callable  # to log spreads by site
+    root: Float[np.ndarray, "spreads spreads"]  # lower triangular, root of their covariance
+    at: Callable[[Float[np.ndarray, " spreads"]], tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]]
+
+
+class IntegratedFunctions(NamedTuple):
+    """Compiled. `prior`: (log spreads, z, data) -> slope [n] and curvature [n n] of minus the log prior in z.
+
+    `loss`: (log spreads, z, curvature of the likelihood [n n], slope of the prior [n], data) -> minus the log density
+    of the spreads but for a constant, with (maximum, precision) of all else at them, and its slope.
+    """
+
+    prior: Callable
+    loss: Callable
 
 
 def best_spreads(
@@ -44,7 +71,7 @@ def best_spreads(
         result, slope = loss(unravel(jnp.asarray(x)), jnp.asarray(points), data)
         return float(result), np.asarray(ravel_pytree(slope)[0])
 
-    bounds = [(s - 2, s + 2) for s in np.asarray(start)]
+    bounds = [(s - FARTHEST, s + FARTHEST) for s in np.asarray(start)]
     result = minimize(value, np.asarray(start), jac=True, method="L-BFGS-B", bounds=bounds)
     return {name: jnp.exp(value) for name, value in unravel(jnp.asarray(result.x)).items()}
 
@@ -66,3 +93,76 @@ def spread_loss(model: Callable, layout: Layout) -> Callable:
         )
 
     return jax.jit(jax.value_and_grad(loss))
+
+
+def integrated_spreads(
+    functions: IntegratedFunctions,
+    z: Float[Array, " n"],
+    covariance: Float[Array, "n n"],
+    spreads: Mapping[str, Array],
+    data: tuple,
+) -> Integrated:
+    """Spreads at the maximum of their own density, all else integrated out under the Laplace approximation.
+
+    The likelihood stays the quadratic that the approximation says at its own spreads; the prior changes. EM
+    (`best_spreads`) arrives there too, in many small steps.
+
+    Args:
+        functions: from `integrated_functions`.
+        z, covariance, spreads: of the Laplace approximation; spreads are constrained and positive.
+        data: the model's (args, kwargs).
+    """
+    start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+    z = jnp.asarray(z)
+    slope, curvature = functions.prior(start, z, data)
+    value, vector = np.linalg.eigh(np.linalg.inv(np.asarray(covariance)) - np.asarray(curvature))
+    likelihood = jnp.asarray((vector * np.maximum(value, 0.0)) @ vector.T)
+
+    def loss(x):
+        (result, _), gradient = functions.loss(jnp.asarray(x), z, likelihood, slope, data)
+        return float(result), np.asarray(gradient)
+
+    def at(x):
+        moved, precision = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
+        inverse = np.linalg.inv(np.asarray(precision))
+        return np.asarray(moved), 0.5 * (inverse + inverse.T)
+
+    begin = np.asarray(start)
+    if not len(begin):
+        return Integrated(begin, unravel, np.zeros((0, 0)), at)
+    bounds = [(s - FARTHEST, s + FARTHEST) for s in begin]
+    x = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    steps = DIFFERENCE * np.eye(len(x))
+    precision = np.array([(loss(x + step)[1] - loss(x - step)[1]) / (2 * DIFFERENCE) for step in steps])
+    value, vector = np.linalg.eigh(0.5 * (precision + precision.T))
+    width = np.clip(np.abs(value), WIDEST**-2, NARROWEST**-2)
+    return Integrated(x, unravel, np.linalg.cholesky((vector / width) @ vector.T), at)
+
+
+def integrated_functions(
+    model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple
+) -> IntegratedFunctions:
+    """Functions of arguments shaped like `spreads` and `data`.
+
+    The prior is taken as normal, which that of frames is in unconstrained parameters.
+    """
+    first, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+
+    def minus_log_prior(z, log_spreads, data):
+        values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
+        log_prior = prior_and_prediction(model, layout, layout.split(z), values, *data)[0]
+        return -log_prior - jnp.sum(log_spreads)
+
+    minus_log_prior = pruned(minus_log_prior, jnp.zeros(layout.size), first, data)
+    slope, curvature = jax.grad(minus_log_prior), jax.hessian(minus_log_prior)
+
+    def prior(log_spreads, z, data):
+        return slope(z, log_spreads, data), curvature(z, log_spreads, data)
+
+    def loss(log_spreads, z, likelihood, slope_then, data):
+        precision = likelihood + curvature(z, log_spreads, data)
+        step = -jnp.linalg.solve(precision, slope(z, log_spreads, data) - slope_then)
+        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step + 0.5 * step @ likelihood @ step
+        return potential + 0.5 * jnp.linalg.slogdet(precision)[1], (z + step, precision)
+
+    return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))

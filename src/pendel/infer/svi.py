@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from pendel.constants import Array
 from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
-from pendel.infer.guide import NeuralGuide, neural_guide
+from pendel.infer.guide import NeuralGuide
+from pendel.infer.guide_start import neural_guide
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import inspect_model
 from pendel.infer.map import MapFit
@@ -26,6 +27,7 @@ from pendel.infer.minibatch import Batch, frame_batches
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 from pendel.infer.optimise import Progress
+from pendel.infer.spreads import integrated_functions, integrated_spreads
 from pendel.infer.threads import one_blas_thread
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
@@ -81,12 +83,11 @@ def fit_svi(
         the guide with its parameters averaged over the last steps of the last cycle.
     """
     data = differentiable((args, kwargs), "reverse")
-    full = inspect_model(model, *data, with_fixed=True)
     angles = angles or {name: np.arange(frames) for name, (_, frames, _) in start.layout.plates.items()}
     first, second, third = jax.random.split(key, 3)
-    guide = neural_guide(start, full, angles, first)
+    guide = starting_guide(model, start, angles, first, data)
     make = partial(_updates, model, guide, steps)
-    optimiser, update = kept(f"svi in {steps} steps", make, model, full, data, guide.arrays())
+    optimiser, update = kept(f"svi in {steps} steps", make, model, guide.full, data, guide.arrays())
     average = parameters = jax.tree.map(jnp.asarray, guide.start)
     state = optimiser.init(parameters)
     structure = jax.tree.structure((parameters, state, average))
@@ -116,6 +117,15 @@ def fit_svi(
             "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
         )
     return SviFit(guide, average, np.array(losses))
+
+
+def starting_guide(model: Callable, start: MapFit, angles: Mapping[str, Array], key: Array, data: tuple) -> NeuralGuide:
+    """The guide that a fit starts with; `data` are the model's (args, kwargs)."""
+    full = inspect_model(model, *data, with_fixed=True)
+    shapes = model, start.layout, dict(start.spreads), data
+    functions = kept("integrated spreads", partial(integrated_functions, *shapes), *shapes)
+    integrated = integrated_spreads(functions, start.unconstrained, start.covariance, start.spreads, data)
+    return neural_guide(start.layout, full, angles, key, integrated)
 
 
 def _is_settled(losses: Sequence[float], steps: int, cycles: tuple[int, int]) -> bool:
