@@ -181,6 +181,7 @@ def test_singular_ub(inputs, tmp_path: Path):
         ("--frames", "every third", "start:stop:step"),
         ("--holdout", "1.5", "a fraction"),
         ("--g-max", "-1", "a positive number"),
+        ("--guides", "0", "a whole number from 1"),
         ("--model", "nothing", "one of dynamical, kinematic"),
         ("--energy-ev", "0", "a positive number"),
     ],
@@ -255,7 +256,7 @@ def test_compare_needs_two_finished_runs(tmp_path: Path):
 
 def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path, monkeypatch):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
-    settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, **SMALL)
+    settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, guides=2, **SMALL)
     out, seen = tmp_path / "run", []
 
     def stop_in_svi(stage, step, total, info):
@@ -278,6 +279,12 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)
+    (other,) = outcome.summary["elbo_other_guides"]
+    assert outcome.summary["elbo"] - 5.0 < other < outcome.summary["elbo"]  # two seeds, one posterior
+    losses = pendel.Posterior.load(out / "posterior.nc").data["svi_data"]["loss_of_guides"].values
+    assert len(losses) == 2
+    assert np.nanmax(np.abs(losses[0] - losses[1])) > 0
+    assert "2 guides from different seeds" in (out / "report.html").read_text(encoding="utf-8")
     compared = CliRunner().invoke(app, ["compare", str(out), str(out)])
     assert compared.exit_code == 0, compared.stderr
     heldout = read_run(out).heldout

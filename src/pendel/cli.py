@@ -80,6 +80,7 @@ def refine(
     hydrogen: Hydrogen = False,
     memory: Memory = None,
     holdout: Annotated[float, typer.Option(help="fraction of the unique hkl left out")] = 0.0,
+    guides: Annotated[int, typer.Option(help="fits of SVI from different seeds, to see whether they agree")] = 1,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
     distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
@@ -103,6 +104,7 @@ def refine(
         hydrogen=hydrogen,
         memory=memory,
         holdout=holdout,
+        guides=guides,
         seed=seed,
     )
     with plain_errors(out):

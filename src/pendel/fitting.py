@@ -17,7 +17,7 @@ from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.mclmc import sample_mclmc
 from pendel.infer.optimise import CONVERGED, ROUGH
-from pendel.infer.svi import JUDGED, STEPS, bound_gain, fit_svi, pareto_k
+from pendel.infer.svi import STEPS, SviFit, bound_gain, end_bound, fit_svi, pareto_k
 from pendel.outputs import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.plans import final_plans, first_plans
 from pendel.problem import Problem, Settings
@@ -148,23 +148,28 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
     run.folder.update(svi=way)
-    found = fit_svi(
-        run.model,
-        *args,
-        start=fit,
-        key=run.key(1),
-        angles=angles,
-        steps=way["steps"],
-        batches=way["batches"],
-        keeper=run.folder.keeper("svi"),
-        progress=run.progress,
-        **run.observations(),
-    )
+
+    def one(number: int) -> SviFit:
+        return fit_svi(
+            run.model,
+            *args,
+            start=fit,
+            key=jax.random.fold_in(run.key(1), number),
+            angles=angles,
+            steps=way["steps"],
+            batches=way["batches"],
+            keeper=run.folder.keeper(f"svi{suffix(number)}"),
+            progress=run.progress,
+            **run.observations(),
+        )
+
+    fits = sorted(map(one, range(run.settings.guides)), key=lambda found: -end_bound(found.losses, way["steps"]))
+    losses = np.full((len(fits), max(len(found.losses) for found in fits)), np.nan)
+    for row, found in zip(losses, fits, strict=True):
+        row[: len(found.losses)] = found.losses
     draws = min(K_DRAWS, affordable_draws(plan for _, plan in args[1]))
-    k = pareto_k(run.model, *args, fit=found, key=run.key(4), draws=draws, **run.observations())
-    return Guided(
-        draws=dict(found.draw(run.key(2), DRAWS)), losses=np.asarray(found.losses), cycle=way["steps"], pareto_k=k
-    )
+    k = pareto_k(run.model, *args, fit=fits[0], key=run.key(4), draws=draws, **run.observations())
+    return Guided(draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k)
 
 
 def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
@@ -190,13 +195,15 @@ def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     """What SVI leaves: draws of the guide, and their mean as the point."""
     point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
-    gain, error = bound_gain(guided.losses, guided.cycle)
+    kept, *others = map(_without_padding, guided.losses)
+    gain, error = bound_gain(kept, guided.cycle)
     facts = {
         **map_facts(fit),
         "elbo_gain": gain,
         "elbo_gain_se": error,
-        "svi_steps": len(guided.losses),
-        "elbo": -float(np.mean(guided.losses[-int(JUDGED * guided.cycle) :])),
+        "svi_steps": len(kept),
+        "elbo": end_bound(kept, guided.cycle),
+        "elbo_other_guides": [end_bound(losses, guided.cycle) for losses in others],
         "guide_pareto_k": guided.pareto_k,
         "sd_over_laplace": sd_over_laplace(run, fit, guided.draws),
     }
@@ -209,6 +216,10 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
         laplace=global_laplace(run, fit),
         losses=guided.losses,
     )
+
+
+def _without_padding(losses: Array) -> Array:
+    return losses[: 1 + np.flatnonzero(~np.isnan(losses))[-1]]
 
 
 def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:

@@ -44,7 +44,8 @@ class StageResult:
     """What inference hands over: a point (one value per latent site), draws, and facts for the summary.
 
     Draws of several chains stand one after the other; `statistics` of a sampler have the same order. `laplace`: draws
-    of the global sites from the Laplace approximation, for comparison; `losses`: of SVI, step by step.
+    of the global sites from the Laplace approximation, for comparison; `losses` [guides steps]: of SVI, that of
+    the guide that was kept first.
     """
 
     stage: str
@@ -163,7 +164,7 @@ def _further(model, problem, plans, result: StageResult) -> dict[str, dict[str, 
     if result.laplace:
         found["laplace"] = dict(result.laplace)
     if result.losses is not None:
-        found["svi_data"] = {"loss": result.losses}
+        found["svi_data"] = {"loss": result.losses[0], "loss_of_guides": result.losses}
     if result.is_last:
         count = len(next(iter(result.draws.values())))
         rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)

@@ -46,6 +46,7 @@ class Settings:
     hydrogen: bool = False
     memory: float | None = None  # GB
     holdout: float = 0.0
+    guides: int = 1  # of SVI, each from a seed of its own; the one with the best bound is kept
     seed: int = 0
 
 
@@ -125,6 +126,8 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             found=f"--holdout {settings.holdout}", expected="a fraction, 0 to 0.9", do="change --holdout, e.g. 0.1"
         )
+    if settings.guides < 1:
+        raise InputError(found=f"--guides {settings.guides}", expected="a whole number from 1", do="change --guides")
     if settings.seed < 0:
         raise InputError(found=f"--seed {settings.seed}", expected="a whole number from 0", do="change --seed")
     parse_frames(settings.frames)

@@ -63,7 +63,8 @@ class RunFolder:
         """Keep the arrays of a completed stage and note it in `run.json`."""
         self.write(self._checkpoint(stage).name, _packed(arrays))
         if self.writes:
-            self._unfinished(stage).unlink(missing_ok=True)
+            for unfinished in self.path.glob(f"unfinished_{stage}*.npz"):
+                unfinished.unlink()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         stages = {**self.record()["stages"], stage: {"finished": now, "seconds": round(seconds, 2)}}
         self.update(stages=stages)

@@ -27,7 +27,10 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guided:
-    """Draws from a fitted guide, the loss on the way, and the tail of posterior over guide."""
+    """Draws from a fitted guide, the loss on the way, and the tail of posterior over guide.
+
+    `losses`: [guides steps] of the guides from all seeds, the kept one first; NaN after the end of the shorter ones.
+    """
 
     draws: dict[str, Array]
     losses: Array

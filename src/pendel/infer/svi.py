@@ -154,6 +154,12 @@ def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[flo
     return float(before.mean() - last.mean()), float(error)
 
 
+def end_bound(losses: Sequence[float] | Array, steps: int = STEPS) -> float:
+    """Mean evidence bound at the end of the last cycle [nats]."""
+    end = np.array(losses[-max(1, int(JUDGED * steps)) :])
+    return -float(np.mean(end[np.isfinite(end)]))
+
+
 def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser, and one compiled step: (parameters, state, key, guide's arrays, data, batch) -> both new, loss.
 

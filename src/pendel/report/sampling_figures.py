@@ -85,16 +85,26 @@ def energies(tree: Any) -> Figure:
     return figure
 
 
-def losses(values: np.ndarray) -> Figure:
-    """Loss of the guide (negative ELBO) over its last value, smoothed over 25 steps."""
+def losses(of_guides: np.ndarray) -> Figure:
+    """Losses [guides steps] (negative ELBO) over the last value of the first guide, smoothed over 25 steps."""
     figure, ax = axes(xlabel="step", ylabel="negative ELBO over its end / nats")
+    values, *others = (losses[np.isfinite(losses)] for losses in of_guides)
     end = float(np.mean(values[-50:]))
     width = min(25, len(values))
-    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+
+    def smoothed(losses):
+        return np.convolve(losses, np.ones(width) / width, mode="valid") - end
+
     ax.plot(values - end, color=GRID, linewidth=0.6)
-    ax.plot(np.arange(len(smooth)) + width // 2, smooth - end, color=BLUE)
+    for number, other in enumerate(others):
+        label = "from other seeds" if number == 0 else None
+        ax.plot(np.arange(len(smoothed(other))) + width // 2, smoothed(other), color=ORANGE, label=label)
+    smooth = smoothed(values)
+    ax.plot(np.arange(len(smooth)) + width // 2, smooth, color=BLUE, label="the guide that was kept")
+    if others:
+        ax.legend()
     spread = float(np.std(values[len(values) // 2 :]))
-    ax.set_ylim(-4 * spread, max(8 * spread, float(smooth[len(smooth) // 10] - end)))
+    ax.set_ylim(-4 * spread, max(8 * spread, float(smooth[len(smooth) // 10])))
     return figure
 
 

@@ -18,6 +18,7 @@ GOOD_R, POOR_R = 0.08, 0.15
 SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
+AGREEING = 3.0  # nats between the bounds of guides from different seeds
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -100,6 +101,13 @@ def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
         gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
         text = f"evidence bound: {gained} (good below {SETTLED:g} or two standard errors)"
         yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
+    others = summary.get("elbo_other_guides")
+    if others:
+        behind = summary["elbo"] - min(others)
+        agree = behind < AGREEING
+        text = f"evidence bounds of {1 + len(others)} guides from different seeds within {behind:.1f} nats "
+        advice = "" if agree else "the fit depends on the seed: check with --infer nuts"
+        yield Verdict(PASS if agree else WARN, f"{text}(good below {AGREEING:g})", advice)
 
 
 def _chains(run: RunFiles) -> Iterator[Verdict]:
