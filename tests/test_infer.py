@@ -13,6 +13,7 @@ from scipy import stats
 from pendel.constants import InputError
 from pendel.infer import normal_matrix as normal
 from pendel.infer import objective, optimise
+from pendel.infer import svi as svi_module
 from pendel.infer.cheap import cheap_maximiser
 from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
@@ -25,6 +26,7 @@ from pendel.infer.normal_matrix import (
     normal_matrix,
     sites_in_loops,
 )
+from pendel.infer.spreads import integrated_functions, integrated_spreads
 from pendel.infer.svi import bound_gain, fit_svi, pareto_k, starting_guide
 
 FRAMES, PER_FRAME = 12, 8
@@ -331,6 +333,111 @@ def test_guide_follows_a_spread_over_its_whole_posterior(linear_data):
         assert np.max(np.abs(np.mean(offset, axis=0) - offset_mean) / offset_sd) < 2 * tolerance
 
 
+PLATES = {"frames": 7, "frames_2": 5}
+
+
+def two_plates(*, y=None):
+    """Two crystals, each with offsets around a mean, two slopes of their own spreads, and a curve with jumps."""
+    rng = np.random.default_rng(4)
+    common = numpyro.sample("common", dist.Normal(0, 2).expand([2]).to_event(1))
+    for number, (plate, frames) in enumerate(PLATES.items()):
+        frame, x = np.repeat(np.arange(frames), 6), rng.standard_normal((6, 6 * frames))
+        mean = numpyro.sample(f"mean_{number}", dist.Normal(0, 2))
+        spread = numpyro.sample(f"spread_{number}", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.4})
+        both = dist.HalfNormal(1.0).expand([2]).to_event(1)
+        tilt_spread = numpyro.sample(f"tilt_spread_{number}", both, infer={"fixed_in_map": 0.5})
+        with numpyro.plate(plate, frames):
+            offset = numpyro.sample(f"offset_{number}", dist.Normal(mean, spread))
+            tilt = numpyro.sample(f"tilt_{number}", dist.Normal(0, tilt_spread).to_event(1))
+        curve_mean = numpyro.sample(f"curve_mean_{number}", dist.Normal(0, 1))
+        curve_spread = numpyro.sample(f"curve_spread_{number}", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.6})
+        jump = numpyro.sample(f"jump_{number}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.2})
+        distance = np.abs(angles_of(plate)[:, None] - angles_of(plate)) / 12
+        smooth = (1 + distance) * np.exp(-distance) + 1e-4 * np.eye(frames)
+        prior = dist.MultivariateNormal(curve_mean, curve_spread**2 * smooth + jump**2 * np.eye(frames))
+        curve = numpyro.sample(f"curve_{number}", prior, infer={"plate": plate})
+        level = common @ x[:2] + (offset[frame] * x[2] + tilt[frame, 0] * x[3] + tilt[frame, 1] * x[4])
+        observed = {"obs": None if y is None else y[number], "infer": {"plate": plate, "frame": frame}}
+        numpyro.sample(f"y_{number}", dist.Normal(level + curve[frame] * x[5], 0.5), **observed)
+
+
+def angles_of(plate):
+    """Not in order."""
+    return np.random.default_rng(0).permutation(np.linspace(-30.0, 30.0, PLATES[plate]))
+
+
+@pytest.fixture(scope="module")
+def guide_of_two_plates():
+    """The guide at its start, and Laplace at any log spreads: exact, as all is normal given them."""
+    rng = np.random.default_rng(5)
+    data = ((), {"y": tuple(1.2 * rng.standard_normal(6 * frames) for frames in PLATES.values())})
+    fit = fit_map(two_plates, **data[1], spread_rounds=0)
+    shapes = two_plates, fit.layout, fit.spreads, data
+    integrated = integrated_spreads(integrated_functions(*shapes), fit.unconstrained, fit.covariance, fit.spreads, data)
+    angles = {plate: angles_of(plate) for plate in PLATES}
+    return starting_guide(two_plates, fit, angles, jax.random.key(0), data), integrated, fit, data
+
+
+def test_laplace_is_carried_to_other_spreads(guide_of_two_plates):
+    _, integrated, _, data = guide_of_two_plates
+    log_spreads = integrated.log_spreads + np.random.default_rng(6).normal(0, 0.5, len(integrated.log_spreads))
+    spreads = {name: jnp.exp(value) for name, value in integrated.unravel(jnp.asarray(log_spreads)).items()}
+    there = fit_map(two_plates, **data[1], spreads=spreads, spread_rounds=0, tolerance=1e-9)
+    z, covariance = integrated.at(log_spreads)
+    np.testing.assert_allclose(z, there.unconstrained, atol=1e-4)
+    np.testing.assert_allclose(covariance, there.covariance, atol=1e-6)
+
+
+def test_the_guide_starts_at_laplace_whatever_the_spreads(guide_of_two_plates):
+    guide, integrated, fit, _ = guide_of_two_plates
+    size, number = fit.layout.size, len(guide.log_spreads)
+
+    @jax.jit
+    def moments(u):
+        def draw(noise):
+            return guide.transform(guide.start, jnp.concatenate([u, noise]))[0]
+
+        root = jax.jacobian(draw)(jnp.zeros(size))
+        return draw(jnp.zeros(size)), jnp.sqrt(jnp.sum(root**2, axis=1))
+
+    z_0, covariance_0 = integrated.at(integrated.log_spreads)
+    moved, followed = [], []
+    for u in np.concatenate([np.eye(number), -np.eye(number)]):
+        mean, sd = moments(jnp.asarray(u))
+        z, covariance = integrated.at(integrated.log_spreads + integrated.root @ u)
+        expected = np.sqrt(np.diag(covariance))
+        for found, here, width in ((moved, z_0, np.sqrt(np.diag(covariance_0))), (followed, mean, sd)):
+            found.append([np.max(np.abs(here - z) / expected), np.max(np.abs(np.log(width / expected)))])
+    assert np.all(np.max(followed, axis=0) < (0.25, 0.2))
+    assert np.all(np.max(moved, axis=0) > (0.5, 0.3))  # what a guide that does not follow them would miss
+
+
+def test_density_of_a_guide_with_two_plates_at_a_draw_is_that_of_its_noise(guide_of_two_plates):
+    check_density(guide_of_two_plates[0])
+
+
+def test_spreads_of_very_many_parameters_stay_where_the_map_holds_them(linear_data, monkeypatch):
+    monkeypatch.setattr(svi_module, "LARGEST", 0)
+    fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
+    data = ((0.2,), {"y": linear_data})
+    guide = starting_guide(linear_model, fit, {"frames": ANGLE}, jax.random.key(0), data)
+    np.testing.assert_allclose(np.exp(guide.log_spreads), 0.5)
+    np.testing.assert_array_equal(guide.centre, fit.unconstrained)
+    assert not np.any(guide.start["frames_by_spreads"])
+
+
+def test_a_spread_between_limits_is_refused(linear_data):
+    def model(*, y=None):
+        spread = numpyro.sample("spread", dist.Uniform(0.05, 2.0), infer={"fixed_in_map": 0.5})
+        with numpyro.plate("frames", FRAMES):
+            offset = numpyro.sample("offset", dist.Normal(0, spread))
+        numpyro.sample("y", dist.Normal(offset[FRAME], 0.7), obs=y, infer={"plate": "frames", "frame": FRAME})
+
+    fit = fit_map(model, y=linear_data, spread_rounds=0)
+    with pytest.raises(InputError, match="'spread' between limits"):
+        fit_svi(model, y=linear_data, start=fit, key=jax.random.key(0))
+
+
 def test_svi_goes_on_until_a_cycle_gains_little(linear_data):
     falling = np.concatenate([np.full(10, 50.0), np.full(10, 20.0), np.full(10, 19.9)])
     assert bound_gain(falling[:20], 10) == (30.0, 0.0)
@@ -341,8 +448,7 @@ def test_svi_goes_on_until_a_cycle_gains_little(linear_data):
     far = dataclasses.replace(fit, unconstrained=fit.unconstrained + 4 * np.sqrt(np.diag(fit.covariance)))
     options = {"key": jax.random.key(0), "angles": {"frames": ANGLE}, "steps": 100}
     lengths = [len(fit_svi(linear_model, 0.2, y=linear_data, start=start, **options).losses) for start in (fit, far)]
-    assert lengths[0] == 200
-    assert lengths[1] > 200
+    assert lengths[0] < lengths[1]
 
 
 def test_batches_tell_the_likelihood_of_all_frames(linear_data):
@@ -380,12 +486,17 @@ def test_svi_in_batches_finds_the_same_posterior(linear_data):
 
 def test_density_of_the_guide_at_a_draw_is_that_of_its_noise(linear_data):
     fit = fit_map(linear_model, 0.2, y=linear_data, spread_rounds=0)
-    guide = starting_guide(linear_model, fit, {"frames": ANGLE}, jax.random.key(0), ((0.2,), {"y": linear_data}))
+    data = ((0.2,), {"y": linear_data})
+    check_density(starting_guide(linear_model, fit, {"frames": ANGLE}, jax.random.key(0), data))
+
+
+def check_density(guide):
+    """At any parameters, the density of a draw is that of its noise over the Jacobian of the way there."""
     rng = np.random.default_rng(2)
     parameters = {name: value + 0.1 * rng.standard_normal(np.shape(value)) for name, value in guide.start.items()}
     noise = jax.random.normal(jax.random.key(5), (guide.layout.size + len(guide.log_spreads),))
     z, spreads = guide.transform(parameters, noise)
-    slopes = jnp.concatenate(jax.jacobian(lambda e: guide.transform(parameters, e))(noise))
+    slopes = jnp.concatenate(jax.jit(jax.jacobian(lambda e: guide.transform(parameters, e)))(noise))
     expected = stats.norm.logpdf(noise).sum() - np.linalg.slogdet(np.asarray(slopes))[1]
     assert float(guide.log_density(parameters, z, spreads)) == pytest.approx(expected, abs=1e-8)
 

@@ -4,16 +4,16 @@ With log spreads s = s_0 + L_s u of the hierarchies, globals z_g, the profile x_
 and the nuisance parameters y_f of the frame (scale, tilt), every factor is normal given those before it:
 
     spreads        u       = d_s + R_s eps
-    globals        z_g     = m_g + L_g (d_g + G u + R_g eps)
+    globals        z_g     = m_g + L_g (d_g + G u + R_g(u) eps)
     profile        x_f     = m_f + B_f (z_g - m_g - L_g G u) + A_f (x_{f-1} - E[x_{f-1} | z_g, u]) + T_f eps_f
     frames         y_f     = m'_f + C_f (z_g - m_g - L_g G u, x_f - m_f) + L'_f (d'_f + D_f u + R'_f(u) eps'_f)
 
 A network of the angle alone puts out m_f, A_f (the link to the neighbouring frame), T_f and B_f, and their slopes in u
 (of A_f in tanh u). Where a spread is small, frames are tied together: without these slopes the guide would settle on
 one value of the spreads and be too sure of the frames. The network's weights are parameters of the guide; the model
-knows nothing of them. L_g, C_f and L'_f are Laplace's; d, R start at 0 and 1, and the network is first fitted to
-Laplace's own conditionals, so the guide starts as a Markov approximation of Laplace at all spreads
-(`pendel.infer.guide_start`).
+knows nothing of them. Of R_g and R'_f the diagonals follow u, C_f does not. L_g, C_f and L'_f are Laplace's; d, R start
+at 0 and 1, the slopes G, D, R(u) at Laplace's, and the network is first fitted to Laplace's own conditionals, so the
+guide starts as a Markov approximation of Laplace at all spreads (`pendel.infer.guide_start`).
 """
 
 import dataclasses
@@ -41,7 +41,6 @@ class PlateShape:
 
     name: str
     features: Float[Array, "frames features"]
-    order: Array  # frames sorted by angle
     profile: Array  # elements of z [frames profile], sorted by angle
     nuisance: Array  # elements of z [frames nuisance], sorted by angle
     regression: Float[Array, "frames nuisance globals_and_profile"]
@@ -110,7 +109,7 @@ class NeuralGuide:
         spread_noise, noise = noise[:number], noise[number:]
         u = parameters["spread_shift"] + _lower(parameters["spread_root"])[0] @ spread_noise
         by_spreads = self.global_root @ (parameters["global_by_spreads"] @ u)
-        root = _lower(parameters["global_root"])[0]
+        root = _wider(parameters["global_root"], parameters["global_root_by_spreads"] @ u)[0]
         shift = self.global_root @ (parameters["global_shift"] + root @ noise[:count])
         z = jnp.asarray(self.centre).at[:count].add(shift + by_spreads)
         for plate in self.plates:
@@ -127,7 +126,7 @@ class NeuralGuide:
         total = _normal(noise, log_diagonal) - jnp.sum(jnp.log(jnp.diag(self.spread_root)))
 
         count = self.layout.globals
-        root, log_diagonal = _lower(parameters["global_root"])
+        root, log_diagonal = _wider(parameters["global_root"], parameters["global_root_by_spreads"] @ u)
         by_spreads = parameters["global_by_spreads"] @ u
         inner = solve_triangular(self.global_root, z[:count] - jnp.asarray(self.centre)[:count], lower=True)
         shift = self.global_root @ (inner - by_spreads)
@@ -163,8 +162,8 @@ def _frame_draws(plate: PlateShape, parameters, z, shift, u, noise):
         z = z.at[plate.profile].set(mean + deviation)
     if plate.nuisance.shape[1]:
         known = jnp.concatenate([jnp.broadcast_to(shift, (len(deviation), len(shift))), deviation], axis=1)
-        shift, root, _ = _nuisance(plate, parameters, u)
-        inner = shift + jnp.einsum("fij,fj->fi", root, noise[plate.nuisance])
+        own_shift, root, _ = _nuisance(plate, parameters, u)
+        inner = own_shift + jnp.einsum("fij,fj->fi", root, noise[plate.nuisance])
         drawn = jnp.einsum("fij,fj->fi", plate.regression, known) + jnp.einsum("fij,fj->fi", plate.nuisance_root, inner)
         z = z.at[plate.nuisance].add(drawn)
     return z
@@ -185,9 +184,9 @@ def _frame_density(plate: PlateShape, parameters, z, shift, u, centre):
         total = total + _normal(_solved(root, step), log_diagonal)
     if plate.nuisance.shape[1]:
         known = jnp.concatenate([jnp.broadcast_to(shift, (len(deviation), len(shift))), deviation], axis=1)
-        shift, root, log_diagonal = _nuisance(plate, parameters, u)
+        own_shift, root, log_diagonal = _nuisance(plate, parameters, u)
         drawn = z[plate.nuisance] - centre[plate.nuisance] - jnp.einsum("fij,fj->fi", plate.regression, known)
-        inner = _solved(plate.nuisance_root, drawn) - shift
+        inner = _solved(plate.nuisance_root, drawn) - own_shift
         diagonal = jnp.diagonal(plate.nuisance_root, axis1=1, axis2=2)
         total = total + _normal(_solved(root, inner), log_diagonal) - jnp.sum(jnp.log(diagonal))
     return total
@@ -206,8 +205,13 @@ def _solved(root, right):
 def _nuisance(plate: PlateShape, parameters, u):
     """Shift, Cholesky root and the log of its diagonal for every frame's nuisance parameters, in Laplace's units."""
     shift = parameters[f"{plate.name}_shift"] + parameters[f"{plate.name}_by_spreads"] @ u
-    raw, wider = parameters[f"{plate.name}_root"], parameters[f"{plate.name}_root_by_spreads"] @ u
-    return shift, *_lower(raw + wider[..., None] * jnp.eye(raw.shape[-1]))
+    wider = parameters[f"{plate.name}_root_by_spreads"] @ u
+    return shift, *_wider(parameters[f"{plate.name}_root"], wider)
+
+
+def _wider(raw: Float[Array, "*batch k k"], log_factor: Float[Array, "*batch k"]):
+    """`_lower` with a diagonal that is larger by exp(log_factor)."""
+    return _lower(raw + log_factor[..., None] * jnp.eye(raw.shape[-1]))
 
 
 def _network_outputs(plate: PlateShape, weights, count, u):
@@ -215,7 +219,7 @@ def _network_outputs(plate: PlateShape, weights, count, u):
     width = plate.profile.shape[1]
     raw = network(weights, plate.features) * plate.unit + plate.targets.mean(axis=0)
     pieces = jnp.split(raw.reshape(len(raw), 1 + len(u), -1), np.cumsum([width, width**2, width**2]), axis=2)
-    steps = u, jnp.tanh(u), u, u  # a link above one at small jumps would make the chain of frames explode
+    steps = u, jnp.tanh(u), u, u  # links far above one at small jumps would make the chain of frames explode
     mean, link, lower, by_globals = (
         piece[:, 0] + jnp.einsum("fso,s->fo", piece[:, 1:], step) for piece, step in zip(pieces, steps, strict=True)
     )

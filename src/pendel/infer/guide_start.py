@@ -17,6 +17,7 @@ from pendel.infer.spreads import Integrated
 
 HIDDEN = 32
 HARMONICS = 8  # of the angle's range; a profile that bends over 20 degrees of 100 needs five
+MEANS, SLOPES = 4.0, 0.2  # importance of these outputs in the network's first fit, that of the others is 1
 ASIDE = 1.0  # standard deviations of the spreads to either side, where the slopes are taken
 
 
@@ -48,12 +49,15 @@ def neural_guide(
     count, spreads = layout.globals, len(beside)
     root = np.linalg.cholesky(laplace[1][:count, :count])
     slopes = np.array([(up[0] - down[0])[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
+    log_diagonals = [[_log_root_diagonal(one[1][:count, :count]) for one in pair] for pair in beside]
+    of_root = np.array([(up - down) / (2 * ASIDE) for up, down in log_diagonals]).reshape(spreads, count)
     start: dict[str, Array] = {
         "spread_shift": jnp.zeros(spreads),
         "spread_root": jnp.zeros((spreads, spreads)),
         "global_shift": jnp.zeros(count),
         "global_root": jnp.zeros((count, count)),
         "global_by_spreads": jnp.asarray(np.linalg.solve(root, slopes.T)),
+        "global_root_by_spreads": jnp.asarray(of_root.T),
     }
     plates = []
     for name in layout.plates:
@@ -72,6 +76,10 @@ def neural_guide(
         tuple(plates),
         start,
     )
+
+
+def _log_root_diagonal(covariance: np.ndarray) -> np.ndarray:
+    return np.log(np.diagonal(np.linalg.cholesky(covariance)))
 
 
 def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[PlateShape, dict[str, Array]]:
@@ -98,7 +106,7 @@ def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[Plat
     scaled = 2 * (angle[order] - angle.min()) / max(np.ptp(angle), 1e-9) - 1
     phase = 0.5 * np.pi * np.outer(scaled + 1, np.arange(1, HARMONICS + 1))
     features = np.concatenate([scaled[:, None], np.cos(phase), np.sin(phase)], axis=1)
-    plate = PlateShape(name, features, order, profile, nuisance, here.regression, here.root, targets, unit)
+    plate = PlateShape(name, features, profile, nuisance, here.regression, here.root, targets, unit)
 
     by_spreads = np.moveaxis(slopes(lambda c: c.mean), 0, -1)
     of_roots = np.moveaxis(slopes(lambda c: np.log(np.diagonal(c.root, axis1=1, axis2=2))), 0, -1)
@@ -109,7 +117,7 @@ def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[Plat
         "by_spreads": jnp.asarray(np.linalg.solve(here.root, by_spreads)),
         "root_by_spreads": jnp.asarray(of_roots),
     }
-    return plate, start | (_fitted_network(plate, key) if profile.shape[1] else {})
+    return plate, start | (_fitted_network(plate, len(pairs), key) if profile.shape[1] else {})
 
 
 def _conditionals(count: int, profile, nuisance, centre, covariance) -> Conditionals:
@@ -139,9 +147,10 @@ def _conditional(covariance, here, given):
     return slope, 0.5 * (rest + rest.T)
 
 
-def _fitted_network(plate: PlateShape, key: Array, steps: int = 3000) -> dict[str, Array]:
+def _fitted_network(plate: PlateShape, spreads: int, key: Array, steps: int = 3000) -> dict[str, Array]:
     """Weights that reproduce Laplace's conditionals as smooth functions of the angle, by least squares."""
     inputs, outputs = plate.features.shape[1], plate.targets.shape[1]
+    here = outputs // (1 + spreads)  # the conditionals themselves; their slopes follow
     first, second = jax.random.split(key)
     weights = {
         "w1": jax.random.normal(first, (inputs, HIDDEN)) / np.sqrt(inputs),
@@ -150,16 +159,19 @@ def _fitted_network(plate: PlateShape, key: Array, steps: int = 3000) -> dict[st
         "b2": jnp.zeros(outputs),
     }
     wanted = (plate.targets - plate.targets.mean(axis=0)) / plate.unit
-    return _least_squares(weights, jnp.asarray(plate.features), jnp.asarray(wanted), steps)
+    importance = np.ones(outputs)
+    importance[: plate.profile.shape[1]] = MEANS
+    importance[here:] = SLOPES
+    return _least_squares(weights, jnp.asarray(plate.features), jnp.asarray(wanted), jnp.asarray(importance), steps)
 
 
-@partial(jax.jit, static_argnums=3)
-def _least_squares(weights, features, wanted, steps):
+@partial(jax.jit, static_argnums=4)
+def _least_squares(weights, features, wanted, importance, steps):
     optimiser = optax.adam(optax.cosine_decay_schedule(0.02, steps))
 
     @jax.grad
     def slope(w):
-        return jnp.mean((network(w, features) - wanted) ** 2)
+        return jnp.mean(importance * (network(w, features) - wanted) ** 2)
 
     def step(_, carry):
         w, state = carry

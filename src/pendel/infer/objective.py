@@ -16,7 +16,7 @@ from pendel.infer.layout import Layout
 from pendel.infer.normal_matrix import frame_columns, negative_log_density, normal_diagonal, normal_matrix
 from pendel.infer.spreads import spread_loss
 
-KEPT = 4  # sets of compiled functions
+KEPT = 8  # sets of compiled functions
 
 
 class Held(NamedTuple):

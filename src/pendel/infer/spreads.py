@@ -14,11 +14,13 @@ from scipy.optimize import minimize
 
 from pendel.constants import Array
 from pendel.infer.density import prior_and_prediction
+from pendel.infer.errors import positive_inverse
 from pendel.infer.layout import Layout
 from pendel.infer.prune import pruned
 
 FARTHEST = 2.0  # that the log of a spread is moved at once
 NARROWEST, WIDEST = 0.03, 1.0  # standard deviation of the log of a spread, along the axes of their covariance
+HELD_WIDTH = 0.3  # the same where it is not known
 DIFFERENCE = 1e-3  # of a log, for its curvature
 
 
@@ -112,7 +114,7 @@ def integrated_spreads(
         z, covariance, spreads: of the Laplace approximation; spreads are constrained and positive.
         data: the model's (args, kwargs).
     """
-    start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+    start, unravel = _log_vector(spreads)
     z = jnp.asarray(z)
     slope, curvature = functions.prior(start, z, data)
     value, vector = np.linalg.eigh(np.linalg.inv(np.asarray(covariance)) - np.asarray(curvature))
@@ -124,19 +126,45 @@ def integrated_spreads(
 
     def at(x):
         moved, precision = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
-        inverse = np.linalg.inv(np.asarray(precision))
-        return np.asarray(moved), 0.5 * (inverse + inverse.T)
+        return np.asarray(moved), np.asarray(positive_inverse(precision))
 
-    begin = np.asarray(start)
-    if not len(begin):
-        return Integrated(begin, unravel, np.zeros((0, 0)), at)
-    bounds = [(s - FARTHEST, s + FARTHEST) for s in begin]
-    x = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    x = _interior_minimum(loss, np.asarray(start))
+    return Integrated(x, unravel, _covariance_root(loss, x), at)
+
+
+def held_spreads(z: Float[Array, " n"], covariance: Float[Array, "n n"], spreads: Mapping[str, Array]) -> Integrated:
+    """Spreads where a Laplace approximation holds them, which does not follow them: for very many parameters."""
+    start, unravel = _log_vector(spreads)
+    return Integrated(
+        np.asarray(start), unravel, HELD_WIDTH * np.eye(len(start)), lambda _: (np.asarray(z), np.asarray(covariance))
+    )
+
+
+def _log_vector(spreads: Mapping[str, Array]) -> tuple[Float[Array, " spreads"], Callable]:
+    return ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+
+
+def _interior_minimum(
+    loss: Callable, x: Float[np.ndarray, " spreads"], rounds: int = 5
+) -> Float[np.ndarray, " spreads"]:
+    """Minimum of loss, which gives (value, gradient); a round stays within FARTHEST of where it began."""
+    for _ in range(rounds if len(x) else 0):
+        begin = x
+        bounds = [(s - FARTHEST, s + FARTHEST) for s in begin]
+        x = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+        if np.max(np.abs(x - begin)) < 0.99 * FARTHEST:
+            break
+    return x
+
+
+def _covariance_root(loss: Callable, x: Float[np.ndarray, " spreads"]) -> Float[np.ndarray, "spreads spreads"]:
+    """Root of the inverse of the curvature, within the limits for the width."""
+    if not len(x):
+        return np.zeros((0, 0))
     steps = DIFFERENCE * np.eye(len(x))
     precision = np.array([(loss(x + step)[1] - loss(x - step)[1]) / (2 * DIFFERENCE) for step in steps])
     value, vector = np.linalg.eigh(0.5 * (precision + precision.T))
-    width = np.clip(np.abs(value), WIDEST**-2, NARROWEST**-2)
-    return Integrated(x, unravel, np.linalg.cholesky((vector / width) @ vector.T), at)
+    return np.linalg.cholesky((vector / np.clip(value, WIDEST**-2, NARROWEST**-2)) @ vector.T)
 
 
 def integrated_functions(
@@ -144,9 +172,9 @@ def integrated_functions(
 ) -> IntegratedFunctions:
     """Functions of arguments shaped like `spreads` and `data`.
 
-    The prior is taken as normal, which that of frames is in unconstrained parameters.
+    The prior is taken as normal in unconstrained parameters, which that of frames is.
     """
-    first, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+    first, unravel = _log_vector(spreads)
 
     def minus_log_prior(z, log_spreads, data):
         values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
@@ -163,6 +191,7 @@ def integrated_functions(
         precision = likelihood + curvature(z, log_spreads, data)
         step = -jnp.linalg.solve(precision, slope(z, log_spreads, data) - slope_then)
         potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step + 0.5 * step @ likelihood @ step
-        return potential + 0.5 * jnp.linalg.slogdet(precision)[1], (z + step, precision)
+        sign, log_determinant = jnp.linalg.slogdet(precision)
+        return jnp.where(sign > 0, potential + 0.5 * log_determinant, jnp.inf), (z + step, precision)
 
     return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))

@@ -16,18 +16,18 @@ import optax
 from arviz_stats.base.array import array_stats
 from jaxtyping import Float
 
-from pendel.constants import Array
+from pendel.constants import Array, InputError
 from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.guide import NeuralGuide
 from pendel.infer.guide_start import neural_guide
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.layout import inspect_model
-from pendel.infer.map import MapFit
+from pendel.infer.map import LARGEST, MapFit
 from pendel.infer.minibatch import Batch, frame_batches
 from pendel.infer.normal_matrix import negative_log_density
 from pendel.infer.objective import differentiable, kept
 from pendel.infer.optimise import Progress
-from pendel.infer.spreads import integrated_functions, integrated_spreads
+from pendel.infer.spreads import held_spreads, integrated_functions, integrated_spreads
 from pendel.infer.threads import one_blas_thread
 
 PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
@@ -70,7 +70,7 @@ def fit_svi(
 
     Args:
         model: a NumPyro model, called as model(*args, **kwargs).
-        start: a MAP fit; its Laplace approximation is where the guide starts.
+        start: a MAP fit; the guide starts at its Laplace approximation, carried to the spreads that it makes likely.
         key: random key.
         angles: goniometer angle [deg] of the frames of every plate; the frame number when not given.
         steps: gradient steps of a cycle, one draw of the guide each.
@@ -122,6 +122,16 @@ def fit_svi(
 def starting_guide(model: Callable, start: MapFit, angles: Mapping[str, Array], key: Array, data: tuple) -> NeuralGuide:
     """The guide that a fit starts with; `data` are the model's (args, kwargs)."""
     full = inspect_model(model, *data, with_fixed=True)
+    for site in full.sites:
+        if site.name in start.spreads and not np.allclose(site.transform(jnp.ones(site.shape)), np.e):
+            raise InputError(
+                found=f"the spread {site.name!r} between limits",
+                expected="a spread with any positive value",
+                do="give it a HalfNormal or LogNormal prior",
+            )
+    if start.layout.globals > LARGEST:
+        held = held_spreads(start.unconstrained, start.covariance, start.spreads)
+        return neural_guide(start.layout, full, angles, key, held)
     shapes = model, start.layout, dict(start.spreads), data
     functions = kept("integrated spreads", partial(integrated_functions, *shapes), *shapes)
     integrated = integrated_spreads(functions, start.unconstrained, start.covariance, start.spreads, data)
