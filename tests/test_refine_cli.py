@@ -281,7 +281,7 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     check_files(out, outcome)
     (other,) = outcome.summary["elbo_other_guides"]
     assert outcome.summary["elbo"] - 5.0 < other < outcome.summary["elbo"]  # two seeds, one posterior
-    losses = pendel.Posterior.load(out / "posterior.nc").data["svi_data"]["loss_of_guides"].values
+    losses = pendel.Posterior.load(out / "posterior.nc").data["svi_data"]["loss"].values
     assert len(losses) == 2
     assert np.nanmax(np.abs(losses[0] - losses[1])) > 0
     assert "2 guides from different seeds" in (out / "report.html").read_text(encoding="utf-8")

@@ -50,7 +50,7 @@ def test_a_stage_without_checkpoint_is_not_complete(tmp_path: Path, key):
 
 @pytest.mark.parametrize("change", ["input", "setting", "code"])
 def test_another_run_is_refused(tmp_path: Path, key, change, monkeypatch):
-    claim_folder(tmp_path / "run", key, seed=0)
+    folder = claim_folder(tmp_path / "run", key, seed=0)
     settings = dict(key["settings"])
     if change == "input":
         (tmp_path / "a.cif").write_text("two")
@@ -62,7 +62,10 @@ def test_another_run_is_refused(tmp_path: Path, key, change, monkeypatch):
     name = {"input": "structure", "setting": "model", "code": "code version"}[change]
     with pytest.raises(InputError, match=rf"different: {name}\).*--force"):
         claim_folder(tmp_path / "run", other, seed=0)
-    assert claim_folder(tmp_path / "run", other, seed=0, force=True).completed() == ()
+    folder.keeper("svi_2").save({"losses": np.zeros(3)})
+    again = claim_folder(tmp_path / "run", other, seed=0, force=True)
+    assert again.completed() == ()
+    assert again.keeper("svi_2").load() is None  # of a second guide
 
 
 def test_foreign_folder_keeps_its_files_even_with_force(tmp_path: Path, key):

@@ -164,7 +164,7 @@ def _further(model, problem, plans, result: StageResult) -> dict[str, dict[str, 
     if result.laplace:
         found["laplace"] = dict(result.laplace)
     if result.losses is not None:
-        found["svi_data"] = {"loss": result.losses[0], "loss_of_guides": result.losses}
+        found["svi_data"] = {"loss": result.losses}
     if result.is_last:
         count = len(next(iter(result.draws.values())))
         rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)

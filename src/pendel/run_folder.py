@@ -63,8 +63,7 @@ class RunFolder:
         """Keep the arrays of a completed stage and note it in `run.json`."""
         self.write(self._checkpoint(stage).name, _packed(arrays))
         if self.writes:
-            for unfinished in self.path.glob(f"unfinished_{stage}*.npz"):
-                unfinished.unlink()
+            self.drop_unfinished(stage)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         stages = {**self.record()["stages"], stage: {"finished": now, "seconds": round(seconds, 2)}}
         self.update(stages=stages)
@@ -76,6 +75,11 @@ class RunFolder:
     def keeper(self, stage: str) -> "Keeper":
         """Where a stage keeps what it has so far, to go on from there after an interruption."""
         return Keeper(self, self._unfinished(stage))
+
+    def drop_unfinished(self, stage: str) -> None:
+        """Delete what keepers of the stage have kept, those of further guides (svi_2, ...) too."""
+        for path in self.path.glob(f"unfinished_{stage}*.npz"):
+            path.unlink()
 
     def _checkpoint(self, stage: str) -> Path:
         return self.path / f"stage_{stage}.npz"
@@ -168,8 +172,10 @@ def claim_folder(path: Path, key: Key, *, force: bool = False, seed: int) -> Run
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS, *(f"{kind}_{stage}.npz" for kind in ("stage", "unfinished") for stage in STAGES)):
+        for name in (*OUTPUTS, *(f"stage_{stage}.npz" for stage in STAGES)):
             (path / name).unlink(missing_ok=True)
+        for stage in STAGES:
+            folder.drop_unfinished(stage)
         folder.write(RECORD, _json({**key, "versions": versions(), "seed": seed, "derived": {}, "stages": {}}))
     except OSError as error:
         raise _cannot_write(path, error) from error

@@ -216,6 +216,6 @@ def _sampling(run: RunFiles) -> Iterator[tuple[str, Figure]]:
             yield f"ranks of {label}, chain by chain", sampling_figures.ranks(run.tree, name, index)
             yield f"trace of {label}", sampling_figures.trace(run.tree, name, index)
     if "svi_data" in run.tree.children:
-        yield "loss of the guide", sampling_figures.losses(run.tree["svi_data"]["loss_of_guides"].values)
+        yield "loss of the guide", sampling_figures.losses(run.tree["svi_data"]["loss"].values)
     if "laplace" in run.tree.children:
         yield f"uncertainties: {stage} over Laplace; band: 0.8 to 1.25", sampling_figures.uncertainties(run.tree, stage)

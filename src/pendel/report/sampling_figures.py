@@ -86,9 +86,9 @@ def energies(tree: Any) -> Figure:
 
 
 def losses(of_guides: np.ndarray) -> Figure:
-    """Losses [guides steps] (negative ELBO) over the last value of the first guide, smoothed over 25 steps."""
+    """Losses (negative ELBO) [guides steps] or [steps] over the end of the first guide's, smoothed over 25 steps."""
     figure, ax = axes(xlabel="step", ylabel="negative ELBO over its end / nats")
-    values, *others = (losses[np.isfinite(losses)] for losses in of_guides)
+    values, *others = (losses[np.isfinite(losses)] for losses in np.atleast_2d(of_guides))
     end = float(np.mean(values[-50:]))
     width = min(25, len(values))
 
