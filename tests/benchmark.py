@@ -194,7 +194,7 @@ def data_problem(name, frames):
     )
     rule = {"rsg": 0.9, "dsg": 0.0015} if name == "quartz" else {"rsg": 0.66, "dsg": 0.0015}
     experiment = pendel.select(experiment, "klar", **rule)
-    plan = pendel.make_plan(crystal, experiment, thickness_max=1.1 * thickness, **settings).with_mode("reverse")
+    plan = pendel.make_plan(crystal, experiment, thickness_max=1.1 * thickness, **settings)
     observed = jnp.sqrt(jnp.maximum(jnp.asarray(experiment.intensity), 0))
     shape = (plan.frames, len(NODES))
 

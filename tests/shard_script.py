@@ -37,8 +37,9 @@ def main():
         )
         return jnp.sum(weight * intensity)
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(values, plan.with_mode("reverse"))
-    slope = jax.jit(lambda v, d, plan: jax.jvp(lambda x: loss(x, plan), (v,), (d,))[1])(values, direction, plan)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(values, plan)
+    forward = plan.with_mode("forward")
+    slope = jax.jit(lambda v, d, plan: jax.jvp(lambda x: loss(x, plan), (v,), (d,))[1])(values, direction, forward)
     mine = [np.asarray(shard.data) for group in plan.groups for shard in own_shards(group.frame)]
     used = [np.asarray(shard.data) for group in plan.groups for shard in own_shards(group.tilt_weight)]
     held = {int(f) for frames, weights in zip(mine, used, strict=True) for f in frames[weights.sum(axis=1) > 0]}

@@ -1,5 +1,6 @@
 """Comparison of runs: units of the left-out density, hands, and refusals."""
 
+import dataclasses
 from pathlib import Path
 
 import gemmi
@@ -14,6 +15,27 @@ from pendel.crystal import invert
 from pendel.datasets import example
 from pendel.io.write_structure import write_structure_cif
 from pendel.report.loo import Loo, by_frame, by_measurement, held_out
+
+POLAR = """data_polar
+_cell_length_a 3.99
+_cell_length_b 3.99
+_cell_length_c 4.03
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'P 4 m m'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_U_iso_or_equiv
+Ba1 Ba 0 0 0 0.005
+Ti1 Ti 0.5 0.5 0.5224 0.005
+O1 O 0.5 0.5 -0.0244 0.005
+O2 O 0.5 0 0.4895 0.005
+"""  # barium titanate, which is centrosymmetric within 0.2 Å
 
 
 def tree(values, *, heldout=None):
@@ -98,6 +120,34 @@ def test_two_hands_are_recognised():
     other = invert(crystal)
     assert _are_inverse(crystal, other)
     assert not _are_inverse(crystal, crystal)
+
+
+def test_a_nearly_centrosymmetric_structure_is_not_its_own_inverse(tmp_path):
+    path = tmp_path / "polar.cif"
+    path.write_text(POLAR)
+    crystal = read_crystal(path)
+    other = invert(crystal)
+    assert _are_inverse(crystal, other)
+    assert not _are_inverse(crystal, crystal)
+    moved = dataclasses.replace(crystal, fract=np.asarray(crystal.fract) + np.array([0, 0, 0.001]))
+    assert not _are_inverse(crystal, moved)
+    assert _are_inverse(moved, other)
+
+
+def test_hands_of_different_fits_are_not_compared():
+    crystal = read_crystal(example().structure)
+    right, wrong = finished("right", crystal, [1.0], -100.0), finished("wrong", invert(crystal), [2.0], -103.0)
+    for run in (right, wrong):
+        run.summary["model"] = "robust"
+    found = hand(right, wrong)
+    assert found is not None
+    assert "did not converge" not in _hand_line(found)
+    wrong.summary["converged"] = False
+    found = hand(right, wrong)
+    assert found is not None
+    assert "not to be trusted: a fit did not converge" in _hand_line(found)
+    wrong.summary["model"] = "dynamical"
+    assert hand(right, wrong) is None
 
 
 def finished(path, crystal, calculated, evidence):

@@ -12,12 +12,13 @@ from pendel import cell as cells
 from pendel.constants import InputError
 from pendel.crystal import expanded_atoms, invert, is_centrosymmetric, make_crystal
 from pendel.io.cif import read_crystal
+from pendel.io.write_structure import write_structure_cif
 
 QUARTZ = (4.9226, 4.9226, 5.4003, 90.0, 90.0, 120.0)
 TRICLINIC = (5.1, 6.2, 7.3, 81.0, 95.0, 103.0)
 
 
-def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=None):
+def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=None, **options):
     """A crystal from {label: position}; elements are the letters of the labels."""
     operations = list(gemmi.SpaceGroup(spacegroup).operations())
     count = len(sites)
@@ -34,6 +35,7 @@ def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=
         u_aniso=np.tile(sphere, (count, 1, 1)) if u_aniso is None else u_aniso,
         occupancy=np.ones(count) if occupancy is None else np.array(occupancy),
         isotropic=(False,) * count if isotropic is None else isotropic,
+        **options,
     )
 
 
@@ -164,6 +166,17 @@ def test_mixed_site_moves_as_one():
     assert found.adp_basis.shape[0] == 12
     assert np.allclose(found.position_basis[:, 0], found.position_basis[:, 1])
     assert any("Fe1, Mg1 share one place" in note for note in found.notes)
+
+
+def test_a_refinement_may_find_more_than_one_atom_on_a_place(tmp_path):
+    sites = {"Mg1": (0, 0, 0), "Fe1": (0, 0, 0), "O1": (0.2, 0.3, 0.4)}
+    refined = crystal("P 1", TRICLINIC, sites, occupancy=(0.505, 0.508, 1), fullest=np.inf)
+    assert any("total occupancy 1.01, more than one atom" in note for note in refined.notes)
+    path = tmp_path / "refined.cif"
+    write_structure_cif(path, refined)
+    with pytest.raises(InputError, match=r"total occupancy 1\.01"):
+        read_crystal(path)
+    np.testing.assert_allclose(read_crystal(path, fullest=np.inf).occupancy, refined.occupancy, atol=1e-4)
 
 
 def test_opposite_hand():

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from pendel.cell import reciprocal_matrix
 from pendel.constants import InputError
+from pendel.datasets import example
 from pendel.experiment import (
     Experiment,
     central_vectors,
@@ -23,6 +24,7 @@ from pendel.experiment import (
     unique,
 )
 from pendel.io.pets import read_pets
+from pendel.problem import Settings, read_problem
 
 CUBIC = (10.0, 10.0, 10.0, 90.0, 90.0, 90.0)
 WAVELENGTH = 0.025
@@ -229,3 +231,14 @@ def test_hold_out_is_by_unique_index(quartz):
 def test_an_experiment_travels_through_jit(quartz):
     total = jax.jit(lambda experiment: experiment.intensity.sum() * experiment.wavelength)(quartz)
     assert float(total) == pytest.approx(quartz.intensity.sum() * quartz.wavelength)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+    files = example()
+    paths = [tmp_path / folder / "dyn.cif_pets" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(files.data.read_text(encoding="utf-8"), encoding="utf-8")
+    found = read_problem(files.structure, paths, Settings(frames="0:2"))
+    assert [measured.name for measured in found.rows] == ["dyn.cif_pets (1)", "dyn.cif_pets (2)"]
+    assert [measured.name for measured in found.experiments] == ["dyn.cif_pets (1)", "dyn.cif_pets (2)"]

@@ -148,7 +148,10 @@ def any_space():
 
 
 def in_unit_curvature(potential, size):
-    space = dataclasses.replace(any_space(), size=size, potential=potential, values=lambda y: {"y": y})
+    evaluate = jax.jit(jax.value_and_grad(potential))
+    space = dataclasses.replace(
+        any_space(), size=size, potential=potential, evaluate=evaluate, values=lambda y: {"y": y}
+    )
     return unit_curvature(space, jax.random.key(0))
 
 
@@ -161,6 +164,7 @@ def test_what_curvature_is_left_is_divided_out():
     y = space.values(w)["y"]
     climbed = space.potential(w) - space.potential(jnp.zeros(5))
     assert climbed == pytest.approx(float(0.5 * y @ curvature @ y), rel=1e-12)
+    jax.tree.map(np.testing.assert_allclose, space.evaluate(w), jax.value_and_grad(space.potential)(w))
     log_volume = np.linalg.slogdet(jax.jacfwd(lambda w: space.values(w)["y"])(w))[1]
     assert space.potential(jnp.zeros(5)) == pytest.approx(-log_volume, rel=1e-9)
 

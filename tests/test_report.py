@@ -132,7 +132,8 @@ def test_numbers_on_the_page_are_those_of_the_files(folder, html):
     assert f"R_obs {100 * summary['r_obs_pooled']:.2f} % over {summary['n_observed']}" in html
     assert "log_thickness_mean ~ Normal(log 800 Å, 0.8)" in html  # what the model says of its priors
     assert "<h3>simulation</h3>" in html
-    assert f"Pareto k of the guide {summary['guide_pareto_k']:.2f}" in html
+    k = f"Pareto k of the guide {summary['guide_pareto_k']:.2f} from {summary['guide_pareto_k_draws']} draws"
+    assert k in html
     fract = run.draws("fract")[:, 1, 0]
     row = re.search(r"<td>O1</td><td>x</td><td>([0-9.]+)\((\d+)\)</td>", html)
     decimals = len(row[1].split(".")[1])
@@ -184,7 +185,7 @@ def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
     shutil.copytree(folder, copy)
     summary = json.loads((copy / "summary.json").read_text())
     bad = {"converged": False, "r_obs_pooled": 0.4, "guide_pareto_k": 1.3, "r_obs_heldout": 0.9}
-    bad |= {"fringes_per_tilt": 2.2, "tilts_resolving": 135}
+    bad |= {"fringes_per_tilt": 2.2, "tilts_resolving": 135, "n_heldout": 60, "n_observed_heldout": 30}
     (copy / "summary.json").write_text(json.dumps(summary | bad))
     found = verdicts(read_run_files(copy))
     assert [verdict.level for verdict in found] == sorted(
@@ -197,6 +198,53 @@ def test_bad_numbers_get_bad_verdicts(folder, tmp_path):
     assert text["2.20"].level == "warn"
     assert "--tilts 135" in text["2.20"].advice
     assert all(verdict.advice for verdict in found if verdict.level != "pass")
+
+
+def levels(run, **facts):
+    """Level of every verdict of a run with other facts in its summary, by what it begins with."""
+    changed = dataclasses.replace(run, summary=run.summary | facts)
+    return {re.sub(r"[-\d.]+", "#", verdict.text)[:28]: verdict.level for verdict in verdicts(changed)}
+
+
+def test_numbers_from_little_data_are_not_trusted(folder):
+    run = read_run_files(folder)
+    k = "Pareto k of the guide # from"
+    assert levels(run, guide_pareto_k=0.43, guide_pareto_k_draws=200)[k] == "pass"
+    assert levels(run, guide_pareto_k=0.43, guide_pareto_k_draws=40)[k] == "warn"
+    assert levels(run, n_parameters=1000)["# observed reflections for #"] == "warn"
+    few = {"n_heldout": 9, "n_observed_heldout": 3, "r_obs_heldout": 0.01}
+    assert levels(run, **few)["# observed reflections held "] == "warn"
+    assert not any(text.startswith("nothing was held out") for text in levels(run, **few))
+    nothing = {"n_heldout": 9, "n_observed_heldout": 0, "r_obs_heldout": None}
+    assert levels(run, **nothing)["# observed reflections held "] == "warn"
+
+
+def test_rows_that_count_twice_are_named(folder):
+    run = read_run_files(folder)
+    assert not any("repeat a measurement" in verdict.text for verdict in verdicts(run))
+    data = run.data[0]
+    hkl = ("1 0 0", *data.hkl[1:4], *("1 0 0",) * 3, *data.hkl[7:])
+    first = np.arange(len(hkl)) * ~np.isin(np.arange(len(hkl)), [4, 5, 6])  # rows 4, 5, 6 are row 0 again
+    same = dataclasses.replace(data, hkl=hkl, intensity=data.intensity[first], sigma=data.sigma[first])
+    text = next(v.text for v in verdicts(dataclasses.replace(run, data=(same,))) if "repeat a measurement" in v.text)
+    assert text.startswith(f"3 of {len(hkl)} scored rows")
+
+
+def test_structures_that_inversion_changes_are_named(folder):
+    run = read_run_files(folder)
+    said = "P 3_2 2 1 has a hand"
+    assert [v.text for v in verdicts(run) if "has a hand" in v.text] == [
+        f"{said}, and one run cannot say whether it is this one"
+    ]
+    mirror, centre = np.diag([1, -1, 1]), -np.eye(3, dtype=int)
+    for rotations, said in (
+        ([np.eye(3, dtype=int), mirror], "has an absolute structure"),
+        ([np.eye(3, dtype=int), centre], None),
+    ):
+        crystal = dataclasses.replace(run.crystal, rotations=np.array(rotations))
+        found = [v for v in verdicts(dataclasses.replace(run, crystal=crystal)) if "one run cannot say" in v.text]
+        assert len(found) == (said is not None)
+        assert said is None or said in found[0].text
 
 
 def test_a_difference_map_has_its_own_section(folder, tmp_path):

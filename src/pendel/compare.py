@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pendel import symmetry
 from pendel.constants import InputError
-from pendel.crystal import Crystal, direct_matrix, invert
+from pendel.crystal import Crystal, direct_matrix, invert, is_centrosymmetric
 from pendel.infer.posterior import Posterior
 from pendel.io.cif import read_crystal
 from pendel.io.write_facts import write_hand
@@ -26,6 +26,7 @@ from pendel.run_folder import RunFolder
 EVIDENCES = {"log_evidence_smc": "SMC", "log_evidence_laplace": "Laplace"}  # the better first
 COLUMNS = ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out")
 SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
+SAME_FIT = ("model", "thickness_shape", "selection")  # or evidences say more of these than of the hand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Hand:
     z: float
     n_first: int
     n_second: int
+    converged: bool  # both fits
 
 
 def read_run(path: Path) -> Run:
@@ -86,7 +88,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         summary=summary,
-        crystal=read_crystal(path / "refined.cif"),
+        crystal=read_crystal(path / "refined.cif", fullest=np.inf),
         calculated=calculated,
         measurement=by_measurement(tree),
         frame=by_frame(tree),
@@ -108,12 +110,13 @@ def difference(one: Loo, other: Loo) -> Difference:
 
 
 def hand(one: Run, other: Run) -> Hand | None:
-    """Comparison of two hands, None when the structures are not each other's inverse.
+    """Comparison of two hands, None when the structures are not each other's inverse or differ in SAME_FIT.
 
     Source: Klar et al. (2023), Nature Chemistry 15, 848, with the count of Le Page, Gabe & Gainsford (1990), J. Appl.
     Cryst. 23, 406.
     """
-    if not _are_inverse(one.crystal, other.crystal):
+    alike = all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
+    if not (alike and _are_inverse(one.crystal, other.crystal)):
         return None
     shared = one.calculated.keys() & other.calculated.keys()
     observed = np.array([one.calculated[key][0] for key in shared])
@@ -131,6 +134,7 @@ def hand(one: Run, other: Run) -> Hand | None:
         z=(n_first - n_second) / max(np.sqrt(n_first + n_second), 1.0),
         n_first=n_first,
         n_second=n_second,
+        converged=all(summary.get("converged", True) for summary in both),
     )
 
 
@@ -202,21 +206,29 @@ def _hand_line(found: Hand) -> str:
     return (
         f"hand: {right} with probability {share:.6g} ({gain}); "
         f"z = {z:+.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
-        f"{found.second}"
+        f"{found.second}" + ("" if found.converged else "; not to be trusted: a fit did not converge")
     )
 
 
 def _are_inverse(one: Crystal, other: Crystal) -> bool:
-    """Whether every site of one stands on an image of the same site in the inverse of the other."""
-    turned = invert(other)
-    if turned.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or turned.labels != one.labels:
+    """Whether one stands on the inverse of the other, and not as well on the other itself.
+
+    Polar structures that are nearly centrosymmetric stand near both; then the nearer one counts.
+    """
+    if is_centrosymmetric(one):
         return False
+    turned, straight = _apart(one, invert(other)), _apart(one, other)
+    return turned is not None and max(turned) < SAME_SITE and (straight is None or sum(turned) < sum(straight))
+
+
+def _apart(one: Crystal, other: Crystal) -> list[float] | None:
+    """Distance [Å] of every site to the nearest image of the same site; None in other groups or with other sites."""
+    if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or other.labels != one.labels:
+        return None
     direct = np.asarray(direct_matrix(one.cell))
     rotations, translations = np.asarray(one.rotations), np.asarray(one.translations)
-    if np.any(np.all(rotations == -np.eye(3, dtype=int), axis=(1, 2))):
-        return False  # centrosymmetric: there is no hand
-    for site, image in zip(np.asarray(one.fract), np.asarray(turned.fract), strict=True):
-        images = np.einsum("oij,j->oi", rotations, image) + translations
-        if np.min(symmetry.lattice_distance(images - site, direct)) > SAME_SITE:
-            return False
-    return True
+    images = np.einsum("oij,sj->soi", rotations, np.asarray(other.fract)) + translations
+    return [
+        float(np.min(symmetry.lattice_distance(image - site, direct)))
+        for site, image in zip(np.asarray(one.fract), images, strict=True)
+    ]

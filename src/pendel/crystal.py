@@ -14,7 +14,14 @@ from pendel.cell import reciprocal_matrix as reciprocal_matrix
 from pendel.cell import u_equivalent as u_equivalent
 from pendel.cell import volume as volume
 from pendel.constants import Array, InputError
-from pendel.crystal_checks import check_cell, check_distances, check_operations, check_sites, check_tensors
+from pendel.crystal_checks import (
+    FULL_OCCUPANCY,
+    check_cell,
+    check_distances,
+    check_operations,
+    check_sites,
+    check_tensors,
+)
 
 ELEMENTS = tuple(
     """
@@ -86,6 +93,7 @@ def make_crystal(
     occupancy: Float[Array, " sites"],
     isotropic: tuple[bool, ...],
     notes: tuple[str, ...] = (),
+    fullest: float = FULL_OCCUPANCY,
 ) -> Crystal:
     """A checked `Crystal` from sites of the asymmetric unit and the complete list of operations.
 
@@ -94,7 +102,7 @@ def make_crystal(
     polar groups the origin is held by the mean position weighted with occupancy times atomic number.
 
     Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
-    U_eq counts), occupancies in (0, 1].
+    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies of one place.
 
     Raises InputError for an impossible cell, operations that form no group or do not fit the cell, unknown elements,
     repeated labels, occupancies out of range, tensors that are not positive definite, atoms closer than 0.5 Å.
@@ -113,7 +121,7 @@ def make_crystal(
     atom_site = np.repeat(np.arange(len(fract)), [len(ops) for ops in orbits])
     atom_op = np.concatenate(orbits)
     atoms = np.einsum("aij,aj->ai", rotations[atom_op], fract[atom_site]) + translations[atom_op]
-    found += moved + changed + check_distances(name, labels, occupancy, fract, atoms, atom_site, direct)
+    found += moved + changed + check_distances(name, labels, occupancy, fract, atoms, atom_site, direct, fullest)
     site_turns = [turns[ops] for ops in held]
     polar = symmetry.polar_directions(rotations, direct)
     if len(polar):

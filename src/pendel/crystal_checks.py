@@ -9,6 +9,7 @@ from pendel.constants import Array, InputError
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
+OVERFULL = "more than one atom"  # in the note on such a place
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
 
 
@@ -89,10 +90,14 @@ def check_distances(
     atoms: Float[Array, "atoms 3"],
     atom_site: Int[Array, " atoms"],
     direct: Float[Array, "3 3"],
+    fullest: float = FULL_OCCUPANCY,
 ) -> list[str]:
     """Notes on sites that share space; raises InputError for atoms closer than 0.5 Å.
 
     Such neighbours are accepted as alternatives (mixed or disordered sites) when their occupancies add up to at most 1.
+
+    Args:
+        fullest: largest sum that is no error.
     """
     occupancy, notes, told = np.asarray(occupancy), [], set()
     for site, label in enumerate(labels):
@@ -104,7 +109,7 @@ def check_distances(
         others = close[np.argsort(distance[close], kind="stable")]
         other = next((atom for atom in others if atom_site[atom] != site), others[-1])
         partner = labels[atom_site[other]] if atom_site[other] != site else f"its own image by symmetry ({label})"
-        if total > FULL_OCCUPANCY:
+        if total > fullest:
             raise InputError(
                 found=f"{label} and {partner} {distance[other]:.3f} Å apart in {name}, total occupancy {total:.2f}",
                 expected=f"at least {SHORTEST_DISTANCE} Å between atoms, or occupancies that add up to at most 1",
@@ -113,5 +118,6 @@ def check_distances(
         group = frozenset(labels[index] for index in atom_site[close])
         if group not in told:
             told.add(group)
-            notes.append(f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f})")
+            more = f", {OVERFULL}" if total > FULL_OCCUPANCY else ""
+            notes.append(f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f}{more})")
     return notes

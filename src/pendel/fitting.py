@@ -167,9 +167,11 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     losses = np.full((len(fits), max(len(found.losses) for found in fits)), np.nan)
     for row, found in zip(losses, fits, strict=True):
         row[: len(found.losses)] = found.losses
-    draws = min(K_DRAWS, affordable_draws(plan for _, plan in args[1]))
+    draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(p for _, p in args[1]))
     k = pareto_k(run.model, *args, fit=fits[0], key=run.key(4), draws=draws, **run.observations())
-    return Guided(draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k)
+    return Guided(
+        draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k, k_draws=draws
+    )
 
 
 def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
@@ -205,6 +207,7 @@ def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
         "elbo": end_bound(kept, guided.cycle),
         "elbo_other_guides": [end_bound(losses, guided.cycle) for losses in others],
         "guide_pareto_k": guided.pareto_k,
+        "guide_pareto_k_draws": guided.k_draws,
         "sd_over_laplace": sd_over_laplace(run, fit, guided.draws),
     }
     return StageResult(

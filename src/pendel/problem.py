@@ -77,6 +77,11 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     crystal = read_crystal(structure, hydrogen=settings.hydrogen)
     notes = list(crystal.notes)
     rows = [thin(read_rows(path, crystal, settings), parse_frames(settings.frames)) for path in data]
+    names = [measured.name for measured in rows]
+    rows = [  # files of one name in different folders
+        dataclasses.replace(measured, name=f"{name} ({number + 1})") if names.count(name) > 1 else measured
+        for number, (name, measured) in enumerate(zip(names, rows, strict=True))
+    ]
     rule = cast("Literal['nearest', 'klar']", settings.select)
     chosen = [drop_poor_frames(select(measured, rule, rsg=settings.rsg, dsg=settings.dsg), 1) for measured in rows]
     for experiment in chosen:

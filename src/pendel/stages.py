@@ -36,6 +36,7 @@ class Guided:
     losses: Array
     cycle: int  # steps of one cycle of the loss
     pareto_k: float
+    k_draws: int  # that it was found from
 
 
 def pack_start(start: Chosen) -> dict[str, Array]:
@@ -100,6 +101,7 @@ def unpack_basins(arrays: Mapping[str, Array], model: Callable, args: tuple, kwa
 def pack_guided(guided: Guided) -> dict[str, Array]:
     """Flat arrays of draws and losses."""
     numbers = {"losses": guided.losses, "cycle": np.asarray(guided.cycle), "pareto_k": np.asarray(guided.pareto_k)}
+    numbers["k_draws"] = np.asarray(guided.k_draws)
     return {**numbers, **_prefixed("draws", guided.draws)}
 
 
@@ -110,6 +112,7 @@ def unpack_guided(arrays: Mapping[str, Array]) -> Guided:
         losses=arrays["losses"],
         cycle=int(arrays["cycle"]),
         pareto_k=float(arrays["pareto_k"]),
+        k_draws=int(arrays["k_draws"]),
     )
 
 

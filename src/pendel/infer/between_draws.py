@@ -38,7 +38,7 @@ def between_draws(
     key: Array,
     progress: Progress | None = None,
 ) -> Between | None:
-    """A Markov kernel (y, key) -> y and the number of jumps, which leaves the density of `space` as it is.
+    """A compiled Markov kernel (y, key) -> y and the number of jumps, which leaves the density of `space` as it is.
 
     It costs two simulations and one for every try of a jump; None where no frame has several maxima and there are
     neither spreads nor errors.
@@ -55,6 +55,7 @@ def between_draws(
         return None
     width_of_errors = jnp.sqrt(jnp.diag(jnp.asarray(start.covariance)))[errors]
 
+    @jax.jit
     def move(y, key):
         place, _ = space.place(y)
         first, second = jax.random.split(key)

@@ -32,7 +32,8 @@ def run_chains(
 
     Args:
         name: of the stage, for `progress`.
-        initial: chain -> state; advance: (state, chain, step) -> new state, position and statistics; both compiled.
+        initial: chain -> state; advance: (state, chain, step) -> new state, position and statistics; both made of
+            compiled parts, and compiled as a whole where chains move together.
         shape: (chains, steps, n).
         statistics: names of what `advance` puts out.
         keeper: holds the state of an unfinished run, which is continued exactly.

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from numpyro.infer import NUTS
+from numpyro.infer.util import ParamInfo
 
 from pendel.constants import Array
 from pendel.infer.between_draws import between_draws
@@ -73,7 +74,6 @@ def sample_nuts(
     key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
     space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
     between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
-    evaluate = jax.value_and_grad(space.potential)
     kernel = NUTS(
         potential_fn=space.potential,
         step_size=FIRST_STEP,
@@ -83,17 +83,16 @@ def sample_nuts(
     )
     size = space.size
 
-    @jax.jit
     def initial(chain):
         first, second = jax.random.split(jax.random.fold_in(key, chain))
         y = jax.random.normal(first, (size,))
-        return kernel.init(jax.random.key_data(second), warmup, y, (), {})
+        return kernel.init(jax.random.key_data(second), warmup, ParamInfo(y, *space.evaluate(y)), (), {})
 
     jax.eval_shape(initial, 0)  # a resumed kernel must know its functions, too
+    sample = jax.jit(lambda state: kernel.sample(state, (), {}))
 
-    @jax.jit
-    def advance(state, chain, step):
-        state = kernel.sample(state, (), {})
+    def advance(state, chain, step):  # in compiled parts, one of which `space` and `initial` have, too
+        state = sample(state)
         numbers = {
             "diverging": state.diverging,
             "acceptance_rate": state.accept_prob,
@@ -104,7 +103,7 @@ def sample_nuts(
         }
         if between is not None:
             y, taken = between(state.z, jax.random.fold_in(jax.random.fold_in(key_between, chain), step))
-            potential, slope = evaluate(y)
+            potential, slope = space.evaluate(y)
             state = state._replace(z=y, potential_energy=potential, z_grad=slope)
             numbers |= {"lp": -potential, "jumps": taken}
         return state, state.z, numbers

@@ -25,6 +25,7 @@ from pendel.infer.whitening import unit_curvature, whitened
 WARMUP, DRAWS = 250, 800
 TARGET = 0.8  # acceptance
 STEPS = 4.0  # of the integrator in a trajectory, on average
+LOWEST = -1e30  # log density where it is not finite
 TUNING = "tuning"  # gradients of a chain's adaptation, the same at every step
 GRADIENTS_PER_STEP = 2  # of McLachlan's integrator
 
@@ -46,7 +47,11 @@ def sample_mclmc(
     """Sample the posterior of a model with adjusted MCLMC; arguments and result as of `sample_nuts`."""
     # Imported here: importing BlackJAX computes, and JAX must not before processes are joined.
     from blackjax import adjusted_mclmc_find_L_and_step_size
-    from blackjax.mcmc.adjusted_mclmc_dynamic import build_kernel, init, make_random_trajectory_length_fn
+    from blackjax.mcmc.adjusted_mclmc_dynamic import (
+        DynamicHMCState,
+        build_kernel,
+        make_random_trajectory_length_fn,
+    )
 
     key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
     space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
@@ -55,7 +60,13 @@ def sample_mclmc(
 
     def log_density(y):
         value = -space.potential(y)
-        return jnp.where(jnp.isfinite(value), value, -1e30)
+        return jnp.where(jnp.isfinite(value), value, LOWEST)
+
+    def moved_to(y, state):
+        potential, slope = space.evaluate(y)
+        finite = jnp.isfinite(potential)
+        value, slope = jnp.where(finite, -potential, LOWEST), jnp.where(finite, -slope, 0.0)
+        return state._replace(position=y, logdensity=value, logdensity_grad=slope)
 
     kernel = build_kernel(integration_steps_fn=make_random_trajectory_length_fn(True))
 
@@ -70,15 +81,13 @@ def sample_mclmc(
         )
 
     @jax.jit
-    def initial(chain):
-        first, second, third = jax.random.split(jax.random.fold_in(key, chain), 3)
-        state = init(jax.random.normal(first, (size,)), log_density, jax.random.key_data(second))
+    def adapted(state, noise):
         state, parameters, tuned = adjusted_mclmc_find_L_and_step_size(
             adapting,
             log_density,
             10 * warmup,  # of which the two parts of the adaptation take a twentieth each
             state,
-            jax.random.key_data(third),
+            noise,
             target=TARGET,
             frac_tune1=0.05,
             frac_tune2=0.05,
@@ -86,18 +95,21 @@ def sample_mclmc(
         )
         return state, parameters, GRADIENTS_PER_STEP * tuned
 
+    def initial(chain):
+        first, second, third = jax.random.split(jax.random.fold_in(key, chain), 3)
+        y = jax.random.normal(first, (size,))
+        state = moved_to(y, DynamicHMCState(y, 0.0, y, jax.random.key_data(second)))
+        return adapted(state, jax.random.key_data(third))
+
     @jax.jit
+    def sample(noise, state, parameters):
+        steps = (parameters.L / parameters.step_size,)
+        return adapting(noise, state, log_density, parameters.step_size, parameters.inverse_mass_matrix, steps)
+
     def advance(current, chain, step):
         state, parameters, tuned = current
         noise = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 1000), chain), step)
-        state, information = adapting(
-            jax.random.key_data(noise),
-            state,
-            log_density,
-            parameters.step_size,
-            parameters.inverse_mass_matrix,
-            (parameters.L / parameters.step_size,),
-        )
+        state, information = sample(jax.random.key_data(noise), state, parameters)
         numbers = {
             "diverging": information.is_divergent,
             "acceptance_rate": information.acceptance_rate,
@@ -110,9 +122,8 @@ def sample_mclmc(
         if between is not None:
             noise = jax.random.fold_in(jax.random.fold_in(key_between, chain), step)
             y, taken = between(jnp.asarray(state.position), noise)
-            value, slope = jax.value_and_grad(log_density)(y)
-            state = state._replace(position=y, logdensity=value, logdensity_grad=slope)
-            numbers |= {"lp": value, "jumps": taken}
+            state = moved_to(y, state)
+            numbers |= {"lp": state.logdensity, "jumps": taken}
         return (state, parameters, tuned), state.position, numbers
 
     points, found = run_chains(

@@ -76,6 +76,7 @@ class Whitened:
 
     size: int
     potential: Callable[[Float[Array, " n"]], Float[Array, ""]]
+    evaluate: Callable[[Float[Array, " n"]], tuple[Float[Array, ""], Float[Array, " n"]]]  # potential, slope: compiled
     values: Callable[[Float[Array, " n"]], dict[str, Array]]  # constrained, of one y
     before: Callable[[Float[Array, " n"]], Half]
     after: Callable[[Any, Half], tuple[Place, Float[Array, ""]]]  # (what the simulator makes of it, half of the way)
@@ -110,14 +111,13 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
     Raises:
         FloatingPointError: the density at y = 0 has a gradient that is not finite.
     """
-    gradient = jax.jit(jax.grad(space.potential))
     points = [jnp.zeros(space.size), *jax.random.normal(key, (POINTS, space.size))]
     total, found = np.zeros((space.size, space.size)), 0
     for number, point in enumerate(points):
         rows = []
         for index in range(space.size):
             shift = jnp.zeros(space.size).at[index].set(SECANT)
-            rows.append((gradient(point + shift) - gradient(point - shift)) / (2 * SECANT))
+            rows.append((space.evaluate(point + shift)[1] - space.evaluate(point - shift)[1]) / (2 * SECANT))
             if progress is not None:
                 progress("curvature", number * space.size + index + 1, len(points) * space.size, {})
         curvature = np.asarray(jnp.stack(rows))
@@ -134,6 +134,10 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
     root, inverse = jnp.asarray((vector / scale) @ vector.T), jnp.asarray((vector * scale) @ vector.T)
     log_volume = -np.sum(np.log(scale))
 
+    def evaluate(w):
+        value, slope = space.evaluate(root @ w)
+        return value - log_volume, root @ slope
+
     def after(simulated, half):
         there, more = space.after(simulated, half)
         return there, log_volume + more
@@ -145,6 +149,7 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
     return dataclasses.replace(
         space,
         potential=lambda w: space.potential(root @ w) - log_volume,
+        evaluate=evaluate,
         values=lambda w: space.values(root @ w),
         before=lambda w: space.before(root @ w),
         after=after,
@@ -163,15 +168,15 @@ def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit
         {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in spread_sites.items()}
     )
 
-    def evaluate(values):
+    def predicted(values):
         return prior_and_prediction(model, full, values, {}, args, kwargs)
 
-    cut = cut_off_simulation(inner, evaluate, {**inner.split(centre), **unravel(middle)})
+    cut = cut_off_simulation(inner, predicted, {**inner.split(centre), **unravel(middle)})
     shared, rest = cut.shared, np.concatenate([cut.unseen, cut.frames])
     sizes = len(shared), len(middle), len(cut.unseen)
     own, scoring_steps = len(cut.unseen), SCORING if len(cut.unseen) else 0
 
-    log_prior = pruned(lambda z, spreads: evaluate({**inner.split(z), **spreads})[0], centre, unravel(middle))
+    log_prior = pruned(lambda z, spreads: predicted({**inner.split(z), **spreads})[0], centre, unravel(middle))
     covariance = np.asarray(start.covariance)
     information = np.linalg.inv(covariance) + np.asarray(jax.hessian(log_prior)(centre, unravel(middle)))
     of_rest, border = information[np.ix_(rest, rest)], information[np.ix_(rest, shared)]
@@ -240,4 +245,5 @@ def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit
         place, _ = transform(y)
         return full.constrain_values({**inner.split(place.z), **place.spreads})
 
-    return Whitened(len(centre) + len(middle), potential, values, before, after, back, log_prior, cut)
+    evaluate = jax.jit(jax.value_and_grad(potential))
+    return Whitened(len(centre) + len(middle), potential, evaluate, values, before, after, back, log_prior, cut)

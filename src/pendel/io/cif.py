@@ -8,19 +8,23 @@ import numpy as np
 from pendel.cell import Cell
 from pendel.constants import InputError
 from pendel.crystal import Crystal, make_crystal
+from pendel.crystal_checks import FULL_OCCUPANCY
 from pendel.io.cif_sites import Site, read_sites
 from pendel.io.spacegroup import read_spacegroup
 
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
-def read_crystal(path: str | Path, *, block: str | None = None, hydrogen: bool = True) -> Crystal:
+def read_crystal(
+    path: str | Path, *, block: str | None = None, hydrogen: bool = True, fullest: float = FULL_OCCUPANCY
+) -> Crystal:
     """The crystal structure of a CIF, checked, with special positions and tensors put exactly onto their symmetry.
 
     Args:
         path: the file; standard uncertainties in brackets are read over.
         block: name of the data block, needed only when several hold atoms.
         hydrogen: keep hydrogen and deuterium sites.
+        fullest: largest sum of the occupancies of one place; a refinement may find more than 1.
 
     Displacements are read from U or B, anisotropic or isotropic; sites without any get U_iso 0.01 Å². Whatever had to
     be assumed stands in the crystal's `notes`.
@@ -51,6 +55,7 @@ def read_crystal(path: str | Path, *, block: str | None = None, hydrogen: bool =
         rotations=group.rotations,
         translations=group.translations,
         notes=(*group.notes, *notes),
+        fullest=fullest,
         **_columns(sites),
     )
 

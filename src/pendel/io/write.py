@@ -53,17 +53,17 @@ def format_su(value: float, su: float | None = None, *, decimals: int = 6, extra
     The uncertainty has two digits up to 19 and one above (Schwarzenbach et al. 1995, Acta Cryst. A51, 565, rule of
     19). Without one (None, zero, not finite: a fixed value) the number has `decimals` decimals. extra: digits more.
 
-    >>> format_su(0.85397, 0.00024), format_su(0.6188, 0.0012), format_su(1284.7, 38.0), format_su(0.5, 0.0)
-    ('0.8540(2)', '0.6188(12)', '1280(40)', '0.500000')
+    >>> format_su(0.85397, 0.00024), format_su(0.6188, 0.0012), format_su(1284.7, 38.0), format_su(-1e-9, 0.0)
+    ('0.8540(2)', '0.6188(12)', '1280(40)', '0.000000')
     """
     if su is None or not math.isfinite(su) or su < 10.0 ** -(decimals + 3):
-        return f"{value:.{decimals + extra}f}"
+        return f"{value:z.{decimals + extra}f}"
     exponent = math.floor(math.log10(su))  # of the first digit
     places = 1 - exponent if su / 10.0 ** (exponent - 1) < _MAXIMUM_TWO_DIGITS else -exponent
     places += extra
     digits = round(su * 10.0**places)
     if places >= 0:
-        return f"{value:.{places}f}({digits})"
+        return f"{value:z.{places}f}({digits})"
     step = 10**-places
     return f"{round(value / step) * step}({digits * step})"
 
@@ -85,7 +85,7 @@ def write_reflections(
     """CSV of all scored measurements, data set after data set.
 
     Columns: dataset, frame, h, k, l, i_obs, sigma, i_calc_mean, i_calc_sd, z, weight, used. mean and sd: posterior
-    of I_calc, on the scale of the data. scatter: the error model's standard deviation of I_obs about I_calc, so that
+    of I_calc, on the scale of the data. scatter: the error model's scale of I_obs about I_calc, so that
     z = (i_obs - i_calc_mean) / scatter. weight: file rows behind the measurement; used: 0 where it was held out.
     """
     lines = ["dataset,frame,h,k,l,i_obs,sigma,i_calc_mean,i_calc_sd,z,weight,used"]

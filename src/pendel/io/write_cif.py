@@ -52,7 +52,7 @@ def write_refined_cif(
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
-    add_results(block, results)
+    add_results(block, results, crystal.notes)
     add_structure(
         block,
         crystal,

@@ -64,13 +64,13 @@ def write_hand(path: str | os.PathLike[str], z_score: float) -> None:
     write_text(path, document.as_string())
 
 
-def add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
+def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Sequence[str] = ()) -> None:
     """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
 
     Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
     dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error,
     log_taper_mean and step_height; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
-    as missing.
+    as missing. Of the notes on the structure, those on hydrogen go into _refine_special_details.
     """
     set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
     theory = str(results.get("theory", "dynamical"))
@@ -85,7 +85,8 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
         value = _number(results, key)
         if value is not None:
             set_item(block, tag, str(int(value)) if key.startswith("n_") else f"{value:.4f}")
-    details = _error_model(results)
+    details = [f"{note.capitalize()} of the start structure." for note in notes if "hydrogen sites left out" in note]
+    details += _error_model(results)
     if _number(results, "wr2_pooled") is not None:
         set_item(block, "_refine_ls_structure_factor_coef", "Inet")
         details += [

@@ -7,7 +7,8 @@ from pendel.report.diagnostics import frame_r_obs
 from pendel.report.run_files import Measured, is_observed
 
 FAR_R = 2.5  # times the median R
-FAR_TILT = 3.0  # robust standard deviations
+FAR_TILT = 4.0  # robust standard deviations about either axis
+LEAST_TILT = 0.05  # deg; smaller ones change little, however small the others are
 FAR_THICKNESS = 4.0
 
 
@@ -30,9 +31,9 @@ def flagged_frames(data: Measured) -> dict[int, str]:
         reasons.setdefault(int(index), []).append(f"R_obs {100 * r_obs[index]:.0f} %")
     if "tilt" in data.of_frames:
         tilt = data.of_frames["tilt"].mean(axis=0)
-        size = np.linalg.norm(tilt, axis=1)
-        for index in np.flatnonzero(size > FAR_TILT * 1.4826 * np.median(size)):
-            reasons.setdefault(int(index), []).append(f"tilt {size[index]:.2f}°")
+        limit = np.maximum(FAR_TILT * 1.4826 * np.median(np.abs(tilt), axis=0), LEAST_TILT)
+        for index in np.flatnonzero(np.any(np.abs(tilt) > limit, axis=1)):
+            reasons.setdefault(int(index), []).append(f"tilt {tilt[index, 0]:+.2f}°, {tilt[index, 1]:+.2f}°")
     if "thickness" in data.of_frames and len(data.alpha) > 4:
         curve = np.log(data.of_frames["thickness"].mean(axis=0))
         order = np.argsort(data.alpha)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pendel.io.write import write_text
+from pendel.problem import Settings
 from pendel.report import (
     fit_figures,
     map_figures,
@@ -26,6 +27,7 @@ from pendel.report.verdicts import verdicts
 
 PAGE = "report.html"
 CHAINS = ("nuts", "mclmc")
+DEFAULTS = Settings()
 
 
 def write_page(folder: Path) -> Path:
@@ -105,8 +107,10 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for name, value in record["settings"].items():
         if value is None and name in plan:
             settings.append((name, f"{plan[name]:g} (derived from the data)"))
+        elif value is None:
+            settings.append((name, "default of the model or the data"))
         else:
-            settings.append((name, "default of the model or the data" if value is None else str(value)))
+            settings.append((name, f"{value} (default)" if value == getattr(DEFAULTS, name, None) else str(value)))
     yield "settings", settings
     for name in (name for name in derived if name.startswith("plan")):
         yield f"simulation{name.removeprefix('plan').replace('_', ' of crystal ')}", _simulation(derived[name])
@@ -209,7 +213,7 @@ def _sampling(run: RunFiles) -> Iterator[tuple[str, Figure]]:
     stage = run.summary["stage"]
     if stage in CHAINS:
         yield "effective samples of every number; line: 400", sampling_figures.effective_samples(run.tree)
-        if "energy" in run.tree["sample_stats"]:
+        if stage == "nuts":
             yield "energy of the chains and its change", sampling_figures.energies(run.tree)
         for name, index in sampling_figures.traced_numbers(run.tree):
             label = sampling_figures.label(name, index)

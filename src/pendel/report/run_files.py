@@ -92,7 +92,7 @@ def read_run_files(path: Path) -> RunFiles:
             expected="a file of this version of pendel",
             do="repeat the run with --force",
         )
-    sites = sorted(map(str, tree["observed_data"].data_vars))
+    sites = sorted(map(str, tree["observed_data"].data_vars), key=lambda site: (len(site), site))  # 2 before 10
     with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     data, first = [], 0
@@ -100,7 +100,7 @@ def read_run_files(path: Path) -> RunFiles:
         count = tree["observed_data"][site].size
         data.append(_measured(tree, site.removeprefix("intensity"), table[first : first + count]))
         first += count
-    crystal = read_crystal(path / "refined.cif")
+    crystal = read_crystal(path / "refined.cif", fullest=np.inf)
     kept = path / DIFFERENCE_DATA
     difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
     return RunFiles(

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
-from pendel.crystal import ENANTIOMORPHS, Crystal, u_equivalent
-from pendel.infer.svi import SETTLED, stands_still
+from pendel.crystal import Crystal, is_centrosymmetric, u_equivalent
+from pendel.crystal_checks import OVERFULL
+from pendel.infer.svi import SETTLED, largest_good_k, stands_still
 from pendel.report.fit_figures import probability_ranks
 from pendel.report.frames import flagged_frames
 from pendel.report.run_files import RunFiles
@@ -19,6 +20,9 @@ SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 AGREEING = 3.0  # nats between the bounds of guides from different seeds
+FEW_HELD_OUT = 20  # observed reflections
+FEW_A_PARAMETER = 2  # observed reflections
+FEW_REPEATS = 0.02  # of the rows
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -44,14 +48,35 @@ def _agreement(run: RunFiles) -> Iterator[Verdict]:
     level = PASS if r_obs < GOOD_R else WARN if r_obs < POOR_R else FAIL
     advice = "" if level == PASS else "look at the frames and residuals below; check cell, hand and start structure"
     yield Verdict(level, f"R_obs {100 * r_obs:.2f} % over {count} observed reflections", advice)
-    held_out = run.summary.get("r_obs_heldout")
-    if held_out is None:
+    parameters = run.summary.get("n_parameters")
+    if parameters and count < FEW_A_PARAMETER * parameters:
+        text = f"{count} observed reflections for {parameters} parameters (good from {FEW_A_PARAMETER} for each)"
+        yield Verdict(WARN, text, "take more frames, or believe R factors less than uncertainties")
+    yield from _repeats(run)
+    held_out, left_out = run.summary.get("r_obs_heldout"), run.summary.get("n_observed_heldout") or 0
+    if not run.summary.get("n_heldout"):
         yield Verdict(WARN, "nothing was held out, so over-fitting was not tested", "repeat with --holdout 0.1")
+    elif held_out is None or left_out < FEW_HELD_OUT:
+        text = f"{left_out} observed reflections held out, too few to test over-fitting (good from {FEW_HELD_OUT})"
+        yield Verdict(WARN, text, "repeat with a larger --holdout, or more frames")
     else:
         ratio = held_out / r_obs
         advice = "" if ratio < GAP else "many parameters a frame for few reflections: use fewer, or more data"
         text = f"R_obs {100 * held_out:.2f} % on held-out reflections, {ratio:.2f} times that of the fit"
         yield Verdict(PASS if ratio < GAP else WARN, text, advice)
+
+
+def _repeats(run: RunFiles) -> Iterator[Verdict]:
+    """Rows that stand for a measurement which another row stands for, too, are counted twice by the likelihood."""
+    rows = [
+        (number, *row)
+        for number, data in enumerate(run.data)
+        for row in zip(data.hkl, data.intensity.tolist(), data.sigma.tolist(), strict=True)
+    ]
+    repeated = len(rows) - len(set(rows))
+    if repeated > FEW_REPEATS * len(rows):
+        text = f"{repeated} of {len(rows)} scored rows repeat a measurement, so uncertainties come out too small"
+        yield Verdict(WARN, text, "take uncertainties from a run with --select nearest, which counts each once")
 
 
 def _convergence(run: RunFiles) -> Iterator[Verdict]:
@@ -70,9 +95,11 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         )
     if stage == "svi":
         yield from _evidence_bound(summary)
-        k = summary["guide_pareto_k"]
-        advice = "" if k < 0.7 else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
-        yield Verdict(PASS if k < 0.7 else WARN, f"Pareto k of the guide {k:.2f} (good below 0.7)", advice)
+        k, draws = summary["guide_pareto_k"], summary["guide_pareto_k_draws"]
+        good = largest_good_k(draws)
+        advice = "" if k < good else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
+        text = f"Pareto k of the guide {k:.2f} from {draws} draws (good below {good:.2f})"
+        yield Verdict(PASS if k < good else WARN, text, advice)
     if stage == "smc":
         yield from _basins(summary)
     if summary["max_r_hat"] is not None:
@@ -122,7 +149,7 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
     if divergent is not None:
         text = f"{divergent} divergent transitions of {summary['n_draws']}"
         yield Verdict(PASS if divergent == 0 else FAIL, text, "" if divergent == 0 else "the posterior has a funnel")
-    if "energy" in run.tree["sample_stats"]:
+    if summary["stage"] == "nuts":  # energies of other samplers are something else
         share = fraction_of_missing_information(run.tree)
         yield Verdict(
             PASS if share > 0.3 else WARN, f"E-BFMI {share:.2f} (good above 0.3)", "" if share > 0.3 else longer
@@ -187,16 +214,24 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
     advice = "wrong element, partial occupancy or disorder?" if odd else ""
     text = f"U_eq outside {SMALL_U:g} to {LARGE_U:g} Å²: {', '.join(odd)}" if odd else "all U_eq are of usual size"
     yield Verdict(WARN if odd else PASS, text, advice)
-    if _has_hand(run.crystal):
+    overfull = [note for note in run.crystal.notes if OVERFULL in note]
+    if overfull:
+        yield Verdict(WARN, "; ".join(overfull), "tie the occupancies in the model, or fix one of them")
+    left_out = [note for note in run.record.get("derived", {}).get("notes", []) if "hydrogen sites left out" in note]
+    if left_out:
+        yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen where they matter")
+    kind = _two_ways(run.crystal)
+    if kind:
         yield Verdict(
             WARN,
-            f"{run.crystal.spacegroup} has a hand, and one run cannot say whether it is this one",
-            "refine the other hand (`pendel invert` writes it), too, and use `pendel compare`",
+            f"{run.crystal.spacegroup} has {kind}, and one run cannot say whether it is this one",
+            "refine the inverted structure (`pendel invert` writes it), too, and use `pendel compare`",
         )
 
 
-def _has_hand(crystal: Crystal) -> bool:
-    """Whether no operation of the space group inverts, mirrors or turns with inversion."""
-    pairs = {name for pair in ENANTIOMORPHS for name in pair}
+def _two_ways(crystal: Crystal) -> str:
+    """What inversion changes: the hand, where no operation mirrors; else the absolute structure; or nothing."""
+    if is_centrosymmetric(crystal):
+        return ""
     proper = np.linalg.det(np.asarray(crystal.rotations, dtype=float)) > 0
-    return crystal.spacegroup in pairs or bool(proper.all())
+    return "a hand" if np.all(proper) else "an absolute structure"

@@ -59,7 +59,7 @@ def simulate_intensities(
 
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
-        plan: frozen beams and tilts of the experiment.
+        plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
         tilt: small laboratory tilt of every frame about x and y [deg].
         thickness: nodes of every frame's thickness distribution [Å].
         weights: of the nodes, summing to 1 per frame.

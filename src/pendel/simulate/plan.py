@@ -64,7 +64,7 @@ class Plan:
     wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
 
     def with_mode(self, mode: str) -> "Plan":
-        """The same plan for forward-mode ("forward") or reverse-mode ("reverse") differentiation."""
+        """The same plan for `jax.grad` ("reverse", as plans are made) or for `jax.jvp` and `jax.jacfwd` ("forward")."""
         return dataclasses.replace(self, mode=mode)
 
     def with_wanted(self, frames: Bool[Array, " frames"]) -> "Plan":
@@ -125,7 +125,7 @@ def make_plan(
         wavelength=experiment.wavelength,
         box=box,
         dtype=dtype,
-        mode="forward",
+        mode="reverse",
         max_steps=0,
         centre=inversion_centre(crystal),
         settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
