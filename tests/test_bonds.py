@@ -55,6 +55,17 @@ def labels(crystal: Crystal, atoms) -> tuple[str, ...]:
     return tuple(crystal.labels[atom.site] for atom in atoms)
 
 
+def test_alternatives_of_one_atom_are_not_bonded():
+    sites = [("C1", "C", (0.1, 0.1, 0.1)), ("C2A", "C", (0.25, 0.1, 0.1)), ("C2B", "C", (0.22, 0.185, 0.1))]
+    cell = (10.0, 10.0, 10.0, 90.0, 90.0, 90.0)
+    split = made("P 1", cell, sites, occupancy=(1.0, 0.5, 0.5))
+    bonds = find_bonds(split)
+    assert [labels(split, bond.atoms) for bond in bonds] == [("C1", "C2B"), ("C1", "C2A")]
+    assert find_angles(split, bonds) == ()
+    whole = made("P 1", cell, sites, occupancy=(1.0, 0.9, 0.9))
+    assert ("C2A", "C2B") in [labels(whole, bond.atoms) for bond in find_bonds(whole)]
+
+
 def test_radii():
     assert covalent_radii(("H", "O", "Si", "Cs")) == pytest.approx([0.31, 0.66, 1.11, 2.44])
 

@@ -2,7 +2,9 @@
 
 Two atoms are bonded when they are between 0.5 Å and the sum of their covalent radii plus 0.4 Å apart. Two metals are
 bonded only in a crystal of nothing but metals: their radii are so large that the rule would join the cations of most
-oxides. Uncertainties come from posterior draws: every function takes coordinates of any number of draws at once.
+oxides. Sites that cannot both be there (occupancies below one that add up to at most one) are alternatives, not bonded,
+where they are closer than 0.7 of the sum of their radii. Uncertainties come from posterior draws: every function takes
+coordinates of any number of draws at once.
 """
 
 import itertools
@@ -14,10 +16,12 @@ from jaxtyping import Float, Int
 from pendel.cell import Cell, direct_matrix, reciprocal_matrix, u_cartesian
 from pendel.constants import Array, InputError
 from pendel.crystal import Crystal, expanded_atoms
+from pendel.crystal_checks import FULL_OCCUPANCY
 from pendel.io.radii import are_metals, covalent_radii
 
 INCREMENT = 0.4  # Å beyond the sum of the radii that still counts as a bond
 SHORTEST_BOND = 0.5  # Å; what is closer are alternatives of one atom
+ALTERNATIVES = 0.7  # of the sum of the radii; below, partly occupied sites are alternatives
 SAME_ATOM = 0.01  # Å
 
 
@@ -52,10 +56,10 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
     that exchange the two, make bonds equal.
     """
     bonds = []
-    limits = _limits(crystal)
+    limits, shortest = _limits(crystal), _shortest(crystal)
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = _contacts(crystal, atoms, centre, limits[site])
+        sites, positions = _contacts(crystal, atoms, centre, shortest[site], limits[site])
         left = np.flatnonzero(sites >= site).tolist()
         while left:
             second, position = int(sites[left[0]]), positions[left[0]]
@@ -74,9 +78,9 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
 def find_angles(crystal: Crystal, bonds: tuple[Bond, ...]) -> tuple[Angle, ...]:
     """One angle of each set of equal angles between bonds that meet at a site, in the order of the sites.
 
-    bonds: of `find_bonds`, all or some of them. Alternatives of one atom, closer than 0.5 Å, make no angle.
+    bonds: of `find_bonds`, all or some of them. Alternatives of one atom make no angle.
     """
-    angles = []
+    angles, shortest = [], _shortest(crystal)
     meeting: list[list[Bond]] = [[] for _ in crystal.labels]
     for bond in bonds:
         for site in {atom.site for atom in bond.atoms}:
@@ -86,7 +90,8 @@ def find_angles(crystal: Crystal, bonds: tuple[Bond, ...]) -> tuple[Angle, ...]:
         vertex = _atom(crystal, site, centre)
         turned = _turned(crystal, ends, centre, site)
         positions = _positions(crystal, ends, np.asarray(crystal.fract))
-        apart = _distances(crystal, positions[:, None], positions) > SHORTEST_BOND
+        sites = [end.site for end in ends]
+        apart = _distances(crystal, positions[:, None], positions) > shortest[np.ix_(sites, sites)]
         seen: set[frozenset[int]] = set()
         for first, last in itertools.combinations(range(len(ends)), 2):
             if apart[first, last] and frozenset((first, last)) not in seen:
@@ -148,16 +153,27 @@ def _limits(crystal: Crystal) -> Float[Array, "sites sites"]:
     return limits if metals.all() else np.where(metals[:, None] & metals, 0.0, limits)
 
 
+def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
+    """Smallest distance [Å] of two sites that are not alternatives of each other."""
+    radii, occupancy = covalent_radii(crystal.elements), np.asarray(crystal.occupancy)
+    partly = (occupancy[:, None] < 1) & (occupancy < 1) & (occupancy[:, None] + occupancy <= FULL_OCCUPANCY)
+    return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
+
+
 def _contacts(
-    crystal: Crystal, atoms: Float[Array, "atoms 3"], centre: Float[Array, "3"], limits: Float[Array, " sites"]
+    crystal: Crystal,
+    atoms: Float[Array, "atoms 3"],
+    centre: Float[Array, "3"],
+    shortest: Float[Array, " sites"],
+    limits: Float[Array, " sites"],
 ) -> tuple[Int[Array, " contacts"], Float[Array, "contacts 3"]]:
-    """Sites and positions of all atoms around a position that are closer than their site's limit [Å], nearest first."""
+    """Sites and positions of all atoms between the two distances [Å] of their sites around a position, nearest first."""
     reach = np.floor(np.max(limits) * np.linalg.norm(reciprocal_matrix(crystal.cell), axis=0) + 0.5 + 1e-9)
     cells = np.array(list(itertools.product(*(np.arange(-n, n + 1) for n in reach))))
     positions = (atoms - np.round(atoms - centre))[:, None] + cells
     distances = _distances(crystal, positions, centre)
     site = np.asarray(crystal.atom_site)
-    rows, copies = np.nonzero((distances > SHORTEST_BOND) & (distances < limits[site][:, None]))
+    rows, copies = np.nonzero((distances > shortest[site][:, None]) & (distances < limits[site][:, None]))
     order = np.argsort(distances[rows, copies].round(6), kind="stable")
     return site[rows[order]], positions[rows[order], copies[order]]
 

@@ -28,7 +28,11 @@ GLOSSARY = (
     ("divergence", "a trajectory whose energy error exploded", "none in a chain one can trust"),
     ("E-BFMI", "mean (ΔE)² / var E", "above 0.3 when the chains reach the tails"),
     ("ELBO", "E_q[log p − log q]", "what the guide maximises: flat at the end when it is fitted"),
-    ("Pareto k", "shape of the tail of p / q at draws of the guide", "below 0.7, and 1 - 1 / log10 of the draws, when the guide covers the posterior"),
+    (
+        "Pareto k",
+        "shape of the tail of p / q at draws of the guide",
+        "below 0.7, and 1 - 1 / log10 of the draws, when the guide covers the posterior",
+    ),
     ("Laplace", "normal distribution with the curvature at the maximum", "exact only for a normal posterior"),
     ("elpd, LOO", "Σ log p(I_i | all others)", "predictive density of measurements left out; larger is better"),
     ("taper", "t = T x^k, x uniform in (0, 1)", "thickness within a frame: slab k = 0, rod 0.3, wedge that runs out 1"),

@@ -145,6 +145,10 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
     yield Verdict(PASS if worst < 1.01 else FAIL, text, "" if worst < 1.01 else longer)
     text = f"smallest bulk ESS {ess:.0f} ({summary['min_ess_bulk_of']}; good from 400)"
     yield Verdict(PASS if ess >= 400 else WARN if ess >= 100 else FAIL, text, "" if ess >= 400 else longer)
+    if summary.get("min_ess_tail") is not None:
+        tail = summary["min_ess_tail"]
+        text = f"smallest tail ESS {tail:.0f} ({summary['min_ess_tail_of']}; good from 400, for 95 % intervals)"
+        yield Verdict(PASS if tail >= 400 else WARN, text, "" if tail >= 400 else longer)
     divergent = summary["n_divergent"]
     if divergent is not None:
         text = f"{divergent} divergent transitions of {summary['n_draws']}"
