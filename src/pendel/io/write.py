@@ -63,7 +63,7 @@ def format_su(value: float, su: float | None = None, *, decimals: int = 6, extra
     places += extra
     digits = round(su * 10.0**places)
     if places >= 0:
-        return f"{value:z.{places}f}({digits})"
+        return f"{value:.{places}f}({digits})"
     step = 10**-places
     return f"{round(value / step) * step}({digits * step})"
 
