@@ -17,6 +17,7 @@ from pendel.io.write_cif import write_refined_cif
 from pendel.io.write_ensemble import write_ensemble_cif
 from pendel.io.write_facts import SHAPES, write_hand
 from pendel.io.write_reflection_loops import Calculated
+from pendel.problem import Settings, read_problem
 from pendel.report.diagnostics import agreement
 
 
@@ -256,6 +257,31 @@ def test_error_model_in_words(tmp_path, quartz, experiment):
     weighted = details(write(write_to, quartz, [experiment], results={"scalars": {"error": SCALARS["b"]}}))
     assert "error = 0.102(4)" in weighted
     assert details(write(write_to, quartz, [experiment], results={"scalars": {}})) == ""
+
+
+def test_hydrogen_left_out_and_repeated_rows_are_told(tmp_path, experiment):
+    source = gemmi.cif.read(str(example().structure))
+    block = source.sole_block()
+    block.set_pair("_cell_length_c", "5.41")  # not the cell of the data, which the crystal is carried to
+    loop = block.find_loop("_atom_site_label").get_loop()
+    row = dict.fromkeys(loop.tags, "?")
+    row |= {"_atom_site_label": "H1", "_atom_site_type_symbol": "H"}
+    row |= {f"_atom_site_fract_{axis}": text for axis, text in zip("xyz", ("0.3", "0.9", "0.1"), strict=True)}
+    loop.add_row([row[tag] for tag in loop.tags])
+    source.write_file(str(tmp_path / "with_hydrogen.cif"))
+    crystal = read_problem(tmp_path / "with_hydrogen.cif", [example().data], Settings()).crystal
+    assert crystal.cell[2] != pytest.approx(5.41)
+    assert len(set(crystal.notes)) == len(crystal.notes)
+    calculated = Calculated(intensity=[experiment.intensity])
+    written = write(tmp_path / "refined.cif", crystal, [experiment], calculated=calculated)
+    assert "1 hydrogen sites left out of the start structure." in details(written)
+    assert "repeat a measurement" not in details(written, "_reflns_special_details")
+    rows = np.array([0, 0, 0, *range(1, len(experiment.hkl))])
+    names = ("hkl", "frame_index", "intensity", "sigma", "weight")
+    twice = dataclasses.replace(experiment, **{name: getattr(experiment, name)[rows] for name in names})
+    calculated = Calculated(intensity=[twice.intensity])
+    written = write(tmp_path / "again.cif", crystal, [twice], calculated=calculated)
+    assert "2 rows repeat a measurement." in details(written, "_reflns_special_details")
 
 
 def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment):

@@ -136,7 +136,7 @@ def make_crystal(
         elements=elements,
         isotropic=isotropic,
         partly_occupied=tuple(int(site) for site in np.flatnonzero(np.asarray(occupancy) < 1)),
-        notes=tuple(found),
+        notes=tuple(dict.fromkeys(found)),  # of a crystal made anew, it has found some before
         fract=fract,
         u_aniso=u_aniso,
         occupancy=np.asarray(occupancy, dtype=float),

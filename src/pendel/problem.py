@@ -167,4 +167,5 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
         u_aniso=crystal.u_aniso,
         occupancy=crystal.occupancy,
         isotropic=crystal.isotropic,
+        notes=crystal.notes,
     )

@@ -12,6 +12,7 @@ from pendel.crystal_checks import FULL_OCCUPANCY
 from pendel.io.cif_sites import Site, read_sites
 from pendel.io.spacegroup import read_spacegroup
 
+NO_HYDROGEN = "hydrogen sites left out"  # in the note that says so
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
@@ -40,7 +41,7 @@ def read_crystal(
     sites, notes = read_sites(chosen, cell, where)
     if not hydrogen:
         kept = [site for site in sites if site.element != "H"]
-        notes += [f"{len(sites) - len(kept)} hydrogen sites left out"] if len(kept) < len(sites) else []
+        notes += [f"{len(sites) - len(kept)} {NO_HYDROGEN}"] if len(kept) < len(sites) else []
         sites = kept
     if not sites:
         raise InputError(

@@ -9,6 +9,7 @@ import gemmi
 import numpy as np
 
 from pendel.experiment import Experiment
+from pendel.io.cif import NO_HYDROGEN
 from pendel.io.write import format_su, set_item, write_text
 
 SHAPES = {
@@ -85,7 +86,7 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Se
         value = _number(results, key)
         if value is not None:
             set_item(block, tag, str(int(value)) if key.startswith("n_") else f"{value:.4f}")
-    details = [f"{note.capitalize()} of the start structure." for note in notes if "hydrogen sites left out" in note]
+    details = [f"{note} of the start structure." for note in notes if NO_HYDROGEN in note]
     details += _error_model(results)
     if _number(results, "wr2_pooled") is not None:
         set_item(block, "_refine_ls_structure_factor_coef", "Inet")

@@ -7,7 +7,7 @@ import gemmi
 import numpy as np
 
 from pendel.constants import Array
-from pendel.experiment import Experiment, is_observed
+from pendel.experiment import Experiment, is_observed, unique
 from pendel.io.write import format_su, set_item
 from pendel.io.write_facts import distinct_wavelengths
 
@@ -50,7 +50,7 @@ def add_reflections(block: gemmi.cif.Block, experiments: Sequence[Experiment], c
     names |= {f"_index_{axis}": [str(index) for index in hkl[:, column]] for column, axis in enumerate("hkl")}
     set_item(block, "_reflns_number_total", str(len(measured)))
     set_item(block, "_reflns_number_gt", str(int(observed.sum())))
-    again = _repeated(experiments)
+    again = sum(len(experiment.hkl) - len(unique(experiment).hkl) for experiment in experiments)
     set_item(block, "_reflns_special_details", _DETAILS + (f"\n{again} rows repeat a measurement." if again else ""))
     codes = _add_frames(block, experiments, calculated)
     columns = {
@@ -74,13 +74,6 @@ def add_reflections(block: gemmi.cif.Block, experiments: Sequence[Experiment], c
         "_refinement_status": ["incl" if fitted else "excl" for fitted in used],
     }
     _add_loop(block, "_refln", columns)
-
-
-def _repeated(experiments: Sequence[Experiment]) -> int:
-    """Rows that have hkl, intensity and sigma of an earlier row of their data set."""
-    columns = ([experiment.hkl, experiment.intensity, experiment.sigma] for experiment in experiments)
-    rows = [np.column_stack(list(map(np.asarray, some))) for some in columns]
-    return sum(len(some) - len(np.unique(some, axis=0)) for some in rows)
 
 
 def _add_frames(block: gemmi.cif.Block, experiments: Sequence[Experiment], calculated: Calculated) -> list[str]:

@@ -10,6 +10,7 @@ from scipy.stats import kstest
 from pendel.crystal import Crystal, is_centrosymmetric, u_equivalent
 from pendel.crystal_checks import OVERFULL
 from pendel.infer.svi import SETTLED, largest_good_k, stands_still
+from pendel.io.cif import NO_HYDROGEN
 from pendel.report.fit_figures import probability_ranks
 from pendel.report.frames import flagged_frames
 from pendel.report.run_files import RunFiles
@@ -20,6 +21,7 @@ SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 AGREEING = 3.0  # nats between the bounds of guides from different seeds
+FEWEST_K_DRAWS = 40  # of runs that have not kept their number
 FEW_HELD_OUT = 20  # observed reflections
 FEW_A_PARAMETER = 2  # observed reflections
 FEW_REPEATS = 0.02  # of the rows
@@ -95,7 +97,7 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         )
     if stage == "svi":
         yield from _evidence_bound(summary)
-        k, draws = summary["guide_pareto_k"], summary["guide_pareto_k_draws"]
+        k, draws = summary["guide_pareto_k"], summary.get("guide_pareto_k_draws", FEWEST_K_DRAWS)
         good = largest_good_k(draws)
         advice = "" if k < good else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
         text = f"Pareto k of the guide {k:.2f} from {draws} draws (good below {good:.2f})"
@@ -221,7 +223,7 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
     overfull = [note for note in run.crystal.notes if OVERFULL in note]
     if overfull:
         yield Verdict(WARN, "; ".join(overfull), "tie the occupancies in the model, or fix one of them")
-    left_out = [note for note in run.record.get("derived", {}).get("notes", []) if "hydrogen sites left out" in note]
+    left_out = [note for note in run.record.get("derived", {}).get("notes", []) if NO_HYDROGEN in note]
     if left_out:
         yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen where they matter")
     kind = _two_ways(run.crystal)
