@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+
+from pendel.constants import Array
 
 # Colours that no figure would use stand for variables of the page's style sheet. The palette is Okabe and Ito's
 # (2008), which colour-blind readers tell apart; its lightness differs in grey, too.
@@ -39,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.0,
+    "path.simplify": False,  # it would drop the strokes of `dots`
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -60,6 +64,17 @@ def axes(*, width: float = WIDTH, height: float = HEIGHT, xlabel: str = "", ylab
     ax = figure.add_subplot()
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return figure, ax
+
+
+def dots(ax: Axes, x: Array, y: Array, *, size: float = 2.5, **style: Any) -> None:
+    """Points as strokes without length, whose round ends are the dots: one element where markers are thousands."""
+    strokes(ax, x, x, y, y, linewidth=size, solid_capstyle="round", **style)
+
+
+def strokes(ax: Axes, x: Array, x_end: Array, y: Array, y_end: Array, **style: Any) -> None:
+    """Straight strokes from (x, y) to (x_end, y_end) as one line with gaps."""
+    gap = np.full(len(x), np.nan)
+    ax.plot(*(np.stack([start, end, gap], axis=1).ravel() for start, end in ((x, x_end), (y, y_end))), **style)
 
 
 def as_svg(figure: Figure, *, name: str, description: str) -> str:

@@ -6,7 +6,7 @@ from scipy.special import ndtri
 from scipy.stats import kstwo
 
 from pendel.constants import Array
-from pendel.report.figure_style import BLUE, GREEN, GRID, INK, ORANGE, axes
+from pendel.report.figure_style import BLUE, GREEN, GRID, INK, ORANGE, axes, dots, strokes
 from pendel.report.run_files import Measured, is_observed
 
 MOST_POINTS = 2500  # in one figure; more are thinned evenly, and the caption says so
@@ -22,8 +22,10 @@ def observed_against_calculated(data: Measured) -> Figure:
     ax.plot(limits, limits, color=INK, linewidth=0.8)
     far = np.abs(data.z[shown]) > OUTLIER
     for chosen, colour, label in ((shown[~far], BLUE, "observed"), (shown[far], ORANGE, f"|z| > {OUTLIER:g}")):
-        bars = {"xerr": sd[chosen], "yerr": data.sigma[chosen], "elinewidth": 0.6, "alpha": 0.6}
-        ax.errorbar(mean[chosen], data.intensity[chosen], fmt="o", color=colour, label=label, **bars)
+        x, y, x_error, y_error = mean[chosen], data.intensity[chosen], sd[chosen], data.sigma[chosen]
+        strokes(ax, x - x_error, x + x_error, y, y, color=colour, linewidth=0.6, alpha=0.6)
+        strokes(ax, x, x, y - y_error, y + y_error, color=colour, linewidth=0.6, alpha=0.6)
+        dots(ax, x, y, size=3.0, color=colour, alpha=0.6, label=label)
     ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
     ax.legend(loc="upper left")
     return figure
@@ -44,11 +46,9 @@ def residuals(data: Measured) -> dict[str, Figure]:
         figure, ax = axes(xlabel=label, ylabel="z")
         ax.axhspan(-2, 2, color=GRID, alpha=0.5, linewidth=0)
         z = np.clip(data.z[shown], -6, 6)
-        for mask, colour, marker in (
-            (data.used[shown], BLUE, "o"),
-            (~data.used[shown], ORANGE, "^"),
-        ):
-            ax.plot(values[shown][mask], z[mask], marker, color=colour, alpha=0.5, markersize=2.5, linestyle="none")
+        used = data.used[shown]
+        dots(ax, values[shown][used], z[used], color=BLUE, alpha=0.7)
+        ax.plot(values[shown][~used], z[~used], "^", color=ORANGE, alpha=0.5, markersize=2.5, linestyle="none")
         centre, mean, error = binned(values, data.z)
         ax.errorbar(centre, mean, error, color=INK, fmt="_-", linewidth=1, elinewidth=1)
         ax.set(xscale=scale, ylim=(-6.3, 6.3))
@@ -63,7 +63,7 @@ def quantiles(data: Measured) -> Figure:
     normal = ndtri((np.arange(len(z)) + 0.5) / len(z))
     shown = thinned(np.arange(len(z)))
     ax.plot([-4, 4], [-4, 4], color=INK, linewidth=0.8)
-    ax.plot(normal[shown], np.clip(z[shown], -8, 8), "o", color=BLUE, markersize=2.5)
+    dots(ax, normal[shown], np.clip(z[shown], -8, 8), color=BLUE)
     return figure
 
 
