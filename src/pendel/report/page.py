@@ -186,7 +186,7 @@ def _fit(data: Measured) -> Iterator[tuple[str, Figure]]:
         "frame": "z against the goniometer angle",
     }
     for name, figure in fit_figures.residuals(data).items():
-        yield f"{captions[name]}; black: mean of eight groups; triangles: held out", figure
+        yield f"{captions[name]}; line: mean of eight groups; triangles: held out", figure
     yield "quantiles of z against those of a normal distribution", fit_figures.quantiles(data)
     yield (
         "probability integral transform of I_obs; band: 95 % for a right model",
