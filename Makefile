@@ -52,11 +52,11 @@ test-gpu: install
 
 # Speed of the simulator: docs/benchmark.md, .json and .png; about thirteen minutes on two cores.
 bench: install
-	$(BIN)/python tests/benchmark.py
+	$(BIN)/python examples/studies/benchmark.py
 
 # README and docs are run as doctests; the site is built into build/docs, warnings are errors.
 docs: install
-	$(BIN)/pytest tests/test_docs.py
+	$(BIN)/pytest tests/project/test_docs.py
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -E -q -b html docs build/docs
 	@echo "open build/docs/index.html"
 

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 import pendel
-from pendel.compare import Run, difference, read_run
 from pendel.datasets import example
+from pendel.judge.compare import Run, difference, read_run
 
 MODELS = ("robust", "kinematic")
 QUICK = {"frames": "::6", "g_max": 1.5, "sg_max": 0.004, "tilts": 5}

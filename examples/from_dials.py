@@ -27,9 +27,9 @@ from scipy.spatial.transform import Rotation
 
 import pendel
 from pendel.datasets import example
-from pendel.experiment import Experiment, central_vectors
-from pendel.io.write_pets import write_pets
-from pendel.thickness import tapered
+from pendel.experiment.frames import Experiment, central_vectors
+from pendel.files.pets_out import write_pets
+from pendel.simulate.thickness import tapered
 
 QUICK = {"every": 10, "g_max": 1.2, "sg_max": 0.005, "tilts": 9}
 FULL = {"every": 1, "g_max": 1.6, "sg_max": 0.01, "tilts": 31}

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from pendel import read_crystal
-from pendel.cell import reciprocal_matrix
 from pendel.constants import wavelength
-from pendel.experiment import Experiment, select
-from pendel.io.write_pets import write_pets
+from pendel.crystal.cell import reciprocal_matrix
+from pendel.experiment.frames import Experiment
+from pendel.experiment.select import select
+from pendel.files.pets_out import write_pets
 
 CELL = (4.913, 4.913, 5.405, 90.0, 90.0, 120.0)  # Å, degrees; alpha-quartz at room temperature
 SEMI_ANGLE, STEP = 1.0, 2.0  # degrees: frames side by side, no overlap
@@ -124,7 +125,7 @@ def tilt_series(frames: int) -> Experiment:
 
 def simulate(folder: Path, tilts: int) -> None:
     """The measurements, by the command line anyone would use."""
-    command = [sys.executable, "-c", "from pendel.cli import main; main()", "simulate"]
+    command = [sys.executable, "-c", "from pendel.cli.main import main; main()", "simulate"]
     command += [str(folder / "quartz_truth.cif"), str(folder / "geometry.cif_pets")]
     command += ["--out", str(folder / "quartz_example.cif_pets"), "--tilts", str(tilts)]
     command += [f"--{name}={value}" for name, value in OPTIONS.items()] + ["--wedge"]

@@ -22,11 +22,11 @@ import numpyro
 import numpyro.distributions as dist
 
 import pendel
+from pendel.crystal.parameters import with_parameters
 from pendel.datasets import example
-from pendel.experiment import central_vectors
-from pendel.likelihood import gaussian
-from pendel.parameters import with_parameters
-from pendel.thickness import single
+from pendel.experiment.frames import central_vectors
+from pendel.model.errors import gaussian
+from pendel.simulate.thickness import single
 
 QUICK = {"every": 10, "g_max": 1.5, "sg_max": 0.004, "tilts": 5}
 FULL = {"every": 2, "g_max": 1.6, "sg_max": 0.01, "tilts": 31}

@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 import pendel
-from pendel.datasets import demo_rows, example, free_coordinates
-from pendel.io.write import format_su
+from pendel.check.truth import demo_rows, free_coordinates
+from pendel.datasets import example
+from pendel.files.numbers import format_su
 
 # Every setting that is not given is derived from the data; the report says what it came to.
 QUICK = pendel.Settings(infer="map", frames="::6", g_max=1.5, sg_max=0.004, tilts=5)

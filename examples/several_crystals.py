@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import pendel
+from pendel.check.synthetic import simulate_experiment
 from pendel.datasets import example
-from pendel.experiment import Experiment, central_vectors
-from pendel.load_model import with_thickness
-from pendel.synthetic import simulate_experiment
+from pendel.experiment.frames import Experiment, central_vectors
+from pendel.model.load import with_thickness
 
 PRIOR = 0.05  # Å, of every displacement in the shipped models
 QUICK = {"every": 6, "g_max": 1.2, "sg_max": 0.005, "tilts": 5}

@@ -28,12 +28,12 @@ import numpyro.distributions as dist
 from matplotlib.figure import Figure
 
 import pendel
-from pendel.cell import reciprocal_matrix
-from pendel.experiment import Experiment, central_vectors, excitation_error
-from pendel.io.form_factors import form_factors
-from pendel.likelihood import gaussian
+from pendel.crystal.cell import reciprocal_matrix
+from pendel.crystal.form_factors import form_factors
+from pendel.experiment.frames import Experiment, central_vectors, excitation_error
+from pendel.model.errors import gaussian
 from pendel.simulate.scattering import structure_factors
-from pendel.thickness import single
+from pendel.simulate.thickness import single
 
 ALUMINIUM = """data_aluminium
 _cell_length_a 4.05

@@ -17,18 +17,19 @@ The generative story, for measurement m of hkl r in frame f:
     e ~ LogNormal(log 0.05, 0.5)
 
 T x^k, x uniform in (0, 1), is the density of thicknesses in a frame, T = exp(log_thickness), k = exp(log_taper);
-`--thickness` names others (`pendel.profile`). This is the baseline: its misfit is the sum of wR2^2 over the frames, and
-e, the wR2 of a typical frame, is the goodness of fit. Its R factors are the lowest, because R weighs amplitudes in the
-same way; its standard uncertainties are not to be trusted where outliers carry them (compare with `robust`).
+`--thickness` names others (`pendel.model.thickness_prior`). This is the baseline: its misfit is the sum of wR2^2 over
+the frames, and e, the wR2 of a typical frame, is the goodness of fit. Its R factors are the lowest, because R weighs
+amplitudes in the same way; its standard uncertainties are not to be trusted where outliers carry them (compare with
+`robust`).
 """
 
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from pendel.likelihood import weighted_least_squares
-from pendel.parameters import with_parameters
-from pendel.profile import sample_thickness
+from pendel.crystal.parameters import with_parameters
+from pendel.model.errors import weighted_least_squares
+from pendel.model.thickness_prior import sample_thickness
 from pendel.simulate import simulate_intensities
 
 

@@ -6,7 +6,7 @@ The generative story, for measurement m of hkl r in frame f:
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
-    log_thickness ~ a curve along the goniometer angle, see `pendel.profile`
+    log_thickness ~ a curve along the goniometer angle, see `pendel.model.thickness_prior`
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |A_r0|^2 t_q^2 sinc^2(D_r t_q / 2)
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 4), scale_spread ~ HalfNormal(0.5)
@@ -24,9 +24,9 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import AffineTransform
 
-from pendel.likelihood import student_t
-from pendel.parameters import with_parameters
-from pendel.profile import sample_thickness
+from pendel.crystal.parameters import with_parameters
+from pendel.model.errors import student_t
+from pendel.model.thickness_prior import sample_thickness
 from pendel.simulate import kinematic_intensities
 
 DIFFRACTION_THEORY = "kinematical"  # for the CIF

@@ -18,7 +18,8 @@ The generative story, for measurement m of hkl r in frame f:
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
-beam does not light the same part of the crystal in every frame. `--thickness` names other densities: `pendel.profile`.
+beam does not light the same part of the crystal in every frame. `--thickness` names other densities:
+`pendel.model.thickness_prior`.
 """
 
 import jax.numpy as jnp
@@ -26,9 +27,9 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import AffineTransform
 
-from pendel.likelihood import student_t
-from pendel.parameters import with_parameters
-from pendel.profile import sample_thickness
+from pendel.crystal.parameters import with_parameters
+from pendel.model.errors import student_t
+from pendel.model.thickness_prior import sample_thickness
 from pendel.simulate import simulate_intensities
 
 

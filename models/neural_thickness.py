@@ -30,10 +30,10 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from pendel.likelihood import weighted_least_squares
-from pendel.parameters import with_parameters
+from pendel.crystal.parameters import with_parameters
+from pendel.model.errors import weighted_least_squares
 from pendel.simulate import simulate_intensities
-from pendel.thickness import lognormal
+from pendel.simulate.thickness import lognormal
 
 LAYERS = (1, 64, 64, 2)
 

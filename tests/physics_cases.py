@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from oracles import slow_bloch
-from pendel.crystal import Crystal, make_crystal
-from pendel.experiment import Experiment
-from pendel.io.form_factors import form_factors
+from pendel.crystal.form_factors import form_factors
+from pendel.crystal.structure import Crystal, make_crystal
+from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box
 from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
 from pendel.simulate.eigen import propagate_eigen

@@ -10,24 +10,26 @@ import jax
 
 jax.config.update("jax_enable_x64", True)  # before anything makes an array
 
-from pendel.constants import InputError, wavelength
-from pendel.crystal import Crystal, invert
-from pendel.experiment import Experiment, select, split, thin
-from pendel.io.cif import read_crystal
-from pendel.io.pets import read_pets
+from pendel.base import InputError
+from pendel.constants import wavelength
+from pendel.crystal.structure import Crystal, invert
+from pendel.experiment.frames import Experiment
+from pendel.experiment.select import select, split, thin
+from pendel.files.cif import read_crystal
+from pendel.files.pets import read_pets
 from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_table
-from pendel.start import find_start
-from pendel.load_model import load_model
-from pendel.infer.map import MapFit, fit_map, laplace_draws
-from pendel.infer.smc import Tempered, sample_smc
-from pendel.infer.svi import SviFit, fit_svi
-from pendel.infer.hmc import Sampled, sample_nuts
-from pendel.infer.mclmc import sample_mclmc
-from pendel.infer.posterior import Posterior
-from pendel.report.diagnostics import agreement
-from pendel.problem import Settings
+from pendel.run.scan import find_start
+from pendel.model.load import load_model
+from pendel.infer.maximum.map import MapFit, fit_map, laplace_draws
+from pendel.infer.chains.smc import Tempered, sample_smc
+from pendel.infer.guide.svi import SviFit, fit_svi
+from pendel.infer.chains.nuts import Sampled, sample_nuts
+from pendel.infer.chains.mclmc import sample_mclmc
+from pendel.folder.posterior_file import Posterior
+from pendel.judge.agreement import agreement
+from pendel.run.settings import Settings
 from pendel.refine import Outcome, refine
-from pendel.synthetic import Imperfections, simulate_files
+from pendel.check.synthetic import Imperfections, simulate_files
 
 __all__ = [
     "Crystal",

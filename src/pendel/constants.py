@@ -5,10 +5,9 @@ K = (0, 0, -1/wavelength); reciprocal vectors are in Å⁻¹ without the factor 
 columns.
 """
 
-import jax
 import numpy as np
 
-type Array = jax.Array | np.ndarray
+from pendel.base import InputError
 
 # CODATA 2018 (exact in the SI of 2019, except the electron mass).
 PLANCK = 6.62607015e-34  # J s
@@ -16,13 +15,6 @@ ELEMENTARY_CHARGE = 1.602176634e-19  # C
 SPEED_OF_LIGHT = 299792458.0  # m s^-1
 ELECTRON_MASS = 9.1093837015e-31  # kg
 ELECTRON_REST_ENERGY_EV = ELECTRON_MASS * SPEED_OF_LIGHT**2 / ELEMENTARY_CHARGE  # eV
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line: found, expected, what to do."""
-
-    def __init__(self, *, found: str, expected: str, do: str) -> None:
-        super().__init__(f"found {found}; expected {expected}; do: {do}")
 
 
 def wavelength(energy_ev: float) -> float:

@@ -1,19 +1,155 @@
-"""The embedded example: a synthetic quartz experiment whose truth is known."""
+"""Data sets that can be fetched by name: what they are, where they come from, and their checksums.
+
+The registry is `data/datasets.json`. A file is taken from the package or downloaded, and it is kept only when its
+SHA-256 is the recorded one.
+"""
 
 import dataclasses
+import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
+import pooch
 
-from pendel.cell import u_from_cartesian
-from pendel.constants import Array
-from pendel.crystal import Crystal
-from pendel.io.cif import read_crystal
-from pendel.outputs import Refined
+from pendel.base import InputError
+from pendel.folder.run_folder import DISK_ERRORS, file_hash, write_atomically
 
-TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # U_11 U_22 U_33 U_23 U_13 U_12
+REGISTRY = "datasets.json"
+TIMEOUT = 30.0  # s, without an answer or a further byte
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One file: `url` says where it is downloaded from, `embedded` where it lies in the package's data folder."""
+
+    name: str
+    sha256: str
+    url: str | None = None
+    embedded: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One measured or simulated crystal: start structure and measurements."""
+
+    name: str
+    description: str
+    source: str
+    licence: str
+    doi: str | None
+    files: tuple[DataFile, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file at its place; `is_new` is False when it was there already."""
+
+    path: Path
+    is_new: bool
+
+
+def published_datasets() -> dict[str, DataSet]:
+    """The registry, by name; the embedded example first."""
+    text = (_package_data() / REGISTRY).read_text(encoding="utf-8")
+    return {name: _dataset(name, entry) for name, entry in json.loads(text).items()}
+
+
+def find_dataset(name: str, datasets: dict[str, DataSet]) -> DataSet:
+    """The data set of that name; raises InputError, which lists the known names."""
+    if name not in datasets:
+        raise InputError(
+            found=f"data set {name!r}",
+            expected=f"one of {', '.join(datasets)}",
+            do="choose one; `pendel data list` describes them",
+        )
+    return datasets[name]
+
+
+def fetch(dataset: DataSet, folder: Path) -> tuple[Fetched, ...]:
+    """All files of a data set in a folder, which is made; files that are there and right are left alone.
+
+    Raises InputError for a folder that cannot be written, a file of the same name with other content (it is never
+    replaced), no answer from the server, and a download whose SHA-256 is not the recorded one (it is not kept).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return tuple(_fetch_file(dataset, file, folder / file.name) for file in dataset.files)
+
+
+def _fetch_file(dataset: DataSet, file: DataFile, target: Path) -> Fetched:
+    if target.exists():
+        if file_hash(target) == file.sha256:
+            return Fetched(path=target, is_new=False)
+        raise InputError(
+            found=f"{target} with other content than that of the data set {dataset.name}",
+            expected=f"SHA-256 {file.sha256}",
+            do="move it away, or choose another folder with --to",
+        )
+    if file.url is None:
+        write_atomically(target, (_package_data() / str(file.embedded)).read_bytes())
+    else:
+        _download(dataset, file, target)
+    return Fetched(path=target, is_new=True)
+
+
+def _download(dataset: DataSet, file: DataFile, target: Path) -> None:
+    """The file at its place; pooch writes it beside its place first and moves it there when the hash is right."""
+    pooch.get_logger().setLevel("WARNING")
+    downloader: Any = pooch.HTTPDownloader(timeout=TIMEOUT)  # pooch annotates the argument without its own classes
+    try:
+        pooch.retrieve(
+            url=str(file.url),
+            known_hash=f"sha256:{file.sha256}",
+            fname=target.name,
+            path=target.parent,
+            downloader=downloader,
+        )
+    except ValueError as error:
+        raise InputError(
+            found=f"{file.url} with another SHA-256 than the recorded one",
+            expected=file.sha256,
+            do="try again later: the answer was incomplete or the file was changed; nothing was kept",
+        ) from error
+    except OSError as error:  # those of the connection are OSErrors, too
+        if error.errno in DISK_ERRORS:
+            raise _cannot_write(target, error) from error
+        by_hand = f"https://doi.org/{dataset.doi}" if dataset.doi else file.url
+        raise InputError(
+            found=f"no answer from {file.url} ({_reason(error)})",
+            expected="a connection to that server",
+            do=f"connect to the network and repeat, or put {file.name} from {by_hand} into {target.parent} by hand",
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong in a few words: the innermost cause says it, the outer ones repeat addresses."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"HTTP status {status}"
+    cause: BaseException = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    return getattr(cause, "strerror", None) or type(cause).__name__
+
+
+def _dataset(name: str, entry: dict[str, Any]) -> DataSet:
+    files = tuple(DataFile(**file) for file in entry["files"])
+    return DataSet(name=name, **{**entry, "files": files})
+
+
+def _package_data() -> Path:
+    return Path(str(resources.files("pendel"))) / "data"
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        found=f"{path}, which cannot be written ({error.strerror})",
+        expected="a writable folder with free space",
+        do="choose another folder with --to",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,40 +164,3 @@ def example() -> Example:
     """The embedded example: displaced start structure and simulated measurements of alpha-quartz."""
     folder = Path(str(resources.files("pendel"))) / "data" / "example"
     return Example(structure=folder / "quartz_start.cif", data=folder / "quartz_example.cif_pets")
-
-
-def demo_rows(files: Example, refined: Refined) -> list[tuple[str, float, float, float, float]]:
-    """(name, truth, start, refined, su) of every free coordinate and every free U_ij [Å²]."""
-    truth, start = read_crystal(files.data), read_crystal(files.structure)
-    crystal = refined.crystal
-    rows = []
-    for site, label in enumerate(crystal.labels):
-        for axis in free_coordinates(crystal, site):
-            values = (truth.fract[site, axis], start.fract[site, axis], crystal.fract[site, axis])
-            rows.append((f"{label} {'xyz'[axis]}", *map(float, values), float(refined.fract_su[site, axis])))
-    for site, label in enumerate(crystal.labels):
-        for i, j in free_tensor_components(crystal, site):
-            values = (truth.u_aniso[site, i, j], start.u_aniso[site, i, j], crystal.u_aniso[site, i, j])
-            rows.append((f"{label} U{i + 1}{j + 1}", *map(float, values), float(refined.u_aniso_su[site, i, j])))
-    return rows
-
-
-def free_coordinates(crystal: Crystal, site: int) -> list[int]:
-    """Axes whose coordinates determine the others of a site."""
-    return _independent(np.asarray(crystal.position_basis)[:, site])
-
-
-def free_tensor_components(crystal: Crystal, site: int) -> list[tuple[int, int]]:
-    """Indices of the U_ij that determine the others of a site."""
-    directions = np.asarray(u_from_cartesian(np.asarray(crystal.adp_basis)[:, site], crystal.cell))
-    return [TENSOR[k] for k in _independent(np.stack([directions[:, i, j] for i, j in TENSOR], axis=1))]
-
-
-def _independent(directions: Float[Array, "directions components"]) -> list[int]:
-    """The first components whose changes along the directions are linearly independent."""
-    chosen: list[int] = []
-    for component in range(directions.shape[1]):
-        columns = directions[:, [*chosen, component]]
-        if np.linalg.matrix_rank(columns, tol=1e-6 * max(float(np.abs(directions).max()), 1e-300)) > len(chosen):
-            chosen.append(component)
-    return chosen

@@ -7,12 +7,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pendel.basins import fit_basins, temper, tempered_result, widest
-from pendel.coarse import coarse_problem, is_costly
-from pendel.compile_clock import CompileClock
-from pendel.estimate import within_memory
-from pendel.evaluate import suffix
-from pendel.fitting import (
+from pendel.base import suffix
+from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
+from pendel.model.load import load_model, model_file, model_story, with_thickness
+from pendel.report.page import write_page
+from pendel.run.basins import fit_basins, temper, tempered_result, widest
+from pendel.run.checkpoints import (
+    pack_basins,
+    pack_guided,
+    pack_map,
+    pack_sampled,
+    pack_start,
+    pack_tempered,
+    unpack_basins,
+    unpack_guided,
+    unpack_map,
+    unpack_sampled,
+    unpack_start,
+    unpack_tempered,
+)
+from pendel.run.clock import CompileClock
+from pendel.run.coarse import coarse_problem, is_costly
+from pendel.run.fitting import (
     ROUNDS,
     SAMPLERS,
     Progress,
@@ -28,29 +44,14 @@ from pendel.fitting import (
     scan_start,
     write_result,
 )
-from pendel.load_model import load_model, model_file, model_story, with_thickness
-from pendel.outputs import Refined, Summary
-from pendel.plans import describe_plans, final_plans, first_plans
-from pendel.problem import Settings, read_problem
-from pendel.processes import describe_devices, is_first, wait_for_all
-from pendel.report.page import write_page
-from pendel.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
+from pendel.run.inputs import read_problem
+from pendel.run.plans import describe_plans, final_plans, first_plans
+from pendel.run.processes import describe_devices, is_first, wait_for_all
+from pendel.run.settings import Settings
+from pendel.run.writing import Refined, Summary
 from pendel.simulate import Plan
+from pendel.simulate.cost import within_memory
 from pendel.simulate.shard import shard_plan
-from pendel.stages import (
-    pack_basins,
-    pack_guided,
-    pack_map,
-    pack_sampled,
-    pack_start,
-    pack_tempered,
-    unpack_basins,
-    unpack_guided,
-    unpack_map,
-    unpack_sampled,
-    unpack_start,
-    unpack_tempered,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from jax.scipy.special import polygamma
 from jaxtyping import Float
 from numpyro import handlers
 
-from pendel.constants import Array
+from pendel.base import Array
 from pendel.infer.layout import Layout
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pendel.constants import Array
+from pendel.base import Array
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
 from numpyro.infer import init_to_mean
 
-from pendel.constants import Array, InputError
+from pendel.base import Array, InputError
 from pendel.infer.prune import pruned
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pendel.constants import Array
+from pendel.base import Array
 from pendel.infer.layout import Layout
 
 

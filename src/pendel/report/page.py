@@ -9,21 +9,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pendel.io.write import write_text
-from pendel.problem import Settings
-from pendel.report import (
-    fit_figures,
-    map_figures,
-    sampling_figures,
-    structure_figures,
-    structure_tables,
-    thickness_figures,
-)
-from pendel.report.figure_style import as_svg, drawing
-from pendel.report.frames import frame_rows
+from pendel.files.whole_file import write_text
+from pendel.folder.reader import Measured, RunFiles, read_run_files
+from pendel.judge.frames import frame_rows
+from pendel.judge.verdicts import verdicts
+from pendel.report import figures_fit as fit_figures
+from pendel.report import figures_map as map_figures
+from pendel.report import figures_sampling as sampling_figures
+from pendel.report import figures_structure as structure_figures
+from pendel.report import figures_thickness as thickness_figures
+from pendel.report import structure_tables
 from pendel.report.glossary import GLOSSARY
-from pendel.report.run_files import Measured, RunFiles, read_run_files
-from pendel.report.verdicts import verdicts
+from pendel.report.style import as_svg, drawing
+from pendel.run.settings import Settings
 
 PAGE = "report.html"
 CHAINS = ("nuts", "mclmc")

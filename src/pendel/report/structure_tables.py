@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from pendel.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
-from pendel.cell import u_equivalent
-from pendel.constants import Array
-from pendel.crystal import Crystal
-from pendel.io.write import format_su
-from pendel.report.run_files import RunFiles
-from pendel.report.sampling_figures import site_quality
+from pendel.base import Array
+from pendel.crystal.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
+from pendel.crystal.cell import u_equivalent
+from pendel.crystal.structure import Crystal
+from pendel.files.numbers import format_su
+from pendel.folder.reader import RunFiles
+from pendel.judge.chains import site_quality
 
 BAND = (2.5, 97.5)
 FIXED = 1e-9  # a number that varies less than this is fixed

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pendel.cell import u_equivalent
-from pendel.constants import Array
-from pendel.crystal import Crystal
-from pendel.difference_map import Map, Peak
-from pendel.io.write import format_su
+from pendel.base import Array
+from pendel.crystal.cell import u_equivalent
+from pendel.crystal.structure import Crystal
+from pendel.files.numbers import format_su
+from pendel.maps.difference_map import Map, Peak
 
 
 def closing_table(

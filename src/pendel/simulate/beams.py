@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pendel.constants import Array
-from pendel.crystal import Crystal, reciprocal_matrix
-from pendel.experiment import Experiment
+from pendel.base import Array
+from pendel.crystal.structure import Crystal, reciprocal_matrix
+from pendel.experiment.frames import Experiment
 from pendel.simulate.geometry import excitation_error, tilt_matrices
 
 EIGEN_BEAMS = 8  # up to this many beams a dense eigen-decomposition is the faster propagator

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from pendel.constants import Array
+from pendel.base import Array
 from pendel.simulate.native import is_native, native_recurrence
 
 SMALLEST_RADIUS = 1e-5  # rad/Å; keeps A / R finite where nothing couples

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
-from pendel.constants import Array
+from pendel.base import Array
 
 
 def propagate_eigen(

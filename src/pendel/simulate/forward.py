@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Complex, Float
 
-from pendel.constants import Array
-from pendel.crystal import Crystal
+from pendel.base import Array
+from pendel.crystal.structure import Crystal
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.eigen import propagate_eigen

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from pendel.constants import Array
-from pendel.experiment import Experiment, frame_rotations
+from pendel.base import Array
+from pendel.experiment.frames import Experiment, frame_rotations
 
 
 def sweep_rotations(geometry: str, semi_angle: float, tilts: int) -> Float[np.ndarray, "tilts 3 3"]:

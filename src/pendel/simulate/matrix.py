@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float
 
-from pendel.constants import Array
+from pendel.base import Array
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.geometry import excitation_error, flux_factor
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.constants import Array
+from pendel.base import Array
 
 KINDS = ("forward", "backward", "tangent")
 DTYPES = ("float32", "float64")

@@ -9,10 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Complex, Float, Int
 
-from pendel.constants import Array, InputError
-from pendel.crystal import Crystal, reciprocal_matrix
-from pendel.experiment import Experiment
-from pendel.io.form_factors import form_factors
+from pendel.base import Array, InputError
+from pendel.crystal.form_factors import form_factors
+from pendel.crystal.structure import Crystal, reciprocal_matrix
+from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams
 from pendel.simulate.chebyshev import expansion_length, spectral_interval
 from pendel.simulate.geometry import beam_axis_row

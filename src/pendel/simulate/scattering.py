@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from pendel.constants import Array, relativistic_gamma
-from pendel.crystal import Crystal, expanded_atoms, volume
+from pendel.base import Array
+from pendel.constants import relativistic_gamma
+from pendel.crystal.structure import Crystal, expanded_atoms, volume
 
 
 def structure_factors(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from pendel.constants import Array, InputError
+from pendel.base import Array, InputError
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.plan import Plan
 

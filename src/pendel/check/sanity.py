@@ -1,0 +1,63 @@
+"""What `pendel check` says about a structure and its data before anything is refined."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pendel.constants import energy_ev
+from pendel.experiment.frames import Experiment, is_observed
+from pendel.experiment.select import select, unique
+from pendel.run.inputs import Problem
+from pendel.run.settings import Settings
+from pendel.simulate import Plan
+from pendel.simulate.cost import Cost, estimate
+
+THICKNESS = 1000.0  # Å, at which steps and time are estimated
+
+
+def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings) -> RenderableType:
+    """Notes of the readers, counts of measurements, and the cost of a fit, for every data set."""
+    crystal = problem.crystal
+    free = f"{len(crystal.position_basis)} free coordinates, {len(crystal.adp_basis)} free displacement components"
+    atoms = f"{len(crystal.labels)} sites, {len(crystal.atom_site)} atoms in the cell"
+    parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
+    for rows, own, plan in zip(problem.rows, problem.experiments, plans, strict=True):
+        cost = estimate(crystal, plan, THICKNESS)
+        parts += [_counts(rows, own, settings), _beams(plan, cost), _price(cost)]
+    parts += [Text(f"note: {note}") for note in problem.notes]
+    return Group(*parts)
+
+
+def _counts(rows: Experiment, own: Experiment, settings: Settings) -> RenderableType:
+    kilovolts = energy_ev(rows.wavelength) / 1e3
+    table = Table(title=f"{rows.name}: {rows.geometry}, {kilovolts:.1f} kV, {rows.wavelength:.6f} Å")
+    for column in ("measurements", "frames", "observed", "all"):
+        table.add_column(column, justify="left" if column == "measurements" else "right")
+    klar = select(rows, "klar", rsg=settings.rsg, dsg=settings.dsg)
+    sets = {"rows of the file": rows, "unique": unique(rows), "nearest": select(rows), "klar": klar, "this run": own}
+    for name, part in sets.items():
+        frames = len(np.unique(part.frame_index))
+        table.add_row(name, str(frames), str(int(is_observed(part).sum())), str(len(part.intensity)))
+    return table
+
+
+def _beams(plan: Plan, cost: Cost) -> RenderableType:
+    settings = dict(plan.settings)
+    table = Table(
+        title=f"g_max {settings['g_max']:g} Å⁻¹, sg_max {settings['sg_max']:g} Å⁻¹, {settings['tilts']:g} tilts a frame"
+    )
+    for column in ("segments", "beams", "tilts", "propagator", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
+        table.add_column(column, justify="right")
+    for group in cost.groups:
+        numbers = (str(group.segments), str(group.beams), str(group.tilts))
+        table.add_row(*numbers, group.propagator, f"{group.radius:.3f}", str(group.steps or "-"))
+    return table
+
+
+def _price(cost: Cost) -> RenderableType:
+    simulation = f"one simulation about {cost.simulation_seconds:.2g} s"
+    fit = f"a MAP fit about {cost.fit_seconds:.0f} s"
+    return Text(f"{simulation}, {fit}, memory about {cost.memory_bytes / 1e9:.2g} GB")

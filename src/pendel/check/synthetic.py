@@ -1,0 +1,170 @@
+"""Synthetic experiments: the frames and reflections of a real data file, intensities of a known structure."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from pendel.base import Array, InputError
+from pendel.crystal.structure import Crystal
+from pendel.experiment.frames import Experiment
+from pendel.files.cif import read_crystal
+from pendel.files.pets_out import write_pets
+from pendel.files.whole_file import write_text
+from pendel.run.inputs import read_rows, with_cell
+from pendel.run.settings import Settings, check_settings
+from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate.thickness import lognormal, wedge
+
+SG_MAX = 0.02  # Å⁻¹, finer than in a fit
+NODES = 16  # of the thickness distribution; a fit uses 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imperfections:
+    """What a simulated crystal and its measurement are like.
+
+    The mean thickness [Å] is `thickness` in the middle of the tilt range and changes by the fraction `slope` per
+    degree; so does the relative width. `misorientation_deg`: standard deviation of every frame's tilt about x and y.
+    `model_error`: relative error of every intensity that is no counting noise. `counts`: those of the strongest
+    reflection; `background`: counts under every reflection, subtracted again.
+    """
+
+    thickness: float = 800.0
+    width: float = 0.15
+    is_wedge: bool = False  # uniform between two thicknesses, instead of log-normal
+    slope: float = 0.0
+    misorientation_deg: float = 0.0
+    model_error: float = 0.0
+    counts: float = 1e5
+    background: float = 20.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """A simulated experiment and what it was made from."""
+
+    experiment: Experiment
+    misorientation_deg: Float[Array, "frames 2"]
+    thickness: Float[Array, "frames"]  # mean, Å
+    thickness_width: Float[Array, "frames"]  # standard deviation, Å
+
+
+def simulate_files(
+    structure: Path, data: Path, out: Path, settings: Settings, imperfections: Imperfections
+) -> Synthetic:
+    """Simulate `structure` in the frames of `data` and write `out`; raises InputError for anything unusable."""
+    check_settings(settings)
+    if out.resolve() in (structure.resolve(), data.resolve()):
+        raise InputError(found=f"--out {out}, which is an input", expected="another file", do="choose another --out")
+    crystal = read_crystal(structure, hydrogen=settings.hydrogen)
+    geometry = read_rows(data, crystal, settings)
+    crystal = with_cell(crystal, geometry.cell)
+    synthetic = simulate_experiment(
+        crystal,
+        geometry,
+        imperfections,
+        seed=settings.seed,
+        tilts=settings.tilts,
+        g_max=settings.g_max,
+        sg_max=settings.sg_max or SG_MAX,
+    )
+    write_synthetic(out, synthetic, crystal)
+    return synthetic
+
+
+def simulate_experiment(
+    crystal: Crystal,
+    geometry: Experiment,
+    imperfections: Imperfections,
+    *,
+    seed: int,
+    tilts: int | None = None,
+    g_max: float | None = None,
+    sg_max: float = SG_MAX,
+) -> Synthetic:
+    """Measurements of `crystal` in the frames and at the reflections of `geometry`, with noise.
+
+    Args:
+        seed: of misorientations, model errors and counts.
+        tilts, g_max [Å⁻¹], sg_max [Å⁻¹]: as in `make_plan`.
+
+    Raises InputError for imperfections that make no sense.
+    """
+    _check(imperfections)
+    generator = np.random.default_rng(seed)
+    frames = len(geometry.frame_id)
+    relative = 1 + imperfections.slope * (geometry.alpha - np.mean(geometry.alpha))
+    if np.any(relative <= 0.05):
+        raise InputError(
+            found=f"--slope-per-degree {imperfections.slope}",
+            expected="a crystal that is thick enough at every angle",
+            do="use a smaller slope",
+        )
+    density = wedge if imperfections.is_wedge else lognormal
+    log_mean, width = np.log(imperfections.thickness * relative), imperfections.width * relative
+    nodes, weights = (np.asarray(x) for x in density(log_mean, np.log(width), NODES))
+    tilt = imperfections.misorientation_deg * generator.standard_normal((frames, 2))
+    plan = make_plan(
+        crystal,
+        geometry,
+        g_max=g_max,
+        sg_max=sg_max,
+        tilts=tilts,
+        thickness_max=1.01 * float(nodes.max()),
+        tilt=tilt,
+        dtype="float64",
+    )
+    exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))
+    intensity, sigma = measured(exact, imperfections, generator)
+    mean = np.sum(weights * nodes, axis=1)
+    notes = ("simulated",)
+    return Synthetic(
+        experiment=dataclasses.replace(geometry, intensity=intensity, sigma=sigma, notes=notes),
+        misorientation_deg=tilt,
+        thickness=mean,
+        thickness_width=np.sqrt(np.sum(weights * (nodes - mean[:, None]) ** 2, axis=1)),
+    )
+
+
+def write_synthetic(path: Path, synthetic: Synthetic, truth: Crystal) -> None:
+    """A `.cif_pets` file with the truth: structure, misorientations, and `_pendel_thickness_` by frame [Å].
+
+    Raises InputError when it cannot be written.
+    """
+    write_pets(path, synthetic.experiment, truth=truth, misorientation_deg=synthetic.misorientation_deg)
+    columns = (synthetic.experiment.frame_id, synthetic.thickness, synthetic.thickness_width)
+    names = ("frame_id", "mean_angstrom", "sd_angstrom")
+    lines = ["loop_", *(f"_pendel_thickness_{name}" for name in names)]
+    lines += [f"{frame} {mean:.2f} {width:.2f}" for frame, mean, width in zip(*columns, strict=True)]
+    write_text(path, path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + "\n".join(lines) + "\n")
+
+
+def measured(
+    exact: Float[np.ndarray, "reflections"], imperfections: Imperfections, generator: np.random.Generator
+) -> tuple[Float[np.ndarray, "reflections"], Float[np.ndarray, "reflections"]]:
+    """Intensities N - background and their sigmas sqrt(N), in counts N ~ Poisson(I (1 + model error) + background).
+
+    Args:
+        exact: calculated intensities in any unit; the strongest one gets `imperfections.counts`.
+    """
+    scaled = exact * imperfections.counts / exact.max()
+    wrong = np.maximum(scaled * (1 + imperfections.model_error * generator.standard_normal(len(exact))), 0.0)
+    counted = generator.poisson(wrong + imperfections.background)
+    return counted - imperfections.background, np.sqrt(np.maximum(counted, 1.0))
+
+
+def _check(imperfections: Imperfections) -> None:
+    for name, unit, smallest in (
+        ("thickness", "Å", 1.0),
+        ("width", "of the thickness", 1e-6),
+        ("misorientation_deg", "degrees", 0.0),
+        ("model_error", "of I", 0.0),
+        ("counts", "counts", 1.0),
+        ("background", "counts", 0.0),
+    ):
+        value = getattr(imperfections, name)
+        if not (np.isfinite(value) and value >= smallest):
+            raise InputError(found=f"{name} {value}", expected=f"at least {smallest} ({unit})", do="change the option")

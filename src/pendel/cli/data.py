@@ -1,0 +1,43 @@
+"""`pendel data list` and `pendel data fetch NAME`: published data sets on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pendel.cli.errors import plain_errors
+from pendel.datasets import DataSet, fetch, find_dataset, published_datasets
+
+data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def list_datasets() -> None:
+    """Name, description, files, source and licence of every data set."""
+    for dataset in published_datasets().values():
+        print(described(dataset))
+
+
+@data_app.command("fetch")
+def fetch_dataset(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a name that `pendel data list` shows")],
+    to: Annotated[Path | None, typer.Option(help="folder; NAME in the current folder when not given")] = None,
+) -> None:
+    """Put the files of a data set into a folder; every file must have its recorded SHA-256."""
+    with plain_errors():
+        dataset = find_dataset(name, published_datasets())
+        for file in fetch(dataset, to if to is not None else Path(name)):
+            print(f"{file.path} ({'new' if file.is_new else 'was there'})")
+        print(f"source: {dataset.source}; licence: {dataset.licence}")
+
+
+def described(dataset: DataSet) -> str:
+    """A paragraph on a data set for the terminal."""
+    lines = {
+        "files": ", ".join(file.name for file in dataset.files),
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "doi": dataset.doi,
+    }
+    told = [f"    {name}: {text}" for name, text in lines.items() if text]
+    return "\n".join([f"{dataset.name}: {dataset.description}", *told])

@@ -1,0 +1,1 @@
+"""What is refined: cell, symmetry, sites, and what they scatter."""

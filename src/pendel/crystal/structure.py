@@ -1,0 +1,267 @@
+"""The crystal: cell, operations and asymmetric-unit sites as arrays, with the constraints of every special position."""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pendel.base import Array, InputError
+from pendel.crystal import symmetry
+from pendel.crystal.cell import Cell, u_cartesian, u_from_cartesian, u_star
+from pendel.crystal.cell import direct_matrix as direct_matrix
+from pendel.crystal.cell import reciprocal_matrix as reciprocal_matrix
+from pendel.crystal.cell import u_equivalent as u_equivalent
+from pendel.crystal.cell import volume as volume
+from pendel.crystal.checks import (
+    FULL_OCCUPANCY,
+    check_cell,
+    check_distances,
+    check_operations,
+    check_sites,
+    check_tensors,
+)
+
+ELEMENTS = tuple(
+    """
+    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
+    Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au
+    Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr
+    """.split()  # noqa: SIM905
+)  # symbol of atomic number Z at index Z - 1
+ENANTIOMORPHS = (
+    ("P 41", "P 43"),
+    ("P 41 2 2", "P 43 2 2"),
+    ("P 41 21 2", "P 43 21 2"),
+    ("P 31", "P 32"),
+    ("P 31 1 2", "P 32 1 2"),
+    ("P 31 2 1", "P 32 2 1"),
+    ("P 61", "P 65"),
+    ("P 62", "P 64"),
+    ("P 61 2 2", "P 65 2 2"),
+    ("P 62 2 2", "P 64 2 2"),
+    ("P 43 3 2", "P 41 3 2"),
+)  # the eleven pairs, International Tables A
+POSITION_NOTE = 1e-3  # Å; smaller moves onto a special position are rounding and go unmentioned
+TENSOR_NOTE = 0.05  # of U_eq, likewise
+SHARED_POSITION, SHARED_TENSOR = 1e-3, 1e-6  # Å, Å²; sites that agree so well are refined as one
+STATIC = {"static": True}  # a field that is part of the structure of the pytree, not one of its arrays
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Crystal:
+    """A crystal structure: sites of the asymmetric unit and everything symmetry says about them.
+
+    Operations act on fractional columns, x' = R x + t, centring included. `atom_site` and `atom_op` name, for every
+    distinct atom of the cell, its site and the operation that makes it. A shift of all sites by c [Å] along row k of
+    `position_basis` is c * position_basis[k] in fractional coordinates; a change of the Cartesian ADP tensors by
+    c [Å²] is c * adp_basis[k]. Make it with `make_crystal` or `pendel.read_crystal`.
+    """
+
+    name: str = field(metadata=STATIC)
+    cell: Cell = field(metadata=STATIC)  # Å, degrees
+    spacegroup: str = field(metadata=STATIC)
+    labels: tuple[str, ...] = field(metadata=STATIC)
+    elements: tuple[str, ...] = field(metadata=STATIC)
+    isotropic: tuple[bool, ...] = field(metadata=STATIC)
+    partly_occupied: tuple[int, ...] = field(metadata=STATIC)  # sites whose occupancy is below 1 in the start structure
+    notes: tuple[str, ...] = field(metadata=STATIC)
+    fract: Float[Array, "sites 3"]
+    u_aniso: Float[Array, "sites 3 3"]  # CIF U_ij, Å²
+    occupancy: Float[Array, " sites"]
+    rotations: Int[Array, "ops 3 3"]
+    translations: Float[Array, "ops 3"]
+    atom_site: Int[Array, " atoms"]
+    atom_op: Int[Array, " atoms"]
+    position_basis: Float[Array, "positions sites 3"]  # fractional shift per Å
+    adp_basis: Float[Array, "adps sites 3 3"]  # Cartesian
+
+
+def make_crystal(
+    *,
+    name: str,
+    cell: Cell,
+    spacegroup: str,
+    rotations: Int[Array, "ops 3 3"],
+    translations: Float[Array, "ops 3"],
+    labels: tuple[str, ...],
+    elements: tuple[str, ...],
+    fract: Float[Array, "sites 3"],
+    u_aniso: Float[Array, "sites 3 3"],
+    occupancy: Float[Array, " sites"],
+    isotropic: tuple[bool, ...],
+    notes: tuple[str, ...] = (),
+    fullest: float = FULL_OCCUPANCY,
+) -> Crystal:
+    """A checked `Crystal` from sites of the asymmetric unit and the complete list of operations.
+
+    Sites closer than 0.02 Å to an image of their own are moved onto the symmetry element and tensors lose their
+    forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
+    polar groups the origin is held by the mean position weighted with occupancy times atomic number.
+
+    Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
+    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies of one place.
+
+    Raises InputError for an impossible cell, operations that form no group or do not fit the cell, unknown elements,
+    repeated labels, occupancies out of range, tensors that are not positive definite, atoms closer than 0.5 Å.
+    """
+    rotations, translations = np.asarray(rotations, dtype=int), np.asarray(translations, dtype=float)
+    found = list(notes)
+    direct = check_cell(name, cell)
+    found += check_operations(name, direct, rotations, translations)
+    check_sites(name, labels, occupancy)
+    numbers = atomic_numbers(elements)
+    fract, held, moved = _symmetrised_positions(labels, fract, rotations, translations, direct)
+    turns = symmetry.cartesian_rotations(rotations, direct)
+    u_aniso, changed = _symmetrised_tensors(labels, isotropic, u_aniso, [turns[ops] for ops in held], cell)
+    check_tensors(name, labels, np.asarray(u_cartesian(u_aniso, cell)))
+    orbits = [symmetry.orbit(site, rotations, translations, direct) for site in fract]
+    atom_site = np.repeat(np.arange(len(fract)), [len(ops) for ops in orbits])
+    atom_op = np.concatenate(orbits)
+    atoms = np.einsum("aij,aj->ai", rotations[atom_op], fract[atom_site]) + translations[atom_op]
+    found += moved + changed + check_distances(name, labels, occupancy, fract, atoms, atom_site, direct, fullest)
+    site_turns = [turns[ops] for ops in held]
+    polar = symmetry.polar_directions(rotations, direct)
+    if len(polar):
+        found.append(f"the origin floats along {_directions(polar, direct)}: the mean position is held there")
+    weights = np.array([len(ops) for ops in orbits]) * np.asarray(occupancy) * numbers
+    directions = _position_basis(site_turns, _tied_positions(fract, direct), polar, weights)
+    return Crystal(
+        name=name,
+        cell=cell,
+        spacegroup=spacegroup,
+        labels=labels,
+        elements=elements,
+        isotropic=isotropic,
+        partly_occupied=tuple(int(site) for site in np.flatnonzero(np.asarray(occupancy) < 1)),
+        notes=tuple(dict.fromkeys(found)),  # of a crystal made anew, it has found some before
+        fract=fract,
+        u_aniso=u_aniso,
+        occupancy=np.asarray(occupancy, dtype=float),
+        rotations=rotations,
+        translations=translations,
+        atom_site=atom_site,
+        atom_op=atom_op,
+        position_basis=directions @ np.linalg.inv(direct).T,
+        adp_basis=_adp_basis(site_turns, _tied_tensors(fract, u_aniso, isotropic, direct), isotropic),
+    )
+
+
+def atomic_numbers(elements: tuple[str, ...]) -> Int[Array, " sites"]:
+    """Atomic number of each element symbol; raises InputError for a symbol outside H..Lr."""
+    for element in elements:
+        if element not in ELEMENTS:
+            raise InputError(found=f"element {element!r}", expected="a symbol H..Lr", do="correct the element symbol")
+    return np.array([ELEMENTS.index(element) + 1 for element in elements], dtype=int)
+
+
+def expanded_atoms(
+    crystal: Crystal,
+    fract: Float[Array, "sites 3"],
+    u_aniso: Float[Array, "sites 3 3"],
+    occupancy: Float[Array, " sites"],
+) -> tuple[Float[Array, "atoms 3"], Float[Array, "atoms 3 3"], Float[Array, " atoms"]]:
+    """Every distinct atom of the cell: fractional positions (not wrapped), U* and occupancies.
+
+    x' = R x + t and U*' = R U* Rᵀ: differentiable, and linear, so gradients are finite at special positions.
+    """
+    rotations = jnp.asarray(crystal.rotations, dtype=float)[crystal.atom_op]
+    shifts = jnp.asarray(crystal.translations)[crystal.atom_op]
+    positions = jnp.einsum("aij,aj->ai", rotations, jnp.asarray(fract)[crystal.atom_site]) + shifts
+    tensors = u_star(u_aniso, crystal.cell)[crystal.atom_site]
+    return positions, rotations @ tensors @ rotations.swapaxes(-1, -2), jnp.asarray(occupancy)[crystal.atom_site]
+
+
+def is_centrosymmetric(crystal: Crystal) -> bool:
+    """Whether an operation of the space group inverts the crystal (its centre need not be the origin)."""
+    return bool(np.any(np.all(np.asarray(crystal.rotations) == -np.eye(3, dtype=int), axis=(1, 2))))
+
+
+def invert(crystal: Crystal) -> Crystal:
+    """The opposite hand: x -> -x and t -> -t, in the enantiomorphic space group (P 32 2 1 becomes P 31 2 1)."""
+    compact = crystal.spacegroup.replace(" ", "")
+    partner = {a.replace(" ", ""): b for pair in ENANTIOMORPHS for a, b in (pair, pair[::-1])}
+    return replace(
+        crystal,
+        name=f"{crystal.name} inverted",
+        spacegroup=partner.get(compact, crystal.spacegroup),
+        fract=-np.asarray(crystal.fract),
+        translations=np.mod(-np.asarray(crystal.translations), 1.0),
+    )
+
+
+def _symmetrised_positions(labels, fract, rotations, translations, direct):
+    """Positions on their symmetry elements, the stabiliser of each, and notes on sites that moved."""
+    settled, held, notes = [], [], []
+    for label, site in zip(labels, np.asarray(fract, dtype=float), strict=True):
+        position, operations = symmetry.symmetrise_position(site, rotations, translations, direct)
+        distance = float(np.linalg.norm(direct @ (position - site)))
+        if distance > POSITION_NOTE:
+            notes.append(f"{label} moved by {distance:.4f} Å onto its special position")
+        settled.append(position)
+        held.append(operations)
+    return np.stack(settled), held, notes
+
+
+def _symmetrised_tensors(labels, isotropic, u_aniso, site_rotations, cell):
+    """CIF U_ij with only what the site allows, and notes on tensors that changed."""
+    tensors, notes = [], []
+    for label, is_isotropic, tensor, turns in zip(
+        labels, isotropic, np.asarray(u_cartesian(np.asarray(u_aniso, dtype=float), cell)), site_rotations, strict=True
+    ):
+        equivalent = np.trace(tensor) / 3
+        allowed = equivalent * np.eye(3) if is_isotropic else symmetry.symmetrise_tensor(tensor, turns)
+        change = np.max(np.abs(allowed - tensor))
+        if not is_isotropic and change > TENSOR_NOTE * abs(equivalent):
+            notes.append(f"U of {label} changed by up to {change:.4f} Å² to fit its site symmetry")
+        tensors.append(allowed)
+    return np.asarray(u_from_cartesian(np.stack(tensors), cell)), notes
+
+
+def _leaders(same: Bool[Array, "sites sites"]) -> Int[Array, " sites"]:
+    """For each site the first one that it is tied to (itself when it stands alone)."""
+    return np.argmax(same, axis=1)
+
+
+def _tied_positions(fract, direct):
+    """Leaders of sites that share a position."""
+    return _leaders(symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION)
+
+
+def _tied_tensors(fract, u_aniso, isotropic, direct):
+    """Leaders of sites that share position, tensor and its kind."""
+    same = symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION
+    same &= np.max(np.abs(u_aniso[:, None] - u_aniso[None]), axis=(-2, -1)) < SHARED_TENSOR
+    return _leaders(same & (np.array(isotropic)[:, None] == np.array(isotropic)[None]))
+
+
+def _position_basis(site_rotations, leaders, polar, weights):
+    """Cartesian directions [positions sites 3]: each site's own ones, then the polar ones without their drift."""
+    sites = len(leaders)
+    rows = [np.zeros((0, sites, 3))]
+    for leader in np.unique(leaders):
+        own = symmetry.position_basis(site_rotations[leader], polar)[len(polar) :]
+        rows.append(own[:, None, :] * (leaders == leader)[None, :, None])
+    groups = (leaders[None] == np.unique(leaders)[:, None]).astype(float)  # [groups sites]
+    together = symmetry.without_drift(groups @ weights) @ groups
+    rows += [together[:, :, None] * axis for axis in polar]
+    return np.concatenate(rows)
+
+
+def _adp_basis(site_rotations, leaders, isotropic):
+    """Cartesian tensors [adps sites 3 3] that each site, or each group of tied sites, may change by."""
+    rows = []
+    for leader in np.unique(leaders):
+        sphere = np.eye(3)[None] / np.sqrt(3)
+        own = sphere if isotropic[leader] else symmetry.adp_basis(site_rotations[leader])
+        rows.append(own[:, None] * (leaders == leader)[None, :, None, None])
+    return np.concatenate(rows)
+
+
+def _directions(axes: Float[Array, "polar 3"], direct: Float[Array, "3 3"]) -> str:
+    """Lattice directions in words, e.g. [0 0 1]."""
+    fractional = axes @ np.linalg.inv(direct).T
+    scaled = fractional / np.max(np.abs(fractional), axis=1, keepdims=True)
+    return ", ".join("[" + " ".join(f"{value:.3g}" for value in row + 0.0) + "]" for row in scaled)

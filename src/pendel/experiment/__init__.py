@@ -1,0 +1,1 @@
+"""What was measured: frames, intensities, and which of them count."""

@@ -1,0 +1,163 @@
+"""Facts of measurement and refinement as single items of a CIF block."""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import gemmi
+import numpy as np
+
+from pendel.experiment.frames import Experiment
+from pendel.files.cif import NO_HYDROGEN
+from pendel.files.numbers import format_su, set_item
+from pendel.files.whole_file import write_text
+
+SHAPES = {
+    "single": "F(tau) = 0 for tau < 1, F(1) = 1",
+    "wedge": "F(tau) = tau",
+    "lens": "F(tau) = tau^2^",
+    "cylinder": "F(tau) = 1 - (1 - tau^2^)^1/2^",
+    "taper": "F(tau) = tau^1/k^",
+    "step": "F(tau) = (1 - q)*tau^1/k^ + q*min(1, tau/h)^1/k^",
+}  # cumulative distribution of the thickness in a frame over its largest value, by the name of the shape
+_RESULT_ITEMS = {
+    "r_obs_pooled": "_refine_ls_R_factor_gt",
+    "wr2_pooled": "_refine_ls_wR_factor_ref",
+    "n_scored": "_refine_ls_number_reflns",
+    "n_observed": "_refine_ls_number_reflns_gt",
+    "n_parameters": "_refine_ls_number_parameters",
+}  # keys of the run's summary and the data names they are written under
+Z_SCORE = "_refine_ls.abs_structure_z-score"
+
+
+def add_measurement(block: gemmi.cif.Block, experiments: Sequence[Experiment]) -> None:
+    """Add radiation and mode of data collection, as far as all data sets share them."""
+    set_item(block, "_diffrn_radiation_probe", "electron")
+    wavelengths = distinct_wavelengths(experiments)
+    if len(wavelengths) == 1:
+        set_item(block, "_diffrn_radiation_wavelength", f"{wavelengths[0]:.6g}")
+    else:
+        loop = block.init_loop("_diffrn_radiation_wavelength", ["_id", ""])
+        for number, value in enumerate(wavelengths):
+            loop.add_row([str(number + 1), f"{value:.6g}"])
+    geometries = {experiment.geometry for experiment in experiments}
+    if len(geometries) == 1:
+        precession = geometries == {"precession"}
+        set_item(block, "_diffrn_measurement.rotation_mode", "stepwise" if precession else "rotation")
+        set_item(block, "_diffrn_measurement.method_precession", "yes" if precession else "no")
+        angles = np.concatenate([experiment.semi_angle for experiment in experiments])
+        if precession and np.ptp(angles) == 0:
+            set_item(block, "_diffrn.precession_semi_angle", f"{angles[0]:g}")
+
+
+def distinct_wavelengths(experiments: Sequence[Experiment]) -> list[float]:
+    """The wavelengths [Å] of all data sets, shortest first; their ids in the file count from 1."""
+    return sorted({experiment.wavelength for experiment in experiments})
+
+
+def write_hand(path: str | os.PathLike[str], z_score: float) -> None:
+    """Put the z-score of the hand into a refined structure that is already written.
+
+    Raises InputError when the file cannot be written.
+    """
+    document = gemmi.cif.read(os.fspath(path))
+    set_item(document.sole_block(), Z_SCORE, f"{z_score:.2f}")
+    write_text(path, document.as_string())
+
+
+def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Sequence[str] = ()) -> None:
+    """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
+
+    Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
+    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error,
+    log_taper_mean and step_height; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
+    as missing. Of the notes on the structure, those on hydrogen go into _refine_special_details.
+    """
+    set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
+    theory = str(results.get("theory", "dynamical"))
+    set_item(block, "_refine.diffraction_theory", theory)
+    program = "Bloch-wave calculation" if theory == "dynamical" else "single scattering"
+    program += ", rocking curves integrated over each frame"
+    made_by = [f"{key} {Path(str(results[key])).name}" for key in ("model", "stage") if key in results]  # no folders
+    set_item(block, "_refine.diffraction_theory_details", "; ".join([program, *made_by]))
+    _add_sample(block, results)
+    set_item(block, "_reflns_threshold_expression", "I>3u(I)")
+    for key, tag in _RESULT_ITEMS.items():
+        value = _number(results, key)
+        if value is not None:
+            set_item(block, tag, str(int(value)) if key.startswith("n_") else f"{value:.4f}")
+    details = [f"{note} of the start structure." for note in notes if NO_HYDROGEN in note]
+    details += _error_model(results)
+    if _number(results, "wr2_pooled") is not None:
+        set_item(block, "_refine_ls_structure_factor_coef", "Inet")
+        details += [
+            "R and wR are sums over all frames. R: on amplitudes of reflections above the",
+            "threshold. wR: on intensities, all scored reflections, weights of Klar et al.",
+            "(2023), Nature Chem. 15, 848-855.",
+        ]
+    if details:
+        set_item(block, "_refine_special_details", "\n".join(details))
+
+
+def _add_sample(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
+    """Thickness [nm] and the shape that it is the mean of."""
+    thickness, su = _number(results, "thickness_mean_angstrom"), _number(results, "thickness_su_angstrom")
+    if thickness is None:
+        return
+    in_nanometres = format_su(thickness / 10, None if su is None else su / 10, decimals=1)
+    set_item(block, "_refine_ls.sample_thickness", in_nanometres)
+    details = ["Thickness: mean over all frames of the mean thickness in a frame."]
+    thin, thick = _number(results, "thickness_min_angstrom"), _number(results, "thickness_max_angstrom")
+    if thin is not None and thick is not None:
+        details.append(f"Frames have means from {thin / 10:.1f} to {thick / 10:.1f} nm.")
+    shape = str(results.get("thickness_shape"))
+    if shape in SHAPES:
+        set_item(block, "_refine_ls.sample_shape_expression", SHAPES[shape])
+        details.append("Expression: tau = t/t~m~, thickness over the largest one in a frame.")
+        if shape in ("taper", "step"):
+            details.append("k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.")
+            details += [f"Typical k{which}: {k}." for which, k in _each(results, "log_taper_mean", exponential=True)]
+        if shape == "step":
+            details.append("h: lower terrace over the higher one; q: its share of the lit area, one a frame.")
+            details += [f"h{which}: {h}." for which, h in _each(results, "step_height")]
+    set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
+
+
+def _error_model(results: Mapping[str, object]) -> list[str]:
+    """The distribution of I_obs about I_calc in words, with its refined numbers."""
+    found = {name: _each(results, name) for name in ("a", "b", "nu", "error")}
+    lines = []
+    if found["b"]:
+        lines.append(
+            "Errors of I(meas): Student t with nu degrees of freedom about I(calc), scale s;"
+            if found["nu"]
+            else "Errors of I(meas): normal about I(calc), standard deviation s;"
+        )
+        lines.append(f"s^2^ = {'(a u)^2^' if found['a'] else 'u^2^'} + (b I(calc))^2^, u the s.u. of I(meas).")
+    elif found["error"]:
+        lines.append("Errors of I(meas): normal, weighted as in wR; error: wR of a typical frame.")
+    return lines + [f"{name}{which} = {text}" for name, values in found.items() for which, text in values]
+
+
+def _each(results: Mapping[str, object], name: str, *, exponential: bool = False) -> list[tuple[str, str]]:
+    """Values with su of one site: of the site itself, and of the data sets 2, 3, ... that have their own.
+
+    exponential: the site holds a logarithm; exp(x) is given, with su sd exp(x).
+    """
+    scalars = results.get("scalars")
+    values = []
+    for key, entry in scalars.items() if isinstance(scalars, Mapping) else ():
+        stem, _, number = str(key).rpartition("_") if str(key) != name else (name, "", "")
+        if stem == name and (number.isdigit() or str(key) == name) and isinstance(entry, Mapping):
+            mean, sd = _number(entry, "mean"), _number(entry, "sd")
+            if mean is not None:
+                value = np.exp(mean) if exponential else mean
+                su = sd if sd is None or not exponential else sd * value
+                values.append((f" of data set {number}" if number else "", format_su(value, su, decimals=3)))
+    return values
+
+
+def _number(results: Mapping[str, object], key: str) -> float | None:
+    value = results.get(key)
+    return float(value) if isinstance(value, int | float | np.number) and np.isfinite(float(value)) else None

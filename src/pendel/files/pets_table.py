@@ -1,0 +1,168 @@
+"""Items and loop columns of one CIF block, by name, with the places in the file they came from."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import cast
+
+import gemmi
+import numpy as np
+from jaxtyping import Float, Int
+
+from pendel.base import Array, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PetsTable:
+    """One data block. Names are lower case without the leading underscore, dots read as underscores.
+
+    `pairs` maps a name to its (text, line) entries, more than one when the item is repeated; `columns` maps a name to
+    the texts of a loop column; `loops` maps it to (line of the loop, number of columns).
+    """
+
+    path: Path
+    pairs: dict[str, list[tuple[str, int]]]
+    columns: dict[str, list[str]]
+    loops: dict[str, tuple[int, int]]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return self.path.name
+
+    def where(self, name: str) -> str:
+        """`file, line n` of an item."""
+        entries = self.pairs.get(name)
+        return f"{self.name}, line {entries[0][1]}" if entries else self.name
+
+    def texts(self, name: str) -> list[str]:
+        """The values of an item, unquoted, whether it stands alone, is repeated, or is in a loop."""
+        found = [gemmi.cif.as_string(text) for text, _ in self.pairs.get(name, [])]
+        found += [gemmi.cif.as_string(text) for text in self.columns.get(name, [])]
+        return [text for text in found if text]
+
+    def number(self, name: str) -> float | None:
+        """The value of an item without its standard uncertainty; None when it is absent, `?` or `.`."""
+        texts = self.texts(name)
+        if not texts:
+            return None
+        value = gemmi.cif.as_number(texts[0])
+        if np.isnan(value):
+            raise InputError(found=f"{self.where(name)}: _{name} {texts[0]!r}", expected="a number", do="correct it")
+        return value
+
+    def column(self, name: str) -> Float[Array, "rows"] | None:
+        """A loop column as numbers, NaN where there is none; None when the column is absent."""
+        texts = self.columns.get(name)
+        if texts is None:
+            return None
+        try:
+            return np.array(texts, dtype=np.float64)
+        except ValueError:  # a standard uncertainty in brackets, `?` or `.`
+            return np.array([gemmi.cif.as_number(text) for text in texts], dtype=np.float64)
+
+    def integers(self, name: str) -> Int[Array, "rows"] | None:
+        """A loop column as integers; None when it is absent. InputError names the first row that is not one."""
+        values = self.column(name)
+        if values is None:
+            return None
+        wrong = ~np.isfinite(values) | (np.round(values) != values)
+        self.refuse(name, wrong, expected="an integer", do="correct the file")
+        return values.astype(np.int64)
+
+    def refuse(self, name: str, wrong: Array, *, expected: str, do: str) -> None:
+        """InputError with the count, the first value and its line if any row of the column is `wrong`."""
+        if not wrong.any():
+            return
+        row = int(np.flatnonzero(wrong)[0])
+        line = self._line_of_row(name, row)
+        place = f"line {line}" if line is not None else f"row {row + 1} of the loop"
+        count = int(wrong.sum())
+        first = f"{self.name}, {place}: _{name} {self.columns[name][row]}"
+        found = first if count == 1 else f"{first} ({count} such rows)"
+        raise InputError(found=found, expected=expected, do=do)
+
+    def _line_of_row(self, name: str, row: int) -> int | None:
+        """Line of a loop row; None when the loop's values cannot be counted by white space."""
+        start, width = self.loops[name]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        values_before = row * width
+        seen = 0
+        for number, line in enumerate(lines[start:], start=start + 1):
+            if re.match(r"\s*(loop_|_|#|$)", line, flags=re.IGNORECASE):
+                continue
+            if re.search(r"['\";]", line):
+                return None
+            seen += len(line.split("#")[0].split())
+            if seen > values_before:
+                return number
+        return None
+
+
+def open_pets(path: Path, block: str | None = None) -> PetsTable:
+    """The block of a CIF that holds frame-wise intensities.
+
+    block: its name, needed when several blocks hold intensities. Raises InputError for a missing or unreadable file, a
+    file that is not a CIF, an unknown block, and one without reflections.
+    """
+    tables = {found.name: _table(path, found) for found in _document(path)}
+    measured = [name for name, table in tables.items() if table.columns.get("refln_intensity_meas")]
+    if block is not None:
+        if block not in tables:
+            raise InputError(
+                found=f"{path}: no block {block!r}", expected=f"one of {', '.join(tables)}", do="correct it"
+            )
+        measured = [name for name in measured if name == block]
+    if not measured:
+        raise InputError(
+            found=f"{path}: no reflections (no rows of _refln_intensity_meas)",
+            expected="frame-wise intensities in a _refln_ loop",
+            do="export the file for dynamical refinement (..._dyn.cif_pets)",
+        )
+    if len(measured) > 1:
+        raise InputError(
+            found=f"{path}: intensities in {len(measured)} blocks ({', '.join(measured)})",
+            expected="one crystal per block",
+            do="split the file, or call read_pets with block=",
+        )
+    return tables[measured[0]]
+
+
+def _document(path: Path) -> gemmi.cif.Document:
+    if not path.is_file():
+        raise InputError(found=f"no file {path}", expected="a .cif_pets file", do="check the path")
+    try:
+        # check_level=0: real files repeat items such as the wavelength, which `PetsTable` handles.
+        document = gemmi.cif.read_file(str(path), check_level=0)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            found=f"{path}, which is not a CIF ({reason})",
+            expected="a .cif_pets file as PETS2 or DIALS writes it",
+            do="check that this is the data file and that it is complete",
+        ) from error
+    except OSError as error:
+        raise InputError(
+            found=f"{path}, which cannot be read ({error})", expected="a readable file", do="check its permissions"
+        ) from error
+    return document
+
+
+def _table(path: Path, block: gemmi.cif.Block) -> PetsTable:
+    pairs: dict[str, list[tuple[str, int]]] = {}
+    columns: dict[str, list[str]] = {}
+    loops: dict[str, tuple[int, int]] = {}
+    for item in block:
+        if item.pair is not None:
+            tag, text = cast(tuple[str, str], item.pair)
+            pairs.setdefault(_plain(tag), []).append((text, item.line_number))
+        elif item.loop is not None:
+            values, width = item.loop.values, item.loop.width()  # bound once: each access rebuilds the list
+            for position, tag in enumerate(item.loop.tags):
+                columns[_plain(tag)] = values[position::width]
+                loops[_plain(tag)] = (item.line_number, width)
+    return PetsTable(path, pairs, columns, loops)
+
+
+def _plain(tag: str) -> str:
+    return tag.lstrip("_").replace(".", "_").lower()

@@ -1,0 +1,193 @@
+"""Jumps of single frames between the maxima of their density, for Markov chains.
+
+Fringes give some frames several maxima along their tilts, which a chain crosses once in hundreds of draws. The
+maxima are found beforehand, given everything else at the MAP point. A chain then tries, for all frames at once, to move
+what the simulator sees of a frame from around the nearest of its maxima to around another one; what it does not see
+(the scale) goes along by the difference of its best values here and there. That is a shift with the Jacobian 1 whose
+reverse is as likely, so the Metropolis rule holds. One simulation serves all frames: given what they share, the
+observations of a frame know nothing of the others, and priors that couple frames are cheap, so frame after frame is
+taken or left. Where the simulator sees nothing of a frame (`kinematic`), all its parameters move by fixed shifts.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pendel.base import Array
+from pendel.infer.chains.unseen import Cut
+from pendel.infer.chains.whitening import Place, Whitened
+from pendel.infer.maximum.frame_moves import climber
+from pendel.infer.maximum.map import MapFit
+from pendel.infer.maximum.objective import differentiable, objective
+from pendel.infer.maximum.optimise import Progress
+from pendel.infer.plates import frame_count, frame_of_elements
+
+TRIALS = 16  # starts of climbs, drawn from the prior around the MAP point
+CLIMB = 8  # steps of scoring from a start, and again from where they lead to
+APART = 3.0  # standard deviations between two maxima
+DEEP = 10.0  # in log density; a maximum that far below the best of its frame is left out
+MOST = 4  # maxima of a frame
+FOLLOWING = 3  # scoring steps of what the simulator does not see
+TRIES = 2  # of a jump, after every draw
+
+type Jump = Callable[[Place, Array], tuple[Float[Array, " n"], Int[Array, ""]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Maxima:
+    """The best maxima of every frame given all else at a MAP point, best first.
+
+    `z`: row k holds maximum k of every frame in the elements of that frame, and the MAP point where there is none;
+    `count`: how many a frame has, 0 where no climb ended well; `scale`: standard deviation of every element.
+    """
+
+    z: Float[np.ndarray, "most n"]
+    count: Int[np.ndarray, " frames"]
+    scale: Float[np.ndarray, " n"]
+
+
+def frame_maxima(
+    model: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    start: MapFit,
+    cut: Cut,
+    key: Array,
+    progress: Progress | None = None,
+) -> Maxima:
+    """Climb from many places, and once more from where the best climbs ended.
+
+    Args:
+        cut: says which elements are moved.
+        progress: called as progress("maxima", climb, climbs, {}).
+    """
+    data = differentiable((args, kwargs), "forward")
+    spreads = {name: jnp.asarray(value) for name, value in start.spreads.items()}
+    scores, centre = objective(model, start.layout, spreads, data).frames, jnp.asarray(start.unconstrained)
+    climb = climber(scores, centre, spreads, data, CLIMB)
+    curvature = np.asarray(scores.prior(centre, spreads, data)[1])
+    width = np.zeros(start.layout.size)
+    width[cut.frames] = 1 / np.sqrt(np.maximum(-curvature[cut.frames], 1e-6))
+    precision = np.linalg.inv(start.covariance)
+
+    def ends(starts, done):
+        found = []
+        for number, one in enumerate(starts):
+            found.append(tuple(map(np.asarray, climb(one))))
+            if progress is not None:
+                progress("maxima", done + number + 1, 1 + TRIALS + MOST, {})
+        return found
+
+    noise = jax.random.normal(key, (TRIALS, len(width)))
+    rough, _ = _best_apart(ends([centre, *(centre + noise * width)], 0), start, precision)
+    z, count = _best_apart(ends(list(map(jnp.asarray, rough)), 1 + TRIALS), start, precision)
+    return Maxima(z, count, np.sqrt(np.diag(start.covariance)))
+
+
+def _best_apart(found, start: MapFit, precision) -> tuple[np.ndarray, np.ndarray]:
+    """`Maxima.z` and `Maxima.count` of (z, log density of every frame) pairs."""
+    owner = frame_of_elements(start.layout)
+    z, count = np.tile(start.unconstrained, (MOST, 1)), np.zeros(frame_count(start.layout), dtype=int)
+    for frame in range(len(count)):
+        mine = np.flatnonzero(owner == frame)
+        places, heights = np.stack([one[mine] for one, _ in found]), np.array([total[frame] for _, total in found])
+        chosen = _distinct(places, heights, precision[np.ix_(mine, mine)])
+        z[: len(chosen), mine], count[frame] = places[chosen], len(chosen)
+    return z, count
+
+
+def _distinct(places, heights, precision) -> list[int]:
+    """Indices of the highest places that are apart from each other."""
+    chosen: list[int] = []
+    for index in np.argsort(-heights, kind="stable"):
+        if len(chosen) == MOST or not heights[index] > np.max(heights) - DEEP:
+            break
+        away = [places[index] - places[other] for other in chosen]
+        if all(step @ precision @ step > APART**2 for step in away):
+            chosen.append(int(index))
+    return chosen
+
+
+def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
+    """A Markov kernel (place, key) -> z after TRIES of a jump in every frame that has several maxima, and jumps taken.
+
+    It leaves the posterior as it is. One simulation for every try.
+    """
+    cut, peaks, count = space.cut, jnp.asarray(maxima.z), jnp.asarray(np.maximum(maxima.count, 1))
+    owner, several = frame_of_elements(cut.layout), jnp.asarray(np.flatnonzero(maxima.count > 1))
+    elements = np.arange(len(owner))
+    moved, unseen = np.isin(elements, cut.frames), np.isin(elements, cut.unseen) & (owner >= 0)
+
+    def nearest(z):
+        """Number of the maximum every frame is nearest to."""
+        away = jnp.where(moved, ((z - peaks) / maxima.scale) ** 2, 0.0)
+        of_frame = jnp.zeros((len(peaks), len(count))).at[:, owner].add(jnp.where(owner >= 0, away, 0.0))
+        return jnp.argmin(jnp.where(jnp.arange(len(peaks))[:, None] < count, of_frame, jnp.inf), axis=0)
+
+    def jump(place, key):
+        spreads, best_unseen = place.spreads, _best_unseen(space, place, peaks[0], owner, unseen)
+
+        def attempt(now, key):
+            z, best, likelihood, taken = now
+            which, chance = jax.random.split(key)
+            here = nearest(z)
+            there = (here + 1 + jax.random.randint(which, count.shape, 0, jnp.maximum(count - 1, 1))) % count
+            trial = z + jnp.where(moved, peaks[there[owner], elements] - peaks[here[owner], elements], 0.0)
+            simulated = cut.simulate(trial, spreads)
+            trial_best = best_unseen(simulated, trial)
+            trial = trial + jnp.where(unseen, trial_best - best, 0.0)
+            trial_likelihood = cut.frame_log_likelihood(simulated, trial, spreads)
+            gain = jnp.where(nearest(trial) == there, trial_likelihood - likelihood, -jnp.inf)
+
+            def decide(now, item):
+                z, prior = now
+                frame, log_uniform = item
+                changed = jnp.where(owner == frame, trial, z)
+                new_prior = space.log_prior(changed, spreads)
+                accepted = log_uniform < gain[frame] + new_prior - prior  # not where it is not finite
+                return (jnp.where(accepted, changed, z), jnp.where(accepted, new_prior, prior)), accepted
+
+            log_uniform = jnp.log(jax.random.uniform(chance, several.shape))
+            (z, _), accepted = jax.lax.scan(decide, (z, space.log_prior(z, spreads)), (several, log_uniform))
+            accepted = jnp.zeros(count.shape, dtype=bool).at[several].set(accepted)
+            best = jnp.where((owner >= 0) & accepted[owner], trial_best, best)
+            return (z, best, jnp.where(accepted, trial_likelihood, likelihood), taken + jnp.sum(accepted)), None
+
+        likelihood = cut.frame_log_likelihood(place.simulated, place.z, spreads)
+        start = place.z, best_unseen(place.simulated, place.z), likelihood, jnp.zeros((), dtype=int)
+        (z, _, _, taken), _ = jax.lax.scan(attempt, start, jax.random.split(key, TRIES))
+        return z, taken
+
+    return jump
+
+
+def _best_unseen(
+    space: Whitened, place: Place, centre: Float[Array, " n"], owner: Int[np.ndarray, " n"], unseen: Bool[Array, " n"]
+) -> Callable[[Any, Float[Array, " n"]], Float[Array, " n"]]:
+    """A function (simulated, z) -> z with the unseen elements of frames near their maximum, whatever they were in z.
+
+    Every frame for itself, the others at `centre`: the result in a frame may not know where the others are.
+    """
+    cut, spreads = space.cut, place.spreads
+    still = jnp.where(owner >= 0, centre, place.z)
+    middle, owners = still[cut.unseen], owner[cut.unseen]
+
+    def log_prior(x):
+        return space.log_prior(still.at[cut.unseen].set(x), spreads)
+
+    slope = jax.grad(log_prior)(middle)
+    precision = jnp.where(owners[:, None] == owners[None, :], -jax.hessian(log_prior)(middle), 0.0)
+
+    def settle(simulated, z):
+        z = jnp.where(unseen, still, z)
+        for _ in range(FOLLOWING if np.any(unseen) else 0):
+            of_prior = slope - precision @ (z[cut.unseen] - middle), precision
+            z = z.at[cut.unseen].add(cut.frame_scoring_step(simulated, z, spreads, of_prior))
+        return z
+
+    return settle

@@ -1,0 +1,233 @@
+"""Stochastic variational inference with the neural guide.
+
+The bound is written out here, not NumPyro's, because a batch of frames may stand for the likelihood of all of them.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from arviz_stats.base.array import array_stats
+from jaxtyping import Float
+
+from pendel.base import Array, InputError
+from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
+from pendel.infer.guide.minibatch import Batch, frame_batches
+from pendel.infer.guide.neural import NeuralGuide
+from pendel.infer.guide.start import neural_guide
+from pendel.infer.keeper import Keeper, packed_state, unpacked_state
+from pendel.infer.layout import inspect_model
+from pendel.infer.maximum.map import LARGEST, MapFit
+from pendel.infer.maximum.normal_matrix import negative_log_density
+from pendel.infer.maximum.objective import differentiable, kept
+from pendel.infer.maximum.optimise import Progress
+from pendel.infer.maximum.spreads import held_spreads, integrated_functions, integrated_spreads
+from pendel.infer.threads import one_blas_thread
+
+PEAK_RATE = 0.02  # of Adam, in units of Laplace standard deviations
+STEPS = 250  # of a cycle, in which the rate rises and falls
+CYCLES = 2, 8  # at least and at most
+SETTLED = 1.0  # nats; less gain from one cycle to the next ends the fit
+JUDGED = 0.2  # last part of a cycle, whose mean bound is compared
+EVERY = 20  # steps between two checkpoints
+AVERAGED = 0.4  # last part of a cycle over which the parameters are averaged
+
+
+@dataclasses.dataclass(frozen=True)
+class SviFit:
+    """A fitted guide: `losses` are minus the evidence lower bound, one per step; `parameters` the averaged guide's."""
+
+    guide: NeuralGuide
+    parameters: Mapping[str, Array]
+    losses: Float[np.ndarray, " steps"]
+
+    def draw(self, key: Array, draws: int) -> dict[str, Array]:
+        """Constrained draws of all latent sites, spreads included, on the leading axis."""
+        return self.guide.draws(self.parameters, key, draws)
+
+
+@one_blas_thread
+def fit_svi(
+    model: Callable,
+    *args: Any,
+    start: MapFit,
+    key: Array,
+    angles: Mapping[str, Array] | None = None,
+    steps: int = STEPS,
+    cycles: tuple[int, int] = CYCLES,
+    batches: int = 1,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+    **kwargs: Any,
+) -> SviFit:
+    """Fit the neural guide to the posterior of a model, in cycles until the evidence bound stands still.
+
+    Args:
+        model: a NumPyro model, called as model(*args, **kwargs).
+        start: a MAP fit; the guide starts at its Laplace approximation, carried to the spreads that it makes likely.
+        key: random key.
+        angles: goniometer angle [deg] of the frames of every plate; the frame number when not given.
+        steps: gradient steps of a cycle, one draw of the guide each.
+        cycles: how many at least and at most.
+        batches: of frames, one of which is simulated in a step; see `pendel.infer.guide.minibatch`.
+        keeper: holds the state of an unfinished fit, which is continued exactly.
+        progress: called as progress(stage, step, total, info) after every step.
+
+    Returns:
+        the guide with its parameters averaged over the last steps of the last cycle.
+    """
+    data = differentiable((args, kwargs), "reverse")
+    angles = angles or {name: np.arange(frames) for name, (_, frames, _) in start.layout.plates.items()}
+    first, second, third = jax.random.split(key, 3)
+    guide = starting_guide(model, start, angles, first, data)
+    make = partial(_updates, model, guide, steps)
+    optimiser, update = kept(f"svi in {steps} steps", make, model, guide.full, data, guide.arrays())
+    average = parameters = jax.tree.map(jnp.asarray, guide.start)
+    state = optimiser.init(parameters)
+    structure = jax.tree.structure((parameters, state, average))
+    parts = frame_batches(model, data, start, batches) if batches > 1 else None
+    arrays = guide.arrays()
+    losses: list[float] = []
+    began, first_averaged = time.monotonic(), int((1 - AVERAGED) * steps)
+    unfinished = keeper.load() if keeper is not None else None
+    if unfinished is not None:
+        parameters, state, average = unpacked_state(structure, unfinished)
+        losses = [float(loss) for loss in unfinished["losses"]]
+    while not _is_settled(losses, steps, cycles):
+        step = len(losses)
+        part, some = parts.of_step(third, step) if parts is not None else (None, data)
+        parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, some, part)
+        losses.append(float(loss))
+        counted = max(step % steps - first_averaged, 0) + 1
+        average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023
+        if keeper is not None and (step + 1) % EVERY == 0:
+            keeper.save({"losses": np.array(losses), **packed_state((parameters, state, average))})
+        if progress is not None:
+            info = {"elbo": -float(np.mean(losses[-20:])), "seconds": time.monotonic() - began}
+            progress("svi", step + 1, steps * max(cycles[0], step // steps + 1), info)
+    if not np.all(np.isfinite(losses[-max(1, steps // 2) :])):
+        raise FloatingPointError(
+            "found an evidence bound that is not finite; expected finite intensities for draws of the guide; "
+            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
+        )
+    return SviFit(guide, average, np.array(losses))
+
+
+def starting_guide(model: Callable, start: MapFit, angles: Mapping[str, Array], key: Array, data: tuple) -> NeuralGuide:
+    """The guide that a fit starts with; `data` are the model's (args, kwargs)."""
+    full = inspect_model(model, *data, with_fixed=True)
+    for site in full.sites:
+        if site.name in start.spreads and not np.allclose(site.transform(jnp.ones(site.shape)), np.e):
+            raise InputError(
+                found=f"the spread {site.name!r} between limits",
+                expected="a spread with any positive value",
+                do="give it a HalfNormal or LogNormal prior",
+            )
+    if start.layout.globals > LARGEST:
+        held = held_spreads(start.unconstrained, start.covariance, start.spreads)
+        return neural_guide(start.layout, full, angles, key, held)
+    shapes = model, start.layout, dict(start.spreads), data
+    functions = kept("integrated spreads", partial(integrated_functions, *shapes), *shapes)
+    integrated = integrated_spreads(functions, start.unconstrained, start.covariance, start.spreads, data)
+    return neural_guide(start.layout, full, angles, key, integrated)
+
+
+def _is_settled(losses: Sequence[float], steps: int, cycles: tuple[int, int]) -> bool:
+    """Whether the last cycle has ended and gained little."""
+    done, rest = divmod(len(losses), steps)
+    if rest or done < cycles[0]:
+        return False
+    return done >= cycles[1] or stands_still(*bound_gain(losses, steps))
+
+
+def stands_still(gain: float, error: float) -> bool:
+    """Whether a gain of the bound, with its standard error, is too small to go on for [nats]."""
+    return gain < max(SETTLED, 2 * error)
+
+
+def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[float, float]:
+    """Gain of the mean bound at the end of the last cycle over the one before, and its standard error; NaN for one."""
+    count = int(JUDGED * steps)
+    if len(losses) < 2 * steps or count < 2:
+        return float("nan"), float("nan")
+    ends = np.array(losses[-count:]), np.array(losses[-steps - count : -steps])
+    last, before = (part[np.isfinite(part)] for part in ends)
+    if min(len(last), len(before)) < 2:
+        return float("nan"), float("nan")
+    error = np.sqrt(last.var(ddof=1) / len(last) + before.var(ddof=1) / len(before))
+    return float(before.mean() - last.mean()), float(error)
+
+
+def end_bound(losses: Sequence[float] | Array, steps: int = STEPS) -> float:
+    """Mean evidence bound at the end of the last cycle [nats]."""
+    end = np.array(losses[-max(1, int(JUDGED * steps)) :])
+    return -float(np.mean(end[np.isfinite(end)]))
+
+
+def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.GradientTransformation, Callable]:
+    """The optimiser, and one compiled step: (parameters, state, key, guide's arrays, data, batch) -> both new, loss.
+
+    The loss is minus the evidence bound of one draw. The guide's density holds its parameters, so that only the path of
+    the draw has a gradient: it has no noise where the guide is the posterior, and the optimiser does not narrow the
+    guide. A step whose loss or gradient is not finite leaves everything as it is.
+
+    Source: Roeder, Wu & Duvenaud, NeurIPS 30 (2017).
+    """
+    cycle = optax.cosine_onecycle_schedule(steps, PEAK_RATE, pct_start=0.2)
+    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(lambda count: cycle(jnp.mod(count, steps))))
+    number = guide.layout.size + len(guide.log_spreads)
+
+    @jax.jit
+    def update(parameters, state, key, arrays, data, batch: Batch | None = None):
+        own, noise = guide.with_arrays(arrays), jax.random.normal(key, (number,))
+
+        def loss(parameters):
+            z, spreads = own.transform(parameters, noise)
+            log_guide = own.log_density(jax.lax.stop_gradient(parameters), z, spreads)
+            values = {**own.layout.split(z), **own.unravel_spreads(spreads)}
+            log_prior, prediction = prior_and_prediction(model, own.full, values, {}, *data)
+            pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
+            log_likelihood = jnp.sum(pointwise) if batch is None else batch.log_likelihood(z, pointwise)
+            return log_guide - log_prior - log_likelihood
+
+        value, slope = jax.value_and_grad(loss)(parameters)
+        change, new = optimiser.update(slope, state, parameters)
+        good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(slope))
+        after = optax.apply_updates(parameters, change)
+        return *jax.tree.map(partial(jnp.where, good), (after, new), (parameters, state)), value
+
+    return optimiser, update
+
+
+def pareto_k(model: Callable, *args: Any, fit: SviFit, key: Array, draws: int = 200, **kwargs: Any) -> float:
+    """Shape of the tail of posterior over guide at draws of the guide, see `largest_good_k`.
+
+    Source: Yao, Vehtari, Simpson & Gelman, Proc. ICML 80, 5581 (2018).
+    """
+    args, kwargs = differentiable((args, kwargs), "forward")
+    guide = fit.guide
+
+    @jax.jit
+    def log_ratio(noise):
+        z, spreads = guide.transform(fit.parameters, noise)
+        log_guide = guide.log_density(fit.parameters, z, spreads)
+        everything = {**guide.layout.split(z), **guide.unravel_spreads(spreads)}
+        return -negative_log_density(model, guide.full, guide.full.join(everything), {}, args, kwargs) - log_guide
+
+    noise = jax.random.normal(key, (draws, guide.layout.size + len(guide.log_spreads)))
+    minus_log_weight = -np.array([float(log_ratio(one)) for one in noise])  # ArviZ takes a log likelihood, w = 1 / p
+    return float(array_stats.psislw(minus_log_weight)[1])
+
+
+def largest_good_k(draws: int) -> float:
+    """The Pareto k up to which importance weights of so many draws would mend a guide.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry, J. Mach. Learn. Res. 25, 72 (2024).
+    """
+    return min(1 - 1 / np.log10(max(draws, 11)), 0.7)

@@ -1,0 +1,1 @@
+"""Maximum a posteriori and the Laplace approximation."""

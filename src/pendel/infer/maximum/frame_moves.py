@@ -1,0 +1,176 @@
+"""Larger moves of single frames out of a local maximum, all frames at once.
+
+Fringes give a frame several maxima along its tilts and thickness. Given the globals, frames are independent but for
+their smooth prior, so one trial with the same move in every frame is one trial for each of them: a few damped
+Fisher-scoring steps of every frame by itself lead to the nearest maximum, and each frame keeps the best it saw.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from pendel.base import Array
+from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
+from pendel.infer.layout import Layout
+from pendel.infer.maximum.normal_matrix import compressed_jacobian, frame_columns
+from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
+from pendel.infer.prune import pruned
+
+LEAST_GAIN = 0.2  # in log density, for a frame to move
+STEPS = 4  # of scoring after a move, at most
+SETTLED = 0.05  # in log density; a frame that gains less in a step is left alone
+DAMPING = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScores:
+    """Compiled functions of one model and data set for moves of its frames.
+
+    `prior`: (z, spreads, data) -> gradient and diagonal curvature of the log prior [2 n]; `score`: (z, anchor, prior,
+    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n], Fisher matrix [n n].
+    """
+
+    layout: Layout
+    prior: Callable
+    score: Callable
+
+
+def frame_scores(model: Callable, layout: Layout, fixed: Mapping[str, Array], data: tuple) -> FrameScores:
+    """Functions for arguments shaped like `fixed` (spreads) and `data` (the model's args and kwargs)."""
+    columns, owner, frame = frame_columns(layout), frame_of_elements(layout), frame_of_observations(layout)
+    of_frames = [site.name for site in layout.sites if site.plate is not None]
+
+    def log_prior(z, fixed, data):
+        return prior_and_prediction(model, layout, layout.split(z), fixed, *data)[0]
+
+    log_prior = pruned(log_prior, jnp.zeros(layout.size), dict(fixed), data)
+
+    def prior(z, fixed, data):
+        curvature = jnp.diag(jax.hessian(log_prior)(z, dict(fixed), data))
+        return jnp.stack([jax.grad(log_prior)(z, dict(fixed), data), curvature])
+
+    def score(z, anchor, prior, fixed, data):
+        values = layout.split(z)
+
+        def predict(some):
+            return prior_and_prediction(model, layout, {**values, **some}, fixed, *data)[1].parameters
+
+        prediction = prior_and_prediction(model, layout, values, fixed, *data)[1]
+        rest = prediction.observed, prediction.used
+        likelihood = pointwise_log_likelihood(prediction.parameters, *rest)
+        slope = jax.grad(lambda p: jnp.sum(pointwise_log_likelihood(p, *rest)))(prediction.parameters)
+        jacobian = compressed_jacobian(layout, predict, {name: values[name] for name in of_frames})[layout.globals :]
+        information = fisher_information(prediction.parameters) * prediction.used
+        moved = jnp.where(owner >= 0, z - anchor, 0.0)
+        total = jnp.zeros(frame_count(layout)).at[frame].add(likelihood)
+        total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
+        gradient = (prior[0] + prior[1] * moved).at[columns].add(jnp.einsum("am,pam->pm", slope, jacobian))
+        blocks = jnp.einsum("abm,pbm,qam->pqm", information, jacobian, jacobian)
+        matrix = jnp.diag(-prior[1]).at[columns[:, None, :], columns[None, :, :]].add(blocks)
+        return total, gradient, matrix
+
+    return FrameScores(layout, jax.jit(prior), jax.jit(score))
+
+
+def moved_frames(
+    scores: FrameScores,
+    z: Float[Array, " n"],
+    moves: Sequence[Mapping[str, Array]],
+    fixed: Mapping[str, Array],
+    data: Any,
+    *,
+    steps: int = STEPS,
+    tell: Callable[[int, float], None] | None = None,
+) -> Float[Array, " n"]:
+    """z with every frame at the best maximum found from z and from each move of it; globals stay.
+
+    The prior of a frame is its conditional next to the other frames of z, taken as quadratic.
+
+    Args:
+        moves: by frame site, what is added to its unconstrained value in every frame.
+        steps: of scoring from z and from each move, at most.
+        tell: called with the number of climbs done and the log density of all frames, priors held.
+    """
+    climb = climber(scores, z, fixed, data, steps)
+    tell = tell or (lambda done, total: None)
+    best, record = climb(z)
+    tell(1, float(np.sum(record)))
+    for number, move in enumerate(moves):
+        values = scores.layout.split(z)
+        shifted = {site: values[site] + change for site, change in move.items() if site in values}
+        trial, found = climb(scores.layout.join({**values, **shifted}))
+        better = found > record + LEAST_GAIN
+        best = jnp.where(by_element(scores.layout, better), trial, best)
+        record = np.where(better, found, record)
+        tell(number + 2, float(np.sum(record)))
+    return best
+
+
+def climber(
+    scores: FrameScores, anchor: Float[Array, " n"], fixed: Mapping[str, Array], data: Any, steps: int
+) -> Callable[[Float[Array, " n"]], tuple[Float[Array, " n"], Float[np.ndarray, " frames"]]]:
+    """A function from a start to the maxima that frames reach from there, and the log density of every frame at its.
+
+    Args:
+        anchor: the prior of a frame is its conditional next to the frames of this z, taken as quadratic.
+        steps: of scoring, at most.
+    """
+    prior = scores.prior(anchor, fixed, data)
+
+    def climb(start):
+        def score(trial, moving):
+            return scores.score(trial, anchor, prior, fixed, working_on(data, scores.layout, moving))
+
+        return _scoring(scores.layout, start, score, steps)
+
+    return climb
+
+
+def _scoring(layout: Layout, z, score, steps):
+    """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames.
+
+    score: (z, frames that still move) -> log densities, gradient and matrix; those of settled frames are not used.
+    """
+    moving = np.ones(frame_count(layout), dtype=bool)
+    total, gradient, matrix = map(np.asarray, score(z, moving))
+    total = np.nan_to_num(total, nan=-np.inf)
+    damping = np.full(len(total), DAMPING)
+    for _ in range(steps):
+        step = _step(layout, gradient, matrix, damping)
+        trial = z + step
+        new_total, new_gradient, new_matrix = map(np.asarray, score(trial, moving))
+        new_total = np.nan_to_num(new_total, nan=-np.inf)
+        better = moving & (new_total > total)
+        promised = np.bincount(frame_of_elements(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
+        gained = np.subtract(new_total, total, out=promised, where=better)  # promised elsewhere
+        moving &= gained > SETTLED
+        element = by_element(layout, better)
+        z = jnp.where(element, trial, z)
+        total = np.where(better, new_total, total)
+        gradient = np.where(element, new_gradient, gradient)
+        matrix = np.where(element[:, None] & element[None, :], new_matrix, matrix)
+        damping = np.where(better, damping / 5, damping * 10)
+        if not np.any(moving):
+            break
+    return z, total
+
+
+def _step(layout: Layout, gradient, matrix, damping):
+    step, first = np.zeros(layout.size), 0
+    for offset, frames, width in layout.plates.values():
+        place = offset + np.arange(frames * width).reshape(frames, width)
+        block = matrix[place[:, :, None], place[:, None, :]]
+        scale = np.sqrt(np.maximum(np.einsum("fii->fi", block), 1e-6))
+        block = block / (scale[:, :, None] * scale[:, None, :]) + damping[first : first + frames, None, None] * np.eye(
+            width
+        )
+        block = np.nan_to_num(block, posinf=0.0, neginf=0.0) + 1e-9 * np.eye(width)
+        solved = np.linalg.solve(block, np.nan_to_num(gradient[place] / scale)[..., None])[..., 0]
+        step[place] = solved / scale
+        first += frames
+    return step

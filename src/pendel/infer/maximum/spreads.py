@@ -1,0 +1,197 @@
+"""Spreads of hierarchies: their values given what they spread, and with that integrated out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+from numpyro import handlers
+from scipy.optimize import minimize
+
+from pendel.base import Array
+from pendel.infer.density import prior_and_prediction
+from pendel.infer.layout import Layout
+from pendel.infer.maximum.errors import positive_inverse
+from pendel.infer.prune import pruned
+
+FARTHEST = 2.0  # that the log of a spread is moved at once
+NARROWEST, WIDEST = 0.03, 1.0  # standard deviation of the log of a spread, along the axes of their covariance
+HELD_WIDTH = 0.3  # the same where it is not known
+DIFFERENCE = 1e-3  # of a log, for its curvature
+
+
+@dataclasses.dataclass(frozen=True)
+class Integrated:
+    """Spreads with all else integrated out. `at` gives the Laplace approximation (z, covariance) at any log spreads."""
+
+    log_spreads: Float[np.ndarray, " spreads"]  # at the maximum of their density
+    unravel: Callable  # to log spreads by site
+    root: Float[np.ndarray, "spreads spreads"]  # lower triangular, root of their covariance
+    at: Callable[[Float[np.ndarray, " spreads"]], tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]]
+
+
+class IntegratedFunctions(NamedTuple):
+    """Compiled. `prior`: (log spreads, z, data) -> slope [n] and curvature [n n] of minus the log prior in z.
+
+    `loss`: (log spreads, z, curvature of the likelihood [n n], slope of the prior [n], data) -> minus the log density
+    of the spreads but for a constant, with (maximum, precision) of all else at them, and its slope.
+    """
+
+    prior: Callable
+    loss: Callable
+
+
+def best_spreads(
+    loss: Callable,
+    layout: Layout,
+    z: Float[Array, " n"],
+    covariance: Float[Array, "n n"],
+    spreads: Mapping[str, Array],
+    data: tuple,
+    draws: int = 16,
+) -> dict[str, Array]:
+    """Spreads that maximise the expected log prior under the Laplace approximation: the M step of EM.
+
+    Given the spreads' effect on what they spread, the observations do not depend on them, so only the prior counts.
+
+    Args:
+        loss: from `spread_loss`, compiled.
+        z, covariance: centre and covariance of the Laplace approximation, unconstrained.
+        spreads: current values, constrained and positive.
+        data: the model's (args, kwargs).
+        draws: number of (antithetic) draws in the expectation.
+    """
+    noise = np.random.default_rng(0).standard_normal((draws // 2, layout.size))
+    points = np.asarray(z) + np.concatenate([noise, -noise]) @ np.linalg.cholesky(np.asarray(covariance)).T
+    start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+
+    def value(x):
+        result, slope = loss(unravel(jnp.asarray(x)), jnp.asarray(points), data)
+        return float(result), np.asarray(ravel_pytree(slope)[0])
+
+    bounds = [(s - FARTHEST, s + FARTHEST) for s in np.asarray(start)]
+    result = minimize(value, np.asarray(start), jac=True, method="L-BFGS-B", bounds=bounds)
+    return {name: jnp.exp(value) for name, value in unravel(jnp.asarray(result.x)).items()}
+
+
+def spread_loss(model: Callable, layout: Layout) -> Callable:
+    """Compiled function (log spreads, points [draws n], (args, kwargs)) -> minus mean log prior, and its slope."""
+
+    def loss(log_spreads: dict[str, Array], points: Float[Array, "draws n"], data: tuple[tuple, dict[str, Any]]):
+        def log_prior(z, log_spreads):
+            spreads = {name: jnp.exp(value) for name, value in log_spreads.items()}
+            values: Any = {**layout.constrain(z), **spreads}
+            trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*data[0], **data[1])
+            latent = [site for site in trace.values() if site["type"] == "sample" and not site["is_observed"]]
+            return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in latent)
+
+        one = pruned(log_prior, points[0], log_spreads)
+        return -jnp.mean(jax.vmap(lambda z: one(z, log_spreads))(points)) - sum(
+            jnp.sum(value) for value in log_spreads.values()
+        )
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def integrated_spreads(
+    functions: IntegratedFunctions,
+    z: Float[Array, " n"],
+    covariance: Float[Array, "n n"],
+    spreads: Mapping[str, Array],
+    data: tuple,
+) -> Integrated:
+    """Spreads at the maximum of their own density, all else integrated out under the Laplace approximation.
+
+    The likelihood stays the quadratic that the approximation says at its own spreads; the prior changes. EM
+    (`best_spreads`) arrives there too, in many small steps.
+
+    Args:
+        functions: from `integrated_functions`.
+        z, covariance, spreads: of the Laplace approximation; spreads are constrained and positive.
+        data: the model's (args, kwargs).
+    """
+    start, unravel = _log_vector(spreads)
+    z = jnp.asarray(z)
+    slope, curvature = functions.prior(start, z, data)
+    value, vector = np.linalg.eigh(np.linalg.inv(np.asarray(covariance)) - np.asarray(curvature))
+    likelihood = jnp.asarray((vector * np.maximum(value, 0.0)) @ vector.T)
+
+    def loss(x):
+        (result, _), gradient = functions.loss(jnp.asarray(x), z, likelihood, slope, data)
+        return float(result), np.asarray(gradient)
+
+    def at(x):
+        moved, precision = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
+        return np.asarray(moved), np.asarray(positive_inverse(precision))
+
+    x = _interior_minimum(loss, np.asarray(start))
+    return Integrated(x, unravel, _covariance_root(loss, x), at)
+
+
+def held_spreads(z: Float[Array, " n"], covariance: Float[Array, "n n"], spreads: Mapping[str, Array]) -> Integrated:
+    """Spreads where a Laplace approximation holds them, which does not follow them: for very many parameters."""
+    start, unravel = _log_vector(spreads)
+    return Integrated(
+        np.asarray(start), unravel, HELD_WIDTH * np.eye(len(start)), lambda _: (np.asarray(z), np.asarray(covariance))
+    )
+
+
+def _log_vector(spreads: Mapping[str, Array]) -> tuple[Float[Array, " spreads"], Callable]:
+    return ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
+
+
+def _interior_minimum(
+    loss: Callable, x: Float[np.ndarray, " spreads"], rounds: int = 5
+) -> Float[np.ndarray, " spreads"]:
+    """Minimum of loss, which gives (value, gradient); a round stays within FARTHEST of where it began."""
+    for _ in range(rounds if len(x) else 0):
+        begin = x
+        bounds = [(s - FARTHEST, s + FARTHEST) for s in begin]
+        x = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+        if np.max(np.abs(x - begin)) < 0.99 * FARTHEST:
+            break
+    return x
+
+
+def _covariance_root(loss: Callable, x: Float[np.ndarray, " spreads"]) -> Float[np.ndarray, "spreads spreads"]:
+    """Root of the inverse of the curvature, within the limits for the width."""
+    if not len(x):
+        return np.zeros((0, 0))
+    steps = DIFFERENCE * np.eye(len(x))
+    precision = np.array([(loss(x + step)[1] - loss(x - step)[1]) / (2 * DIFFERENCE) for step in steps])
+    value, vector = np.linalg.eigh(0.5 * (precision + precision.T))
+    return np.linalg.cholesky((vector / np.clip(value, WIDEST**-2, NARROWEST**-2)) @ vector.T)
+
+
+def integrated_functions(
+    model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple
+) -> IntegratedFunctions:
+    """Functions of arguments shaped like `spreads` and `data`.
+
+    The prior is taken as normal in unconstrained parameters, which that of frames is.
+    """
+    first, unravel = _log_vector(spreads)
+
+    def minus_log_prior(z, log_spreads, data):
+        values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
+        log_prior = prior_and_prediction(model, layout, layout.split(z), values, *data)[0]
+        return -log_prior - jnp.sum(log_spreads)
+
+    minus_log_prior = pruned(minus_log_prior, jnp.zeros(layout.size), first, data)
+    slope, curvature = jax.grad(minus_log_prior), jax.hessian(minus_log_prior)
+
+    def prior(log_spreads, z, data):
+        return slope(z, log_spreads, data), curvature(z, log_spreads, data)
+
+    def loss(log_spreads, z, likelihood, slope_then, data):
+        precision = likelihood + curvature(z, log_spreads, data)
+        step = -jnp.linalg.solve(precision, slope(z, log_spreads, data) - slope_then)
+        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step + 0.5 * step @ likelihood @ step
+        sign, log_determinant = jnp.linalg.slogdet(precision)
+        return jnp.where(sign > 0, potential + 0.5 * log_determinant, jnp.inf), (z + step, precision)
+
+    return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))

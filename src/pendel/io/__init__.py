@@ -1,1 +1,0 @@
-"""Files: structures and data in, results out. gemmi lives here and nowhere else."""

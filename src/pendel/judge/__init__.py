@@ -1,0 +1,1 @@
+"""How good a fit is: agreement, predictive density, verdicts."""

@@ -1,0 +1,208 @@
+"""Runs on the same measurements against each other: what predicts better, and which hand is right."""
+
+import csv
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pendel.base import InputError
+from pendel.crystal import symmetry
+from pendel.crystal.structure import Crystal, direct_matrix, invert, is_centrosymmetric
+from pendel.files.cif import read_crystal
+from pendel.folder.posterior_file import Posterior
+from pendel.judge.loo import Loo, by_frame, by_measurement, held_out
+
+EVIDENCES = {"log_evidence_smc": "SMC", "log_evidence_laplace": "Laplace"}  # the better first
+COLUMNS = ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out")
+SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
+SAME_FIT = ("model", "thickness_shape", "selection")  # or evidences say more of these than of the hand
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run folder says that can be compared."""
+
+    path: Path
+    summary: dict[str, Any]
+    crystal: Crystal
+    calculated: dict[tuple, tuple[float, float]]  # (data set, frame, hkl) -> (I_obs, I_calc)
+    measurement: Loo
+    frame: Loo
+    heldout: Loo | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Expected log predictive density of one run minus that of another, with its standard error."""
+
+    value: float
+    se: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hand:
+    """Two refinements of opposite hand.
+
+    `probability`: of the first one, from the evidences (of SMC where both runs have them, else of Laplace), both hands
+    being equally likely before. `z`: of a count of the reflections that each hand fits better,
+    (n_1 - n_2) / sqrt(n_1 + n_2).
+    """
+
+    first: Path
+    second: Path
+    log_evidence: float  # of the first minus that of the second
+    source: str  # of the evidences
+    probability: float
+    z: float
+    n_first: int
+    n_second: int
+    converged: bool  # both fits
+
+
+def read_run(path: Path) -> Run:
+    """A finished run; raises InputError for a folder that is none."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        tree = Posterior.load(path / "posterior.nc").data
+        with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            found=f"{path} without a complete result ({error})", expected="the folder of a finished run", do="check RUN"
+        ) from error
+    calculated = {
+        (row["dataset"], row["frame"], row["h"], row["k"], row["l"]): (float(row["i_obs"]), float(row["i_calc_mean"]))
+        for row in rows
+    }
+    return Run(
+        path=path,
+        summary=summary,
+        crystal=read_crystal(path / "refined.cif", fullest=np.inf),
+        calculated=calculated,
+        measurement=by_measurement(tree),
+        frame=by_frame(tree),
+        heldout=held_out(tree),
+    )
+
+
+def difference(one: Loo, other: Loo) -> Difference:
+    """elpd of `one` minus that of `other`, paired unit by unit; raises InputError when their units differ."""
+    if one.units != other.units:
+        shared = len(set(one.units) & set(other.units))
+        raise InputError(
+            found=f"{len(one.units)} and {len(other.units)} measurements or frames, {shared} of them the same",
+            expected="runs on the same measurements",
+            do="give both runs the same data, --select, --frames, --holdout and --seed",
+        )
+    each = np.asarray(one.pointwise) - np.asarray(other.pointwise)
+    return Difference(value=float(each.sum()), se=float(np.sqrt(len(each) * np.var(each))))
+
+
+def hand(one: Run, other: Run) -> Hand | None:
+    """Comparison of two hands, None when the structures are not each other's inverse or differ in SAME_FIT.
+
+    Source: Klar et al. (2023), Nature Chemistry 15, 848, with the count of Le Page, Gabe & Gainsford (1990), J. Appl.
+    Cryst. 23, 406.
+    """
+    alike = all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
+    if not (alike and _are_inverse(one.crystal, other.crystal)):
+        return None
+    shared = one.calculated.keys() & other.calculated.keys()
+    observed = np.array([one.calculated[key][0] for key in shared])
+    misfits = [np.abs(np.array([run.calculated[key][1] for key in shared]) - observed) for run in (one, other)]
+    n_first, n_second = int(np.sum(misfits[0] < misfits[1])), int(np.sum(misfits[1] < misfits[0]))
+    both = one.summary, other.summary
+    source = next(name for name in EVIDENCES if all(summary.get(name) is not None for summary in both))
+    gain = float(one.summary[source] - other.summary[source])
+    return Hand(
+        first=one.path,
+        second=other.path,
+        log_evidence=gain,
+        source=EVIDENCES[source],
+        probability=float(1 / (1 + np.exp(-np.clip(gain, -700, 700)))),
+        z=(n_first - n_second) / max(np.sqrt(n_first + n_second), 1.0),
+        n_first=n_first,
+        n_second=n_second,
+        converged=all(summary.get("converged", True) for summary in both),
+    )
+
+
+def hands(runs: Sequence[Run]) -> list[Hand]:
+    """Every two runs of opposite hand."""
+    return [found for pair in itertools.combinations(runs, 2) if (found := hand(*pair))]
+
+
+def comparison(runs: Sequence[Run]) -> dict[str, list]:
+    """Rows of text for the runs, best first, with differences to the best; and hands where two runs differ by it.
+
+    `unreliable`, and in brackets behind the frames: units whose Pareto k says that leaving them out changes too much.
+    """
+    ordered = sorted(runs, key=lambda run: -run.measurement.elpd)
+    best = ordered[0]
+    rows = [
+        [
+            str(run.path),
+            str(run.summary["model"]),
+            str(run.summary["stage"]),
+            f"{run.measurement.elpd:.1f}",
+            f"{run.measurement.se:.1f}",
+            _against(run.measurement, best.measurement),
+            _unreliable(run.measurement),
+            f"{_against(run.frame, best.frame)} ({_unreliable(run.frame)})",
+            _against(run.heldout, best.heldout) if run.heldout and best.heldout else "-",
+        ]
+        for run in ordered
+    ]
+    return {"columns": list(COLUMNS), "rows": rows, "hands": [_hand_line(found) for found in hands(ordered)]}
+
+
+def _against(one: Loo, best: Loo) -> str:
+    if one is best:
+        return "0"
+    found = difference(one, best)
+    return f"{found.value:+.1f} ± {found.se:.1f}"
+
+
+def _unreliable(loo: Loo) -> str:
+    return f"{loo.n_unreliable} of {len(loo.units)}"
+
+
+def _hand_line(found: Hand) -> str:
+    is_first = found.log_evidence > 0
+    right, share = (found.first, found.probability) if is_first else (found.second, 1 - found.probability)
+    z = found.z if is_first else -found.z
+    gain = f"log evidence {abs(found.log_evidence):.1f} higher, {found.source}"
+    return (
+        f"hand: {right} with probability {share:.6g} ({gain}); "
+        f"z = {z:+.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
+        f"{found.second}" + ("" if found.converged else "; not to be trusted: a fit did not converge")
+    )
+
+
+def _are_inverse(one: Crystal, other: Crystal) -> bool:
+    """Whether one stands on the inverse of the other, and not as well on the other itself.
+
+    Polar structures that are nearly centrosymmetric stand near both; then the nearer one counts.
+    """
+    if is_centrosymmetric(one):
+        return False
+    turned, straight = _apart(one, invert(other)), _apart(one, other)
+    return turned is not None and max(turned) < SAME_SITE and (straight is None or sum(turned) < sum(straight))
+
+
+def _apart(one: Crystal, other: Crystal) -> list[float] | None:
+    """Distance [Å] of every site to the nearest image of the same site; None in other groups or with other sites."""
+    if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or other.labels != one.labels:
+        return None
+    direct = np.asarray(direct_matrix(one.cell))
+    rotations, translations = np.asarray(one.rotations), np.asarray(one.translations)
+    images = np.einsum("oij,sj->soi", rotations, np.asarray(other.fract)) + translations
+    return [
+        float(np.min(symmetry.lattice_distance(image - site, direct)))
+        for site, image in zip(np.asarray(one.fract), images, strict=True)
+    ]

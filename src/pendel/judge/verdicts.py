@@ -1,0 +1,243 @@
+"""Pass, warn or fail: what a reader should know before believing a refinement, with the number and what to do."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.stats import kstest
+
+from pendel.crystal.checks import OVERFULL
+from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
+from pendel.files.cif import NO_HYDROGEN
+from pendel.folder.reader import RunFiles
+from pendel.infer.guide.svi import SETTLED, largest_good_k, stands_still
+from pendel.judge.chains import fraction_of_missing_information
+from pendel.judge.frames import flagged_frames
+from pendel.judge.ranks import probability_ranks
+
+GOOD_R, POOR_R = 0.08, 0.15
+SURE = 0.95  # probability of one thickness basin
+GAP = 1.5  # held-out R over R in the fit
+NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
+AGREEING = 3.0  # nats between the bounds of guides from different seeds
+FEWEST_K_DRAWS = 40  # of runs that have not kept their number
+FEW_HELD_OUT = 20  # observed reflections
+FEW_A_PARAMETER = 2  # observed reflections
+FEW_REPEATS = 0.02  # of the rows
+RESOLVED = 1.0  # thickness fringes from one tilt to the next
+SMALL_U, LARGE_U = 0.001, 0.1  # Å²
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """level: pass, warn or fail; text: what was found, with its number; advice: what to do, empty when nothing."""
+
+    level: str
+    text: str
+    advice: str = ""
+
+
+def verdicts(run: RunFiles) -> list[Verdict]:
+    """All verdicts on a run, the worst first."""
+    found = [*_agreement(run), *_convergence(run), *_errors(run), *_sampling(run), *_frames(run), *_structure(run)]
+    return sorted(found, key=lambda verdict: (FAIL, WARN, PASS).index(verdict.level))
+
+
+def _agreement(run: RunFiles) -> Iterator[Verdict]:
+    r_obs, count = run.summary["r_obs_pooled"], run.summary["n_observed"]
+    level = PASS if r_obs < GOOD_R else WARN if r_obs < POOR_R else FAIL
+    advice = "" if level == PASS else "look at the frames and residuals below; check cell, hand and start structure"
+    yield Verdict(level, f"R_obs {100 * r_obs:.2f} % over {count} observed reflections", advice)
+    parameters = run.summary.get("n_parameters")
+    if parameters and count < FEW_A_PARAMETER * parameters:
+        text = f"{count} observed reflections for {parameters} parameters (good from {FEW_A_PARAMETER} for each)"
+        yield Verdict(WARN, text, "take more frames, or believe R factors less than uncertainties")
+    yield from _repeats(run)
+    held_out, left_out = run.summary.get("r_obs_heldout"), run.summary.get("n_observed_heldout") or 0
+    if not run.summary.get("n_heldout"):
+        yield Verdict(WARN, "nothing was held out, so over-fitting was not tested", "repeat with --holdout 0.1")
+    elif held_out is None or left_out < FEW_HELD_OUT:
+        text = f"{left_out} observed reflections held out, too few to test over-fitting (good from {FEW_HELD_OUT})"
+        yield Verdict(WARN, text, "repeat with a larger --holdout, or more frames")
+    else:
+        ratio = held_out / r_obs
+        advice = "" if ratio < GAP else "many parameters a frame for few reflections: use fewer, or more data"
+        text = f"R_obs {100 * held_out:.2f} % on held-out reflections, {ratio:.2f} times that of the fit"
+        yield Verdict(PASS if ratio < GAP else WARN, text, advice)
+
+
+def _repeats(run: RunFiles) -> Iterator[Verdict]:
+    """Rows that stand for a measurement which another row stands for, too, are counted twice by the likelihood."""
+    rows = [
+        (number, *row)
+        for number, data in enumerate(run.data)
+        for row in zip(data.hkl, data.intensity.tolist(), data.sigma.tolist(), strict=True)
+    ]
+    repeated = len(rows) - len(set(rows))
+    if repeated > FEW_REPEATS * len(rows):
+        text = f"{repeated} of {len(rows)} scored rows repeat a measurement, so uncertainties come out too small"
+        yield Verdict(WARN, text, "take uncertainties from a run with --select nearest, which counts each once")
+
+
+def _convergence(run: RunFiles) -> Iterator[Verdict]:
+    summary, stage = run.summary, run.summary["stage"]
+    if not summary.get("converged", True):
+        yield Verdict(
+            FAIL,
+            f"the maximum was not reached: {summary['map_message']}",
+            "start from another structure, or change --frames, --tilts or the beams",
+        )
+    if stage == "map":
+        yield Verdict(
+            WARN,
+            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies held",
+            "repeat with --infer svi or nuts",
+        )
+    if stage == "svi":
+        yield from _evidence_bound(summary)
+        k, draws = summary["guide_pareto_k"], summary.get("guide_pareto_k_draws", FEWEST_K_DRAWS)
+        good = largest_good_k(draws)
+        advice = "" if k < good else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
+        text = f"Pareto k of the guide {k:.2f} from {draws} draws (good below {good:.2f})"
+        yield Verdict(PASS if k < good else WARN, text, advice)
+    if stage == "smc":
+        yield from _basins(summary)
+    if summary["max_r_hat"] is not None:
+        yield from _chains(run)
+
+
+def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
+    probability, thickness = np.array(summary["basin_probability"]), summary["basin_thickness"]
+    parts = [f"{p:.2f}" + (f" (T {t:.0f} Å)" if t else "") for p, t in zip(probability, thickness, strict=True)]
+    if summary["basins_tried"] == 1:
+        yield Verdict(WARN, "one thickness basin only was tried", "start from other structures, or change --frames")
+    sure = float(np.max(probability)) > SURE
+    advice = "" if sure else "several thicknesses explain the data: quote the structure over all of them"
+    yield Verdict(PASS if sure else WARN, f"probability of the maxima that were found: {', '.join(parts)}", advice)
+    acceptance = summary["smc_acceptance"]
+    moved = acceptance > 0.4
+    text = f"moves of the particles accepted: {acceptance:.2f} (good above 0.4)"
+    yield Verdict(PASS if moved else WARN, text, "" if moved else "check with --infer nuts")
+
+
+def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
+    """Nothing for runs that have not kept the gain, or whose steps failed."""
+    gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
+    if gain is not None and error is not None:
+        settled = stands_still(gain, error)
+        gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
+        text = f"evidence bound: {gained} (good below {SETTLED:g} or two standard errors)"
+        yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
+    others = summary.get("elbo_other_guides")
+    if others:
+        behind = summary["elbo"] - min(others)
+        agree = behind < AGREEING
+        text = f"evidence bounds of {1 + len(others)} guides from different seeds within {behind:.1f} nats "
+        advice = "" if agree else "the fit depends on the seed: check with --infer nuts"
+        yield Verdict(PASS if agree else WARN, f"{text}(good below {AGREEING:g})", advice)
+
+
+def _chains(run: RunFiles) -> Iterator[Verdict]:
+    summary = run.summary
+    worst, ess = summary["max_r_hat"], summary["min_ess_bulk"]
+    longer = "look at traces and ranks; repeat with another --seed, or with more draws (pendel.sample_nuts in Python)"
+    text = f"largest R-hat {worst:.3f} ({summary['max_r_hat_of']}; good below 1.01)"
+    yield Verdict(PASS if worst < 1.01 else FAIL, text, "" if worst < 1.01 else longer)
+    text = f"smallest bulk ESS {ess:.0f} ({summary['min_ess_bulk_of']}; good from 400)"
+    yield Verdict(PASS if ess >= 400 else WARN if ess >= 100 else FAIL, text, "" if ess >= 400 else longer)
+    if summary.get("min_ess_tail") is not None:
+        tail = summary["min_ess_tail"]
+        text = f"smallest tail ESS {tail:.0f} ({summary['min_ess_tail_of']}; good from 400, for 95 % intervals)"
+        yield Verdict(PASS if tail >= 400 else WARN, text, "" if tail >= 400 else longer)
+    divergent = summary["n_divergent"]
+    if divergent is not None:
+        text = f"{divergent} divergent transitions of {summary['n_draws']}"
+        yield Verdict(PASS if divergent == 0 else FAIL, text, "" if divergent == 0 else "the posterior has a funnel")
+    if summary["stage"] == "nuts":  # energies of other samplers are something else
+        share = fraction_of_missing_information(run.tree)
+        yield Verdict(
+            PASS if share > 0.3 else WARN, f"E-BFMI {share:.2f} (good above 0.3)", "" if share > 0.3 else longer
+        )
+
+
+def _errors(run: RunFiles) -> Iterator[Verdict]:
+    scalars = run.summary["scalars"]
+    if "b" in scalars:
+        b = scalars["b"]["mean"]
+        level = PASS if b < 0.1 else WARN
+        advice = "" if level == PASS else "the model misses strong reflections: absorption, twinning, a wrong cell?"
+        yield Verdict(level, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
+    rank = np.concatenate([probability_ranks(data)[data.used] for data in run.data])
+    found = kstest(rank, "uniform")
+    level = PASS if found.pvalue > 0.01 else WARN
+    text = (
+        f"predicted distribution of I_obs: ranks depart from uniform by {found.statistic:.3f} (p = {found.pvalue:.2g})"
+    )
+    yield Verdict(level, text, "" if level == PASS else "the error model is not this data's: see the PIT figure")
+
+
+def _sampling(run: RunFiles) -> Iterator[Verdict]:
+    step = run.summary.get("fringes_per_tilt")
+    if step is None:
+        return
+    resolved = step <= RESOLVED
+    text = f"{step:.2f} thickness fringes from one tilt to the next (good up to {RESOLVED:g})"
+    advice = (
+        "intensities depend on where the tilts fall, and frames have spurious maxima along their tilt: "
+        f"repeat with --tilts {run.summary['tilts_resolving']}"
+    )
+    yield Verdict(PASS if resolved else WARN, text, "" if resolved else advice)
+
+
+def _frames(run: RunFiles) -> Iterator[Verdict]:
+    for data in run.data:
+        flagged = flagged_frames(data)
+        share = len(flagged) / len(data.frame_id)
+        named = ", ".join(str(data.frame_id[index]) for index in list(flagged)[:8])
+        text = f"{data.name}: {len(flagged)} of {len(data.frame_id)} frames stand out" + (
+            f" ({named})" if flagged else ""
+        )
+        level = PASS if share <= 0.05 else WARN
+        advice = "" if level == PASS else "see the table of frames: a bad orientation, another grain, shadowing?"
+        yield Verdict(level, text, advice)
+    basins = run.record.get("derived", {}).get("thickness_basins_angstrom", [])
+    near = [t for t, misfit in basins[1:] if misfit - basins[0][1] < NEAR_BASIN]
+    if near:
+        others = ", ".join(f"{thickness:.0f}" for thickness in near)
+        text = f"start: thickness basins at {others} Å are as good as the one at {basins[0][0]:.0f} Å"
+        yield Verdict(WARN, text, "this fit began in one of them: see the thickness figures, or take --infer smc")
+
+
+def _structure(run: RunFiles) -> Iterator[Verdict]:
+    spheres = np.asarray(u_equivalent(run.crystal.u_aniso, run.crystal.cell))
+    odd = [
+        f"{label} {sphere:.4f}"
+        for label, sphere in zip(run.crystal.labels, spheres, strict=True)
+        if not SMALL_U < sphere < LARGE_U
+    ]
+    advice = "wrong element, partial occupancy or disorder?" if odd else ""
+    text = f"U_eq outside {SMALL_U:g} to {LARGE_U:g} Å²: {', '.join(odd)}" if odd else "all U_eq are of usual size"
+    yield Verdict(WARN if odd else PASS, text, advice)
+    overfull = [note for note in run.crystal.notes if OVERFULL in note]
+    if overfull:
+        yield Verdict(WARN, "; ".join(overfull), "tie the occupancies in the model, or fix one of them")
+    left_out = [note for note in run.record.get("derived", {}).get("notes", []) if NO_HYDROGEN in note]
+    if left_out:
+        yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen where they matter")
+    kind = _two_ways(run.crystal)
+    if kind:
+        yield Verdict(
+            WARN,
+            f"{run.crystal.spacegroup} has {kind}, and one run cannot say whether it is this one",
+            "refine the inverted structure (`pendel invert` writes it), too, and use `pendel compare`",
+        )
+
+
+def _two_ways(crystal: Crystal) -> str:
+    """What inversion changes: the hand, where no operation mirrors; else the absolute structure; or nothing."""
+    if is_centrosymmetric(crystal):
+        return ""
+    proper = np.linalg.det(np.asarray(crystal.rotations, dtype=float)) > 0
+    return "a hand" if np.all(proper) else "an absolute structure"

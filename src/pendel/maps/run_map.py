@@ -1,0 +1,153 @@
+"""The difference potential of a finished run: a CCP4 map, its highest peaks, and sections for the report."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpyro import handlers
+
+from pendel.base import Array, InputError, suffix
+from pendel.files.ccp4 import write_ccp4_map
+from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RunFolder, file_hash
+from pendel.maps.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
+from pendel.maps.potential_fit import FittedData
+from pendel.model.load import load_model, with_thickness
+from pendel.run.checkpoints import map_values, unpack_start
+from pendel.run.inputs import Problem, read_problem
+from pendel.run.plans import final_plans
+from pendel.run.settings import Settings
+from pendel.simulate import Plan
+from pendel.simulate.cost import within_memory
+from pendel.simulate.forward import Call, recorded_calls
+
+PEAKS = 10
+LABEL = "difference potential [V], observed - calculated, dynamical"
+MODEL_ERROR = 0.1  # of an intensity, from all that a simulation leaves out
+HELD_OUT = 1e6  # times its scatter: a measurement that does not count
+
+
+def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
+    """Solve for the difference potential at the maximum of a run, and keep map, peaks and sections in its folder.
+
+    Args:
+        resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.
+
+    Raises:
+        InputError: no finished maximum, inputs that have changed, or a model without dynamical diffraction.
+    """
+    run = RunFolder(folder)
+    problem, model, plans, values = _fitted(run)
+    calls, calculated = _calls(model, problem, plans, values)
+    data = _fitted_data(problem, calls, calculated)
+    crystal = calls[0].crystal
+    difference = difference_map(crystal, data, resolution=resolution)
+    peaks = map_peaks(difference, crystal, PEAKS)
+    write_ccp4_map(
+        folder / DIFFERENCE_MAP,
+        difference.values,
+        cell=crystal.cell,
+        rotations=crystal.rotations,
+        translations=crystal.translations,
+        label=LABEL,
+    )
+    run.write(DIFFERENCE_DATA, (json.dumps(_content(difference, crystal, peaks)) + "\n").encode())
+    return difference, peaks
+
+
+def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, Array]]:
+    """Problem, model, plans and the values of all sites at the maximum of a run."""
+    record = run.record() if (run.path / "run.json").is_file() else {}
+    if "map" not in record.get("stages", {}):
+        raise InputError(
+            found=f"{run.path} without a finished maximum",
+            expected="the folder of a run whose stage map is done",
+            do="run `pendel refine` with --out to this folder first",
+        )
+    inputs = {role: Path(entry["path"]) for role, entry in record["inputs"].items()}
+    changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
+    if changed:
+        raise InputError(
+            found=f"another file than the run had as {', '.join(changed)}",
+            expected="the inputs that run.json names, unchanged",
+            do="put them back, or refine again",
+        )
+    settings = Settings(**record["settings"])
+    problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
+    start = unpack_start(run.load_stage("start"))
+    model = with_thickness(load_model(settings.model), settings.thickness)
+    plans = within_memory(problem.crystal, final_plans(problem, settings, start.values), settings.memory)
+    return problem, model, plans, map_values(run.load_stage("map"))
+
+
+def _calls(
+    model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str, Array]
+) -> tuple[list[Call], list[Array]]:
+    """What the model asks the simulator for at these values, and what it then calculates on the scale of the data."""
+    datasets = tuple(zip(problem.experiments, plans, strict=True))
+    known: Any = dict(values)
+    program = handlers.substitute(handlers.seed(model, 0), data=known)
+    with recorded_calls() as calls:
+        sites = handlers.trace(program).get_trace(problem.crystal, datasets)
+    if len(calls) != len(plans):
+        raise InputError(
+            found=f"a model that calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
+            expected="one call for each data set",
+            do="refine with a dynamical model",
+        )
+    return calls, [np.asarray(sites[f"calculated{suffix(number)}"]["value"]) for number in range(len(plans))]
+
+
+def _fitted_data(problem: Problem, calls: list[Call], calculated: list[Array]) -> tuple[FittedData, ...]:
+    """Errors are those of a structure that lacks nothing: the model's own have grown to cover what this one lacks."""
+    found = []
+    for number, (experiment, call) in enumerate(zip(problem.experiments, calls, strict=True)):
+        square = 0.5 * (np.maximum(experiment.intensity, 0.0) ** 2 + calculated[number] ** 2)
+        scatter = np.sqrt(np.asarray(experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
+        if problem.used is not None:
+            scatter = np.where(problem.used[number], scatter, HELD_OUT * scatter)
+        found.append(
+            FittedData(
+                experiment=experiment,
+                plan=call.plan,
+                tilt=call.tilt,
+                thickness=call.thickness,
+                weights=call.weights,
+                scatter=scatter,
+            )
+        )
+    return tuple(found)
+
+
+def _content(difference: Map, crystal, peaks: tuple[Peak, ...]) -> dict[str, Any]:
+    """What the report needs, as plain values."""
+    sections = map_sections(difference, crystal, peaks[0]) if peaks else ()
+
+    def plain(peak: Peak) -> dict[str, Any]:
+        place = [round(x, 5) for x in peak.fract]
+        return {
+            "fract": place,
+            "potential": round(peak.potential, 4),
+            "height": round(peak.height, 2),
+            "nearest": peak.nearest,
+            "distance": round(peak.distance, 3),
+        }
+
+    return {
+        "resolution": difference.resolution,
+        "rms": difference.rms,
+        "misfit_before": difference.misfit_before,
+        "misfit_after": difference.misfit_after,
+        "peaks": [plain(peak) for peak in peaks],
+        "holes": [plain(peak) for peak in map_holes(difference, crystal, PEAKS)],
+        "sections": [
+            {
+                "offset": np.round(section.offset, 4).tolist(),
+                "values": np.round(section.values, 4).tolist(),
+                "labels": list(section.labels),
+                "atoms": np.round(section.atoms, 4).tolist(),
+            }
+            for section in sections
+        ],
+    }

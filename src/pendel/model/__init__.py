@@ -1,0 +1,1 @@
+"""Blocks of statistical models: what a model file imports."""

@@ -1,0 +1,32 @@
+"""A comparison of runs for the terminal and for the pages of the runs."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pendel.files.cif_facts import write_hand
+from pendel.folder.run_folder import RunFolder
+from pendel.judge.compare import COLUMNS, Hand, Run
+from pendel.report.page import write_page
+
+
+def comparison_report(found: dict[str, list]) -> RenderableType:
+    """A comparison for the terminal."""
+    table = Table(title="expected log predictive density, measurement by measurement left out")
+    for column in found["columns"]:
+        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
+    for row in found["rows"]:
+        table.add_row(*row)
+    return Group(table, *map(Text, found["hands"]))
+
+
+def keep_comparison(run: Run, found: dict[str, list], compared: Sequence[Hand] = ()) -> None:
+    """Note a comparison in the record of a run, its z of the hand in refined.cif, and make its page again."""
+    RunFolder(run.path).update(comparison=found)
+    seen = [(pair.log_evidence, pair.z) for pair in compared if run.path == pair.first]
+    seen += [(-pair.log_evidence, -pair.z) for pair in compared if run.path == pair.second]
+    if seen:
+        write_hand(run.path / "refined.cif", min(seen)[1])  # against the best fit of the other hand
+    write_page(run.path)

@@ -1,0 +1,1 @@
+"""A refinement from settings to results."""

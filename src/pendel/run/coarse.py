@@ -1,0 +1,89 @@
+"""Coarse to fine: a large refinement begins on few frames with fewer beams, and hands over what it found.
+
+Where there are few frames, all of them are fitted, with fewer beams. Of many, ten to fifteen tell what all frames
+share to a few standard deviations; then one scan with that structure starts every frame near its maximum, and the fit
+with all frames and all beams needs few of its costly steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from pendel.base import Array
+from pendel.crystal.structure import Crystal
+from pendel.experiment.select import thin
+from pendel.infer.maximum.map import MapFit
+from pendel.infer.predict import derive
+from pendel.run.inputs import Problem
+from pendel.run.settings import Settings
+from pendel.simulate import Plan
+from pendel.simulate.cost import operations
+
+WORTH = 1e11  # floating point operations of one simulation, about a second of a fast core
+CARD = 60  # times as fast is a graphics card, which spends more on compiling a coarse problem than that saves
+FRAMES = 10  # of the coarse fit, at least
+BEAMS = 0.5  # of sg_max
+
+STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
+
+type Values = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coarse:
+    """The coarse problem: every `every`-th frame, counted in the frames of the whole problem, and its settings."""
+
+    problem: Problem
+    settings: Settings
+    every: int
+
+
+def is_costly(plans: Sequence[Plan]) -> bool:
+    """Whether one simulation takes so long that a fit should not begin with all frames and beams."""
+    return sum(operations(plan) for plan in plans) >= WORTH * (1 if jax.default_backend() == "cpu" else CARD)
+
+
+def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse:
+    """Few frames and beams of a problem that is expensive to simulate."""
+    fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
+    every = max(1, fewest // FRAMES)
+    few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)
+    used = problem.used
+    if used is not None:
+        used = tuple(
+            flags[np.asarray(experiment.frame_index) % every == 0]
+            for flags, experiment in zip(used, problem.experiments, strict=True)
+        )
+    sg_max = min(float(dict(plan.settings)["sg_max"]) for plan in plans)
+    return Coarse(
+        problem=dataclasses.replace(problem, experiments=few, used=used),
+        settings=dataclasses.replace(settings, sg_max=BEAMS * sg_max),
+        every=every,
+    )
+
+
+def fitted_values(model: Callable, crystal: Crystal, datasets: tuple, fit: MapFit) -> dict[str, Array]:
+    """Values of all sites at a fit, and the structure that the model derives from them."""
+    draws = {name: np.asarray(value)[None] for name, value in fit.values.items()}
+    derived = derive(model, (crystal, datasets), draws, leave_out=("calculated", "intensity"))
+    return {**fit.values, **{name: derived[name][0] for name in STRUCTURE if name in derived}}
+
+
+def fitted_crystal(crystal: Crystal, values: Values) -> Crystal:
+    """The structure of `fitted_values`; what the model does not name stays."""
+    found = {field: values[site] for site, field in STRUCTURE.items() if site in values}
+    return dataclasses.replace(crystal, **found)
+
+
+def handed_over(fitted: Values, scanned: Values, every: int) -> dict[str, Array]:
+    """Start values of all frames: globals and fitted frames from the coarse fit, the other frames from a scan."""
+    values = {**scanned, **{name: value for name, value in fitted.items() if name not in scanned}}
+    for name in scanned.keys() & fitted.keys():
+        if np.shape(fitted[name]) == np.shape(scanned[name]):
+            values[name] = fitted[name]
+        elif np.ndim(scanned[name]):
+            values[name] = np.array(scanned[name])
+            values[name][::every] = fitted[name]
+    return values

@@ -1,0 +1,97 @@
+"""What a refinement starts from: its settings, the structure, and the measurements that count."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from jaxtyping import Bool
+
+from pendel.base import Array, InputError
+from pendel.crystal.structure import Crystal, make_crystal
+from pendel.experiment.frames import Experiment
+from pendel.experiment.select import drop_poor_frames, select, split, thin
+from pendel.files.cif import read_crystal
+from pendel.files.pets import read_pets
+from pendel.run.settings import Settings, check_settings, parse_frames
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One structure and the crystals measured of it.
+
+    `experiments`: the run's own selection; `rows`: all rows of the same frames, for other selections; `used`: True
+    for measurements in the fit, False for those held out, or None without a hold-out.
+    """
+
+    crystal: Crystal
+    experiments: tuple[Experiment, ...]
+    rows: tuple[Experiment, ...]
+    used: tuple[Bool[Array, "reflections"], ...] | None
+    notes: tuple[str, ...]
+
+
+def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> Problem:
+    """Read, check and select; raises InputError for anything that cannot be used. Writes nothing."""
+    check_settings(settings)
+    if not data or len({Path(path).resolve() for path in data}) < len(data):
+        raise InputError(
+            found=f"{len(data)} data files, one of them twice" if data else "no data file",
+            expected="one or several different .cif_pets files",
+            do="name each data set once",
+        )
+    crystal = read_crystal(structure, hydrogen=settings.hydrogen)
+    notes = list(crystal.notes)
+    rows = [thin(read_rows(path, crystal, settings), parse_frames(settings.frames)) for path in data]
+    names = [measured.name for measured in rows]
+    rows = [  # files of one name in different folders
+        dataclasses.replace(measured, name=f"{name} ({number + 1})") if names.count(name) > 1 else measured
+        for number, (name, measured) in enumerate(zip(names, rows, strict=True))
+    ]
+    rule = cast("Literal['nearest', 'klar']", settings.select)
+    chosen = [drop_poor_frames(select(measured, rule, rsg=settings.rsg, dsg=settings.dsg), 1) for measured in rows]
+    for experiment in chosen:
+        notes += [note for note in experiment.notes if note not in notes]
+    used = None
+    if settings.holdout > 0:
+        hkl = np.concatenate([experiment.hkl for experiment in chosen])
+        used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
+    return Problem(
+        crystal=with_cell(crystal, rows[0].cell),
+        experiments=tuple(chosen),
+        rows=tuple(rows),
+        used=used,
+        notes=tuple(notes),
+    )
+
+
+def read_rows(path: Path, crystal: Crystal, settings: Settings) -> Experiment:
+    """All rows of one data file, read as the settings say; they must have passed `check_settings`."""
+    return read_pets(
+        path,
+        cell=cast("Literal['header', 'structure', 'ub']", settings.cell),
+        structure_cell=crystal.cell,
+        geometry=cast("Literal['rotation', 'precession'] | None", settings.geometry),
+        energy_ev=settings.energy_ev,
+    )
+
+
+def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, float]) -> Crystal:
+    """The crystal in another cell, that of the first data file: same fractional coordinates and U_ij."""
+    if np.allclose(crystal.cell, cell, rtol=1e-9):
+        return crystal
+    return make_crystal(
+        name=crystal.name,
+        cell=cell,
+        spacegroup=crystal.spacegroup,
+        rotations=crystal.rotations,
+        translations=crystal.translations,
+        labels=crystal.labels,
+        elements=crystal.elements,
+        fract=crystal.fract,
+        u_aniso=crystal.u_aniso,
+        occupancy=crystal.occupancy,
+        isotropic=crystal.isotropic,
+        notes=crystal.notes,
+    )

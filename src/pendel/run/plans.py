@@ -1,0 +1,78 @@
+"""Plans of a run: beams for finding start values, then beams around what was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pendel.base import Array, suffix
+from pendel.run.inputs import Problem
+from pendel.run.settings import Settings
+from pendel.simulate import Plan, make_plan
+from pendel.simulate.plan import default_tilts, fringes_per_tilt, resolving_tilts
+
+SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
+THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
+THICKNESS_ROOM = 2.2  # the expansion reaches this many times the thickest frame of the start
+
+
+def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
+    """Beams of every data set at the file's orientations, for finding start values."""
+    return tuple(
+        make_plan(
+            problem.crystal,
+            experiment,
+            g_max=settings.g_max,
+            sg_max=settings.sg_max or SG_MAX,
+            tilts=settings.tilts,
+        )
+        for experiment in problem.experiments
+    )
+
+
+def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
+    """Beams around the tilts that were found; tilts and expansion for the thickness that was found."""
+    plans = []
+    for number, experiment in enumerate(problem.experiments):
+        thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
+        plan = make_plan(
+            problem.crystal,
+            experiment,
+            g_max=settings.g_max,
+            sg_max=settings.sg_max or SG_MAX,
+            tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
+            thickness_max=THICKNESS_ROOM * float(thickness.max()),
+            tilt=values[f"tilt{suffix(number)}"],
+        )
+        plans.append(plan)
+    return tuple(plans)
+
+
+def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, Array]) -> dict[str, float | int]:
+    """How well the tilts sample the fringes of the thickness that was found; nothing for models without one.
+
+    Returns:
+        `fringes_per_tilt` of the worst data set, and `tilts_resolving`: how many it would take there.
+    """
+    worst: dict[str, float | int] = {}
+    for number, (experiment, plan) in enumerate(zip(problem.experiments, plans, strict=True)):
+        name = f"log_thickness{suffix(number)}"
+        if name in values:
+            thickness = float(np.quantile(np.exp(np.asarray(values[name])), THICK_FRAMES))
+            step = fringes_per_tilt(experiment, thickness, int(dict(plan.settings)["tilts"]))
+            if step > worst.get("fringes_per_tilt", 0.0):
+                worst = {"fringes_per_tilt": step, "tilts_resolving": resolving_tilts(experiment, thickness)}
+    return worst
+
+
+def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
+    """Every default that was derived from the data, for run.json."""
+    found = {}
+    for number, plan in enumerate(plans):
+        groups = [
+            {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
+            for group in plan.groups
+        ]
+        settings = {"dtype": plan.dtype, "max_steps": plan.max_steps, "groups": groups}
+        found[f"plan{suffix(number)}"] = {**dict(plan.settings), **settings}
+    return found

@@ -1,0 +1,125 @@
+"""Rocking curves of the strongest reflections: what the integrated intensities of a model are made of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from pendel.base import Array, suffix
+from pendel.experiment.frames import Experiment, excitation_error, is_observed
+from pendel.infer.predict import predict
+from pendel.run.evaluate import replan
+from pendel.run.inputs import Problem
+from pendel.simulate import Plan
+from pendel.simulate.beams import SegmentGroup
+
+REFLECTIONS = 6  # of a data set
+
+
+def rocking_curves(
+    model: Callable, problem: Problem, plans: tuple[Plan, ...], draws: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Intensity of the strongest reflections at every tilt of their frames, at every draw.
+
+    The model itself is run, with every (reflection, tilt) as a measurement of its own; so whatever it says about
+    thickness, scale and structure is in the curves, and their weighted mean over the tilts is `calculated`.
+
+    Args:
+        draws: values of every latent site, draws on the leading axis.
+
+    Returns:
+        for every data set (with its suffix) `curve` [draw point] on the scale of the data, `curve_excitation` [point]
+        S_g [Å⁻¹] at the file's orientation, and `curve_measurement` [point], the measurement each point belongs to.
+        Nothing where a data set has no observed reflection.
+    """
+    pairs, found = [], {}
+    for number, (experiment, plan) in enumerate(zip(problem.experiments, plans, strict=True)):
+        tilt = draws.get(f"tilt{suffix(number)}")
+        around = replan(problem.crystal, experiment, plan, tilt=None if tilt is None else np.mean(tilt, axis=0))
+        spread, points, excitation = spread_over_tilts(experiment, around, strongest(experiment))
+        if len(points) == 0:
+            return {}
+        pairs.append(spread)
+        found |= {f"curve_excitation{suffix(number)}": excitation, f"curve_measurement{suffix(number)}": points}
+    intensities = tuple(experiment.intensity for experiment, _ in pairs)
+    predicted = predict(
+        model, (problem.crystal, tuple(pairs)), draws, intensities=intensities, key=jax.random.key(0)
+    ).deterministic
+    return found | {f"curve{suffix(n)}": predicted[f"calculated{suffix(n)}"] for n in range(len(pairs))}
+
+
+def strongest(experiment: Experiment, count: int = REFLECTIONS) -> list[int]:
+    """Measurements of the `count` strongest observed reflections, each hkl once and no frame twice where possible."""
+    order = np.argsort(-np.asarray(experiment.intensity))
+    order = order[is_observed(experiment)[order]]
+    chosen: list[int] = []
+    for may_share_frame in (False, True):
+        for row in map(int, order):
+            same_hkl = any(np.array_equal(experiment.hkl[row], experiment.hkl[other]) for other in chosen)
+            same_frame = any(experiment.frame_index[row] == experiment.frame_index[other] for other in chosen)
+            if len(chosen) < count and not same_hkl and (may_share_frame or not same_frame):
+                chosen.append(row)
+    return chosen
+
+
+def spread_over_tilts(
+    experiment: Experiment, plan: Plan, rows: list[int]
+) -> tuple[tuple[Experiment, Plan], Array, Array]:
+    """An (experiment, plan) pair whose measurements are the given ones at every single tilt of their frames.
+
+    Returns:
+        the pair, the measurement each new one belongs to, and its excitation error [Å⁻¹].
+    """
+    points: list[int] = []
+    errors: list[float] = []
+    groups = tuple(_single_tilts(group, experiment, rows, points, errors) for group in plan.groups)
+    groups = tuple(group for group in groups if group is not None)
+    belongs = np.array(points, dtype=int)
+    spread = dataclasses.replace(
+        experiment,
+        frame_index=experiment.frame_index[belongs],
+        hkl=experiment.hkl[belongs],
+        intensity=experiment.intensity[belongs],
+        sigma=experiment.sigma[belongs],
+        weight=experiment.weight[belongs],
+    )
+    count = len(belongs)
+    groups = tuple(
+        dataclasses.replace(group, measurement=np.where(group.measurement < 0, count, group.measurement))
+        for group in groups
+    )
+    single = dataclasses.replace(plan, groups=groups, measurements=count, same_as=np.arange(count), mesh=None)
+    return (spread, single), belongs, np.array(errors)
+
+
+def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, errors) -> SegmentGroup | None:
+    """The group's segments that hold one of the rows, cut into single tilts; adds to `points` and `errors`."""
+    taken: list[tuple[int, int]] = []  # segment, tilt
+    numbers = []
+    measurement, weight = np.asarray(group.measurement), np.asarray(group.tilt_weight)
+    for segment, own in enumerate(measurement):
+        places = {row: int(np.flatnonzero(own == row)[0]) for row in rows if np.any(own == row)}
+        if not places:
+            continue
+        for tilt in np.flatnonzero(weight[segment] > 0):
+            line = np.full(len(own), -1)
+            for row, place in places.items():
+                line[place] = len(points)
+                points.append(row)
+                g = np.asarray(group.matrix)[segment, tilt] @ np.asarray(group.hkl)[segment, place]
+                errors.append(float(excitation_error(g[None], experiment.wavelength)[0]))
+            taken.append((segment, int(tilt)))
+            numbers.append(line)
+    if not taken:
+        return None
+    segment, tilt = np.array(taken).T
+    return dataclasses.replace(
+        group,
+        hkl=np.asarray(group.hkl)[segment],
+        present=np.asarray(group.present)[segment],
+        matrix=np.asarray(group.matrix)[segment, tilt][:, None],
+        tilt_weight=np.ones((len(taken), 1)),
+        frame=np.asarray(group.frame)[segment],
+        measurement=np.array(numbers),
+    )

@@ -1,0 +1,173 @@
+"""What a plan will cost: beams, Chebyshev steps, memory and time, before anything is solved."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pendel.base import InputError
+from pendel.crystal.structure import Crystal
+from pendel.simulate import Plan
+from pendel.simulate.chebyshev import expansion_length
+from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.plan import chunk_size, largest_radius
+from pendel.simulate.thickness import NODES
+
+TANGENTS = 32  # of one site that inference pushes through a simulation together
+FRAME_PARAMETERS = 6  # scale, two tilts, thickness, its taper, terraces
+OTHER_GLOBALS = 8  # error model and means of the hierarchies
+FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
+FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
+BASE_BYTES = 6e8  # of Python, JAX and compiled programs
+NOMINAL_THICKNESS = 800.0  # Å, as good a guess as any before a thickness is known
+DRAWS = 40, 400  # of which intensities are calculated, at least and at most
+DRAWS_OPERATIONS = 2e12  # what all of them together may cost
+SHARE = 0.8  # of the machine's memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupCost:
+    """One padded size of segments."""
+
+    segments: int
+    beams: int
+    tilts: int
+    propagator: str
+    radius: float  # R [rad/Å]
+    steps: int  # of the Chebyshev expansion at the given thickness
+    operations: float  # floating point operations of one simulation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of one data set."""
+
+    groups: tuple[GroupCost, ...]
+    memory_bytes: float
+    simulation_seconds: float
+    fit_seconds: float
+
+
+def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
+    """Beams, steps, memory and time of a fit at a thickness [Å]; good within a factor of about two."""
+    row = beam_axis_row(jnp.zeros((plan.frames, 2)))
+    radii = largest_radius(crystal, plan, row)
+    groups = tuple(_group(group, radius, plan, thickness) for group, radius in zip(plan.groups, radii, strict=True))
+    seconds = sum(group.operations / _speed(group, plan.dtype) for group in groups)
+    passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    return Cost(
+        groups=groups,
+        memory_bytes=memory_bytes(crystal, plan),
+        simulation_seconds=seconds,
+        fit_seconds=seconds * passes * FORWARD_MODE * FIT_PASSES,
+    )
+
+
+def operations(plan: Plan, thickness: float = NOMINAL_THICKNESS) -> float:
+    """Floating point operations of one simulation at a thickness [Å], at most, by the plan's steps."""
+    share = min(thickness / dict(plan.settings)["thickness_max"], 1.0)
+    return sum(_operations(group, share * plan.max_steps) for group in plan.groups)
+
+
+def affordable_draws(plans: Iterable[Plan]) -> int:
+    """Draws at which intensities can be calculated in about a minute, within DRAWS."""
+    return int(np.clip(DRAWS_OPERATIONS / sum(operations(plan) for plan in plans), *DRAWS))
+
+
+def memory_bytes(crystal: Crystal, plan: Plan) -> float:
+    """Peak of a fit: JAX, the Jacobian, and a chunk of segments with all tangents or what a gradient saves."""
+    number = 4 if plan.dtype == "float32" else 8
+    parts = 1 if plan.centre is not None else 2
+    largest_site = max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)
+    tangents = 1 + min(largest_site, TANGENTS)  # one site's at a time
+    largest, saved = 0.0, 0.0
+    for group in plan.groups:
+        segments, beams, tilts = len(group.frame), group.hkl.shape[1], group.matrix.shape[1]
+        one = parts * beams**2 + 4 * beams * tilts  # matrix, diagonal, flux and two states
+        sums = 8 * NODES * group.rows * tilts
+        chunk = min(chunk_size(group, plan), segments)
+        largest = max(largest, number * chunk * (tangents * (2 * one + sums) + 4 * beams**2))
+        saved += number * segments * (one + sums)
+    passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    jacobian = 3 * 8 * passes * plan.measurements + tangents * 16 * float(np.prod(plan.box))
+    return BASE_BYTES + max(largest, saved + largest / tangents) + jacobian
+
+
+def within_memory(crystal: Crystal, plans: Sequence[Plan], gigabytes: float | None = None) -> tuple[Plan, ...]:
+    """The plans with chunks of segments so small that a fit stays within memory.
+
+    Args:
+        gigabytes: of memory to use; four fifths of the machine's, or of its graphics card's, when not given.
+
+    Raises:
+        InputError: not even chunks of one segment fit.
+    """
+    limit = _machine_bytes() * SHARE if gigabytes is None else gigabytes * 1e9
+    return tuple(_within(crystal, plan, limit) for plan in plans)
+
+
+def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
+    beams = max(group.hkl.shape[1] for group in plan.groups)
+    while memory_bytes(crystal, plan) > limit and plan.matrix_numbers > beams**2:
+        plan = dataclasses.replace(plan, matrix_numbers=plan.matrix_numbers // 2)
+    needed = memory_bytes(crystal, plan)
+    if needed > limit:
+        tilts = max(group.matrix.shape[1] for group in plan.groups)
+        raise InputError(
+            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes, which need about "
+            f"{needed / 1e9:.1f} GB one segment at a time",
+            expected=f"at most {limit / 1e9:.1f} GB",
+            do="lower --g-max or --sg-max, use fewer --frames, or raise --memory",
+        )
+    return plan
+
+
+def _machine_bytes() -> float:
+    """Memory of the device JAX works on: a graphics card's own, else the machine's."""
+    of_card = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if of_card and "bytes_limit" in of_card:
+        return float(of_card["bytes_limit"])
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return float("inf")
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
+    segments, beams = group.hkl.shape[:2]
+    tilts = group.matrix.shape[1]
+    steps = int(expansion_length(jnp.asarray(radius * thickness), plan.dtype))
+    return GroupCost(
+        segments=segments,
+        beams=beams,
+        tilts=tilts,
+        propagator=group.propagator,
+        radius=radius,
+        steps=0 if group.propagator == "eigen" else steps,
+        operations=_operations(group, steps),
+    )
+
+
+def _operations(group, steps: float) -> float:
+    segments, beams = group.hkl.shape[:2]
+    tilts = group.matrix.shape[1]
+    return segments * tilts * (100.0 * beams**3 if group.propagator == "eigen" else 8.0 * beams**2 * steps)
+
+
+def _speed(group: GroupCost, dtype: str) -> float:
+    """Operations per second of this machine on products of the group's shape, measured."""
+    count = max(1, min(group.segments, 20_000 // (group.beams * group.tilts)))
+    matrix = jnp.ones((count, 2 * group.beams, group.beams), dtype) / group.beams
+    state = jnp.ones((count, group.beams, 2 * group.tilts), dtype)
+
+    @jax.jit
+    def repeat(state):
+        return jax.lax.fori_loop(0, 20, lambda _, x: (matrix @ x)[:, : group.beams], state)
+
+    repeat(state).block_until_ready()
+    began = time.perf_counter()
+    repeat(state).block_until_ready()
+    return 20 * 8.0 * group.beams**2 * group.tilts * count / (time.perf_counter() - began)

@@ -1,0 +1,185 @@
+"""The shipped models as programs: sites, prior predictive, masks, finite slopes; and the parameters they use."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
+
+import pendel
+from pendel.crystal.cell import direct_matrix, u_cartesian
+from pendel.crystal.parameters import adp, displaced
+from pendel.datasets import example
+from pendel.experiment.select import select, thin
+from pendel.infer.layout import inspect_model
+from pendel.model.load import with_thickness
+from pendel.simulate import kinematic_intensities, simulate_intensities
+
+MODELS = ["robust", "dynamical", "multi_crystal", "kinematic"]
+FRAME_SITES = {"log_scale", "tilt", "log_thickness", "log_taper"}
+
+
+@pytest.fixture(scope="module")
+def crystal():
+    return pendel.read_crystal(example().structure)
+
+
+@pytest.fixture(scope="module")
+def datasets(crystal):
+    experiment = thin(select(pendel.read_pets(example().data), "nearest"), slice(0, None, 10))
+    return ((experiment, pendel.make_plan(crystal, experiment, g_max=1.0, sg_max=0.004, tilts=3)),)
+
+
+@pytest.fixture(scope="module")
+def traces(crystal, datasets):
+    def run(name, seed):
+        model = handlers.seed(pendel.load_model(name), jax.random.key(seed))
+        return {k: s["value"] for k, s in handlers.trace(model).get_trace(crystal, datasets).items() if "value" in s}
+
+    return {name: [run(name, seed) for seed in range(3)] for name in MODELS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
+    kwargs = {"intensities": (datasets[0][0].intensity,)}
+    layout = inspect_model(pendel.load_model(name), (crystal, datasets), kwargs, with_fixed=False)
+    without = {"log_taper"} if name == "kinematic" else set()
+    assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES - without
+    assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"} - without
+    assert layout.plates["frames"][1] == len(datasets[0][0].frame_id)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prior_predictive_is_finite_and_plausible(name, traces, datasets):
+    for drawn in traces[name]:
+        assert np.all(np.isfinite(drawn["intensity"]))
+        assert np.all(np.asarray(drawn["calculated"]) >= 0)
+        assert np.all(np.linalg.eigvalsh(u_cartesian(drawn["U_aniso"], (4.9, 4.9, 5.4, 90.0, 90.0, 120.0))) > 0)
+        assert np.all((np.asarray(drawn["thickness"]) > 10) & (np.asarray(drawn["thickness"]) < 20_000))
+        assert np.all(np.asarray(drawn["thickness_width"]) < np.asarray(drawn["thickness"]) * 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_mask_takes_measurements_out(name, traces, crystal, datasets):
+    model = pendel.load_model(name)
+    sites = inspect_model(model, (crystal, datasets), {"intensities": (datasets[0][0].intensity,)}, with_fixed=True)
+    values = {site.name: traces[name][0][site.name] for site in sites.sites}
+    intensity = np.array(datasets[0][0].intensity, dtype=float)
+    used = np.ones(len(intensity), dtype=bool)
+    used[::3] = False
+
+    def density(observed, mask):
+        kwargs = {"intensities": (jnp.asarray(observed),), "mask": None if mask is None else (jnp.asarray(mask),)}
+        return float(log_density(model, (crystal, datasets), kwargs, values)[0])
+
+    other = np.where(used, intensity, 2 * intensity + 100)
+    assert density(intensity, used) == pytest.approx(density(other, used), rel=1e-12)
+    assert density(intensity, None) != pytest.approx(density(other, None), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["single", "wedge", "lens", "cylinder"])
+def test_thickness_has_other_shapes(kind, crystal, datasets):
+    model = handlers.seed(with_thickness(pendel.load_model("robust"), kind), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets)
+    assert "log_taper" not in sites
+    share = np.asarray(sites["thickness"]["value"]) / np.exp(sites["log_thickness"]["value"])
+    expected = {"single": 1.0, "wedge": 0.5, "lens": 2 / 3, "cylinder": np.pi / 4}
+    np.testing.assert_allclose(share, expected[kind], rtol=2e-3)
+
+
+def test_a_step_has_two_terraces(crystal, datasets):
+    model = handlers.seed(with_thickness(pendel.load_model("robust"), "step"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, (*datasets, *datasets))
+    for suffix in ("", "_2"):
+        height, log_odds, log_thickness, log_taper, thickness = (
+            np.asarray(sites[f"{name}{suffix}"]["value"])
+            for name in ("step_height", "log_odds", "log_thickness", "log_taper", "thickness")
+        )
+        low = 1 / (1 + np.exp(-log_odds))
+        expected = np.exp(log_thickness) / (1 + np.exp(log_taper)) * (1 - low + low * height)
+        np.testing.assert_allclose(thickness, expected, rtol=1e-2)
+        assert np.ptp(low) > 0
+    assert sites["step_height"]["value"] != sites["step_height_2"]["value"]
+
+
+def test_a_model_without_a_choice_of_thickness_says_so():
+    with pytest.raises(pendel.InputError, match="found --thickness lens with a model that has no argument"):
+        with_thickness(pendel.load_model("neural_thickness"), "lens")
+
+
+def test_network_thickness_is_a_function_of_the_angle_alone(crystal, datasets):
+    model = handlers.seed(pendel.load_model("neural_thickness"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets)
+    thickness = np.asarray(sites["thickness"]["value"])
+    assert np.all((thickness > 50) & (thickness < 20_000))
+    weights = sum(site["value"].size for name, site in sites.items() if name.startswith(("weights", "bias")))
+    assert weights == 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2
+    layout = inspect_model(
+        pendel.load_model("neural_thickness"),
+        (crystal, datasets),
+        {"intensities": (datasets[0][0].intensity,)},
+        with_fixed=True,
+    )
+    assert {site.name for site in layout.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+
+
+def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
+    ((experiment, plan),) = datasets
+    part = dataclasses.replace(crystal, occupancy=np.array([1.0, 0.9]), partly_occupied=(1,))
+    model = handlers.seed(pendel.load_model("occupancy"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(part, ((experiment, plan),))
+    occupancy = np.asarray(sites["occupancy"]["value"])
+    assert occupancy[0] == 1.0
+    assert 0 < occupancy[1] < 1
+    with pytest.raises(pendel.InputError, match="found 0 of 2 sites with an occupancy below 1"):
+        handlers.trace(model).get_trace(crystal, datasets)
+
+
+def test_every_crystal_has_its_own_errors(crystal, datasets):
+    model = handlers.seed(pendel.load_model("multi_crystal"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, datasets * 2)
+    shared = {"displacement", "log_strain", "fract", "U_aniso"}
+    first = {name for name in sites if not name.endswith("_2")} - shared
+    assert {f"{name}_2" for name in first} == {name for name in sites if name.endswith("_2")}
+    assert {"a", "b", "nu", "log_thickness"} <= first
+
+
+def test_single_scattering_is_the_limit_of_thin_crystals(crystal, datasets):
+    ((experiment, plan),) = datasets
+    tilt = np.zeros((plan.frames, 2))
+    strong = np.asarray(experiment.intensity) > np.quantile(experiment.intensity, 0.7)
+    for thickness, close in ((0.5, 0.005), (600.0, None)):
+        nodes, weights = np.full((plan.frames, 1), thickness), np.ones((plan.frames, 1))
+        once, full = (
+            np.asarray(jax.jit(f)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))[strong]
+            for f in (kinematic_intensities, simulate_intensities)
+        )
+        scored = full > 0  # the others are outside the beams
+        error = np.max(np.abs(once[scored] / full[scored] - 1))
+        assert error < close if close else error > 0.3
+
+
+def test_displacement_is_a_length_in_angstrom(crystal):
+    step = np.zeros(len(crystal.position_basis))
+    step[1] = 0.02
+    moved = np.asarray(displaced(crystal, jnp.asarray(step))) - np.asarray(crystal.fract)
+    assert np.linalg.norm(direct_matrix(crystal.cell) @ moved.T) == pytest.approx(0.02)
+
+
+def test_adp_grows_and_stays_positive(crystal):
+    zero = jnp.zeros(len(crystal.adp_basis))
+    np.testing.assert_allclose(adp(crystal, zero), crystal.u_aniso, atol=1e-12)
+    wild = 2 * jax.random.normal(jax.random.key(0), zero.shape)
+    assert np.all(np.linalg.eigvalsh(u_cartesian(adp(crystal, wild), crystal.cell)) > 0)
+    assert np.all(np.isfinite(jax.jacfwd(lambda x: adp(crystal, x))(zero)))
+
+
+def test_robust_cannot_call_most_measurements_outliers(crystal, datasets):
+    """With nu below 2 the density of a few exact hits would outweigh any number of outliers."""
+    model = handlers.seed(pendel.load_model("robust"), jax.random.key(0))
+    support = handlers.trace(model).get_trace(crystal, datasets)["nu"]["fn"].support
+    assert not support(1.9)
+    assert support(2.1)
