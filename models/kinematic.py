@@ -26,6 +26,7 @@ from numpyro.distributions.transforms import AffineTransform
 
 from pendel.crystal.parameters import with_parameters
 from pendel.model.errors import student_t
+from pendel.model.simulation import simulated
 from pendel.model.thickness_prior import sample_thickness
 from pendel.simulate import kinematic_intensities
 
@@ -63,7 +64,9 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="lens"):
             tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
 
         nodes, weights = sample_thickness(thickness, jnp.asarray(experiment.alpha), frames, suffix)  # Å
-        calculated = kinematic_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        calculated = simulated(
+            f"simulated{suffix}", kinematic_intensities, structure, plan, tilt=tilt, thickness=nodes, weights=weights
+        )
         scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
         calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
         with numpyro.handlers.mask(mask=True if mask is None else mask[number]):

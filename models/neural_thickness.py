@@ -32,6 +32,7 @@ import numpyro.distributions as dist
 
 from pendel.crystal.parameters import with_parameters
 from pendel.model.errors import weighted_least_squares
+from pendel.model.simulation import simulated
 from pendel.simulate import simulate_intensities
 from pendel.simulate.thickness import lognormal
 
@@ -82,7 +83,9 @@ def model(crystal, datasets, *, intensities=None, mask=None):
         nodes, weights = lognormal(level + 0.1 * shift, jnp.log(0.15) + width)
         numpyro.deterministic(f"thickness{suffix}", jnp.sum(weights * nodes, axis=1))  # Å
 
-        calculated = simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        calculated = simulated(
+            f"simulated{suffix}", simulate_intensities, structure, plan, tilt=tilt, thickness=nodes, weights=weights
+        )
         scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
         calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
         with numpyro.handlers.mask(mask=True if mask is None else mask[number]):

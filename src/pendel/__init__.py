@@ -20,6 +20,7 @@ from pendel.files.pets import read_pets
 from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_table
 from pendel.run.scan import find_start
 from pendel.model.load import load_model
+from pendel.infer.target import Target, make_target
 from pendel.infer.maximum.map import MapFit, fit_map, laplace_draws
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.guide.svi import SviFit, fit_svi
@@ -43,6 +44,7 @@ __all__ = [
     "Sampled",
     "Settings",
     "SviFit",
+    "Target",
     "Tempered",
     "agreement",
     "find_start",
@@ -52,6 +54,7 @@ __all__ = [
     "laplace_draws",
     "load_model",
     "make_plan",
+    "make_target",
     "read_crystal",
     "read_pets",
     "refine",

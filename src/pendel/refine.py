@@ -137,13 +137,13 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
     derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
     run.folder.update(derived=derived, devices=describe_devices())
     plans = tuple(map(shard_plan, plans))
-    args = (run.problem.crystal, run.datasets(plans))
+    target = run.target(plans)
     fit = _resumed(
         run,
         "map",
-        lambda: fit_structure(run, args, start, rounds=ROUNDS if coarse is None else 0),
+        lambda: fit_structure(run, target, start, rounds=ROUNDS if coarse is None else 0),
         pack_map,
-        lambda arrays: unpack_map(arrays, run.model, args, run.observations()),
+        lambda arrays: unpack_map(arrays, target),
         clock,
     )
     if run.settings.infer == "map":
@@ -154,19 +154,19 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
         fits = _resumed(
             run,
             "basins",
-            lambda: fit_basins(run, args, start, fit),
+            lambda: fit_basins(run, target, start, fit),
             pack_basins,
-            lambda arrays: unpack_basins(arrays, run.model, args, run.observations()),
+            lambda arrays: unpack_basins(arrays, target),
             clock,
         )
-        tempered = _resumed(run, "smc", lambda: temper(run, args, fits), pack_tempered, unpack_tempered, clock)
+        tempered = _resumed(run, "smc", lambda: temper(run, target, fits), pack_tempered, unpack_tempered, clock)
         return write_result(run, plans, tempered_result(run, fits, tempered, tried=1 + len(start.others)))
     if run.settings.infer in SAMPLERS:
         sampled = _resumed(
-            run, run.settings.infer, lambda: sample_chains(run, args, fit), pack_sampled, unpack_sampled, clock
+            run, run.settings.infer, lambda: sample_chains(run, target, fit), pack_sampled, unpack_sampled, clock
         )
         return write_result(run, plans, chains_result(run, fit, sampled))
-    guided = _resumed(run, "svi", lambda: fit_guide(run, args, fit), pack_guided, unpack_guided, clock)
+    guided = _resumed(run, "svi", lambda: fit_guide(run, target, fit), pack_guided, unpack_guided, clock)
     return write_result(run, plans, guided_result(run, fit, guided))
 
 

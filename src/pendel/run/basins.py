@@ -8,6 +8,7 @@ import numpy as np
 from pendel.base import Array
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.maximum.map import MapFit, laplace_evidence
+from pendel.infer.target import Target
 from pendel.run.checkpoints import Chosen
 from pendel.run.fitting import Run, fit_structure, global_laplace, map_facts, sd_over_laplace
 from pendel.run.writing import StageResult
@@ -22,7 +23,7 @@ def widest(start: Chosen) -> Mapping[str, Array]:
     return {**start.values, **{name: np.max([values[name] for values in sets], axis=0) for name in names}}
 
 
-def fit_basins(run: Run, args: tuple, start: Chosen, fit: MapFit) -> list[MapFit]:
+def fit_basins(run: Run, target: Target, start: Chosen, fit: MapFit) -> list[MapFit]:
     """The maximum that is known, and those that fits from the other basins of the scan end at; the best one first.
 
     Left out: of maxima that are the same place the lower one, maxima that are too low, and starts without a density.
@@ -30,7 +31,7 @@ def fit_basins(run: Run, args: tuple, start: Chosen, fit: MapFit) -> list[MapFit
     fits = [fit]
     for values in start.others:
         try:
-            fits.append(fit_structure(run, args, dataclasses.replace(start, values=values)))
+            fits.append(fit_structure(run, target, dataclasses.replace(start, values=values)))
         except FloatingPointError:
             continue
     fits.sort(key=laplace_evidence, reverse=True)
@@ -48,16 +49,14 @@ def _is_elsewhere(one: MapFit, other: MapFit) -> bool:
     return bool(away @ np.linalg.solve(one.covariance, away) > len(away))
 
 
-def temper(run: Run, args: tuple, fits: Sequence[MapFit]) -> Tempered:
+def temper(run: Run, target: Target, fits: Sequence[MapFit]) -> Tempered:
     """Particles over all basins."""
     return sample_smc(
-        run.model,
-        *args,
+        target,
         starts=fits,
         key=run.key(5),
         keeper=run.folder.keeper("smc"),
         progress=run.progress,
-        **run.observations(),
     )
 
 

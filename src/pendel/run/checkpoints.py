@@ -1,16 +1,15 @@
 """Completed stages as flat arrays, for the checkpoints of a run folder, and back."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pendel.base import Array
 from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
-from pendel.infer.layout import inspect_model
 from pendel.infer.maximum.map import MapFit
+from pendel.infer.target import Target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,13 +70,13 @@ def map_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return _stripped("values", arrays)
 
 
-def unpack_map(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs: dict[str, Any]) -> MapFit:
+def unpack_map(arrays: Mapping[str, Array], target: Target) -> MapFit:
     """The inverse of `pack_map` for the same model and data."""
     return MapFit(
         values=map_values(arrays),
         unconstrained=arrays["unconstrained"],
         covariance=arrays["covariance"],
-        layout=inspect_model(model, args, kwargs, with_fixed=False),
+        layout=target.layout,
         spreads=_stripped("spreads", arrays),
         potential=float(arrays["potential"]),
         steps=int(arrays["steps"]),
@@ -92,10 +91,10 @@ def pack_basins(fits: Sequence[MapFit]) -> dict[str, Array]:
     return {k: v for n, fit in enumerate(fits) for k, v in _prefixed(f"fit_{n}", pack_map(fit)).items()}
 
 
-def unpack_basins(arrays: Mapping[str, Array], model: Callable, args: tuple, kwargs: dict[str, Any]) -> list[MapFit]:
+def unpack_basins(arrays: Mapping[str, Array], target: Target) -> list[MapFit]:
     """The inverse of `pack_basins` for the same model and data."""
     count = len({name.partition("/")[0] for name in arrays})
-    return [unpack_map(_stripped(f"fit_{number}", arrays), model, args, kwargs) for number in range(count)]
+    return [unpack_map(_stripped(f"fit_{number}", arrays), target) for number in range(count)]
 
 
 def pack_guided(guided: Guided) -> dict[str, Array]:

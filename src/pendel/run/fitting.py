@@ -12,10 +12,10 @@ from pendel.experiment.frames import Experiment
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
-from pendel.infer.guide.svi import STEPS, SviFit, bound_gain, end_bound, fit_svi, pareto_k
-from pendel.infer.layout import fixed_values, inspect_model
+from pendel.infer.guide.svi import STEPS, SviFit, SviTuning, bound_gain, end_bound, fit_svi, pareto_k
 from pendel.infer.maximum.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
-from pendel.infer.maximum.optimise import CONVERGED, ROUGH
+from pendel.infer.maximum.optimise import APPROXIMATE, CONVERGED, MapTuning
+from pendel.infer.target import Target, make_target
 from pendel.run.checkpoints import Chosen, Guided
 from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.run.inputs import Problem
@@ -54,6 +54,11 @@ class Run:
         intensities = tuple(experiment.intensity for experiment in self.problem.experiments)
         return {"intensities": intensities, "mask": self.problem.used}
 
+    def target(self, plans: Sequence[Plan]) -> Target:
+        """The model with these plans, spread over the devices, and with the measurements that count."""
+        datasets = self.datasets(tuple(map(shard_plan, plans)))
+        return make_target(self.model, self.problem.crystal, datasets, **self.observations())
+
     def key(self, number: int) -> Array:
         """A random key of this run; every use has its own number."""
         return jax.random.fold_in(jax.random.key(self.settings.seed), number)
@@ -64,17 +69,18 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
     start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
     plans = _within(few, final_plans(few.problem, few.settings, start.values))
-    args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(few, args, start, rounds=1, tolerance=ROUGH)
+    target = few.target(plans)
+    fit = fit_structure(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
     near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     if coarse.every == 1:
         return near
     all_beams = dataclasses.replace(few, settings=run.settings)
     plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
-    args = (few.problem.crystal, few.datasets(tuple(map(shard_plan, plans))))
-    fit = fit_structure(all_beams, args, near, rounds=0, tolerance=ROUGH)
-    return Chosen(values=fitted_values(run.model, *args, fit), basins=start.basins)
+    target = few.target(plans)
+    fit = fit_structure(all_beams, target, near, rounds=0, tolerance=APPROXIMATE)
+    crystal, datasets = target.data[0]
+    return Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
 
 
 def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -95,96 +101,86 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
     start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every), others=())
     plans = _within(run, final_plans(run.problem, coarse.settings, start.values))
-    args = (run.problem.crystal, run.datasets(tuple(map(shard_plan, plans))))
-    values, spreads = _site_values(run, args, start)
-    observations = run.observations()
-    found = climb_frames(run.model, *args, start=values, spreads=spreads, progress=run.progress, **observations)
+    target = run.target(plans)
+    values, spreads = _site_values(target, start)
+    found = climb_frames(target, start=values, spreads=spreads, progress=run.progress)
     return dataclasses.replace(start, values={**start.values, **found})
 
 
 def fit_structure(
-    run: Run, args: tuple, start: Chosen, *, rounds: int = ROUNDS, tolerance: float = CONVERGED
+    run: Run, target: Target, start: Chosen, *, rounds: int = ROUNDS, tolerance: float = CONVERGED
 ) -> MapFit:
     """MAP from the start values.
 
     rounds: of larger moves of the frames and of the spreads; none where the start is near the maximum.
     """
-    values, spreads = _site_values(run, args, start)
+    values, spreads = _site_values(target, start)
     return fit_map(
-        run.model,
-        *args,
+        target,
         start=values,
         spreads=spreads,
-        moves=tilt_moves(args[1])[:rounds],
-        near=rounds == 0,
-        spread_rounds=rounds,
-        tolerance=tolerance,
+        moves=tilt_moves(target.data[0][1])[:rounds],
+        globals_fitted=rounds == 0,
+        tuning=MapTuning(rounds=rounds, tolerance=tolerance),
         progress=run.progress,
-        **run.observations(),
     )
 
 
-def _site_values(run: Run, args: tuple, start: Chosen) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+def _site_values(target: Target, start: Chosen) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     """Start values of the model's sites and of its spreads; one number for all frames starts at their mean."""
-    layout = inspect_model(run.model, args, run.observations(), with_fixed=False)
-    shapes = {site.name: site.shape for site in layout.sites}
+    shapes = {site.name: site.shape for site in target.layout.sites}
     values = {
         name: value if np.shape(value) == shapes[name] else np.asarray(np.mean(value))
         for name, value in start.values.items()
         if name in shapes and shapes[name] in (np.shape(value), ())
     }
-    spreads = fixed_values(run.model, args, run.observations())
-    return values, {name: start.values.get(name, value) for name, value in spreads.items()}
+    return values, {name: start.values.get(name, value) for name, value in target.spreads.items()}
 
 
-def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
+def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
     """SVI from the Laplace approximation, draws of the fitted guide, and how well they cover the posterior.
 
     Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
     where many frames take as long as few.
     """
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    costly = is_costly([plan for _, plan in args[1]]) and jax.default_backend() == "cpu"
+    plans = [plan for _, plan in target.data[0][1]]
+    costly = is_costly(plans) and jax.default_backend() == "cpu"
     batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
     run.folder.update(svi=way)
 
     def one(number: int) -> SviFit:
         return fit_svi(
-            run.model,
-            *args,
+            target,
             start=fit,
             key=jax.random.fold_in(run.key(1), number),
             angles=angles,
-            steps=way["steps"],
-            batches=way["batches"],
+            tuning=SviTuning(steps=way["steps"], batches=way["batches"]),
             keeper=run.folder.keeper(f"svi{suffix(number)}"),
             progress=run.progress,
-            **run.observations(),
         )
 
     fits = sorted(map(one, range(run.settings.guides)), key=lambda found: -end_bound(found.losses, way["steps"]))
     losses = np.full((len(fits), max(len(found.losses) for found in fits)), np.nan)
     for row, found in zip(losses, fits, strict=True):
         row[: len(found.losses)] = found.losses
-    draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(p for _, p in args[1]))
-    k = pareto_k(run.model, *args, fit=fits[0], key=run.key(4), draws=draws, **run.observations())
+    draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(plans))
+    k = pareto_k(target, fit=fits[0], key=run.key(4), draws=draws)
     return Guided(
         draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k, k_draws=draws
     )
 
 
-def sample_chains(run: Run, args: tuple, fit: MapFit) -> Sampled:
+def sample_chains(run: Run, target: Target, fit: MapFit) -> Sampled:
     """Markov chains from the Laplace approximation."""
     sample = SAMPLERS[run.settings.infer]
     return sample(
-        run.model,
-        *args,
+        target,
         start=fit,
         key=run.key(3),
         keeper=run.folder.keeper(run.settings.infer),
         progress=run.progress,
-        **run.observations(),
     )
 
 

@@ -20,7 +20,8 @@ AXIS = "frames"
 
 
 def shard_plan(plan: Plan) -> Plan:
-    """The plan with whole frames dealt out to all devices of all processes; unchanged for one device.
+    """The plan with whole frames dealt out to all devices of all processes; unchanged for one device and when it is
+    spread already.
 
     In a run of several processes each process keeps the arrays of its own frames only; every process must call this
     with the same plan.
@@ -29,7 +30,7 @@ def shard_plan(plan: Plan) -> Plan:
         InputError: more devices than frames.
     """
     devices = jax.devices()
-    if len(devices) == 1:
+    if len(devices) == 1 or plan.mesh is not None:
         return plan
     if len(devices) > plan.frames:
         raise InputError(

@@ -6,9 +6,6 @@ samples exact. BlackJAX does the sampling and finds step size and length.
 Source: Robnik, De Luca, Silverstein & Seljak, J. Mach. Learn. Res. 24, 1 (2023); arXiv:2503.01707 for the adjustment.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +17,7 @@ from pendel.infer.chains.whitening import unit_curvature, whitened
 from pendel.infer.keeper import Keeper
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
 WARMUP, DRAWS = 250, 800
@@ -32,8 +30,8 @@ GRADIENTS_PER_STEP = 2  # of McLachlan's integrator
 
 @one_blas_thread
 def sample_mclmc(
-    model: Callable,
-    *args: Any,
+    target: Target,
+    *,
     start: MapFit,
     key: Array,
     chains: int = CHAINS,
@@ -42,9 +40,8 @@ def sample_mclmc(
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     at_once: int | None = None,
-    **kwargs: Any,
 ) -> Sampled:
-    """Sample the posterior of a model with adjusted MCLMC; arguments and result as of `sample_nuts`."""
+    """Sample the posterior of a target with adjusted MCLMC; arguments and result as of `sample_nuts`."""
     # Imported here: importing BlackJAX computes, and JAX must not before processes are joined.
     from blackjax import adjusted_mclmc_find_L_and_step_size
     from blackjax.mcmc.adjusted_mclmc_dynamic import (
@@ -54,8 +51,8 @@ def sample_mclmc(
     )
 
     key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
-    space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
-    between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
+    space = unit_curvature(whitened(target, start), key_curvature, progress)
+    between = between_draws(target, start, space, key_maxima, progress)
     size = space.size
 
     def log_density(y):

@@ -5,8 +5,6 @@ sampling; this module hands it the density and counts gradients.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 from numpyro.infer import NUTS
@@ -19,6 +17,7 @@ from pendel.infer.chains.whitening import unit_curvature, whitened
 from pendel.infer.keeper import Keeper
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
 WARMUP, DRAWS, CHAINS = 90, 210, 4
@@ -45,8 +44,8 @@ class Sampled:
 
 @one_blas_thread
 def sample_nuts(
-    model: Callable,
-    *args: Any,
+    target: Target,
+    *,
     start: MapFit,
     key: Array,
     chains: int = CHAINS,
@@ -55,15 +54,14 @@ def sample_nuts(
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     at_once: int | None = None,
-    **kwargs: Any,
 ) -> Sampled:
-    """Sample the posterior of a model with the No-U-Turn sampler and, after every draw, `between_draws`.
+    """Sample the posterior of a target with the No-U-Turn sampler and, after every draw, `between_draws`.
 
     Chains start at independent draws from the Laplace approximation and adapt their step. Between draws frames jump
     between their maxima, and spreads and errors move with all else held.
 
     Args:
-        model: a NumPyro model, called as model(*args, **kwargs).
+        target: model and data, from `make_target`.
         start: a MAP fit, around which the coordinates are made.
         key: random key.
         chains, warmup, draws: number of chains, and of steps of each before and after adaptation ends.
@@ -72,8 +70,8 @@ def sample_nuts(
         at_once: chains moved together, a divisor of their number; all on a graphics card when not given, else one.
     """
     key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
-    space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
-    between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
+    space = unit_curvature(whitened(target, start), key_curvature, progress)
+    between = between_draws(target, start, space, key_maxima, progress)
     kernel = NUTS(
         potential_fn=space.potential,
         step_size=FIRST_STEP,

@@ -25,6 +25,7 @@ from pendel.infer.chains.whitening import Place, Whitened, unit_curvature, white
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
 PARTICLES = 96
@@ -70,21 +71,20 @@ class _Moving(NamedTuple):
 
 @one_blas_thread
 def sample_smc(
-    model: Callable,
-    *args: Any,
+    target: Target,
+    *,
     starts: Sequence[MapFit],
     key: Array,
     particles: int = PARTICLES,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     at_once: int | None = None,
-    **kwargs: Any,
 ) -> Tempered:
     """Sample the posterior around several maxima together.
 
     Args:
-        model: a NumPyro model, called as model(*args, **kwargs).
-        starts: MAP fits of this model and data from different starts; equal ones add nothing.
+        target: model and data, from `make_target`.
+        starts: MAP fits of this target from different starts; equal ones add nothing.
         key: random key.
         particles: their number; split evenly among the starts.
         keeper: holds the state of an unfinished run, which is continued exactly.
@@ -97,12 +97,12 @@ def sample_smc(
 
     if not 0 < len(starts) <= particles:
         raise ValueError(
-            f"found {len(starts)} starts for {particles} particles; expected one start or more, and as many particles; "
-            "do: give MAP fits from different starts"
+            f"{len(starts)} starts for {particles} particles. Expected one start or more, and as many particles. "
+            "To fix: give MAP fits from different starts."
         )
     key_curvature, key_first, key = jax.random.split(key, 3)
     spaces = [
-        unit_curvature(whitened(model, args, kwargs, start), jax.random.fold_in(key_curvature, number), progress)
+        unit_curvature(whitened(target, start), jax.random.fold_in(key_curvature, number), progress)
         for number, start in enumerate(starts)
     ]
     size, kernel = spaces[0].size, hmc.build_kernel()
@@ -147,8 +147,8 @@ def sample_smc(
         noise = jax.random.fold_in(key, len(done))
         if len(done) > MOST_STEPS:
             raise FloatingPointError(
-                f"found l = {done[-1, 0]:.3f} after {MOST_STEPS} steps; expected 1; "
-                "do: the approximations are far from the posterior, use --infer nuts"
+                f"l = {done[-1, 0]:.3f} after {MOST_STEPS} steps. Expected 1. To fix: use --infer nuts, as the "
+                "approximations are far from the posterior."
             )
         state, increment, acceptance = advance(jax.random.key_data(noise), state, jnp.asarray(step_size))
         variance = jnp.sum(state.weights**2) - 1 / particles  # 1 / effective number, less that of equal weights
@@ -177,15 +177,15 @@ def sample_smc(
 def _log_ratio(spaces: Sequence[Whitened]) -> Callable[[_Particle], Float[Array, ""]]:
     """log p(z) - log q(z) of a particle; the densities of y have the same Jacobian, which drops out."""
     before, after = [space.before for space in spaces], [space.after for space in spaces]
-    cut = spaces[0].cut
+    replay = spaces[0].replay
 
     def ratio(particle):
         # One simulation: where particles are mapped, every branch of a switch is computed for each.
         half = jax.lax.switch(particle.start, before, particle.y)
-        place, _ = jax.lax.switch(particle.start, after, cut.simulate(half.z, half.spreads), half)
+        place, _ = jax.lax.switch(particle.start, after, replay.simulate(half.z, half.spreads), half)
         around = jnp.stack([_log_density_at(space, place) for space in spaces])
         log_mixture = jax.scipy.special.logsumexp(around) - math.log(len(spaces))
-        value = -cut.negative_log_density(place.simulated, place.z, place.spreads) - log_mixture
+        value = -replay.negative_log_density(place.simulated, place.z, place.spreads) - log_mixture
         return jnp.where(jnp.isfinite(value), value, IMPOSSIBLE)
 
     return ratio

@@ -35,12 +35,10 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Float
 
 from pendel.base import Array
-from pendel.infer.chains.unseen import Cut, cut_off_simulation
-from pendel.infer.density import prior_and_prediction
-from pendel.infer.layout import inspect_model
+from pendel.infer.chains.replay import Replay, make_replay
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import differentiable
-from pendel.infer.prune import pruned
+from pendel.infer.target import Target
 
 SECANT = 0.25  # standard deviations to either side over which a curvature is taken
 POINTS = 3  # at which it is taken, beside the centre
@@ -82,13 +80,13 @@ class Whitened:
     after: Callable[[Any, Half], tuple[Place, Float[Array, ""]]]  # (what the simulator makes of it, half of the way)
     back: Callable[[Place], tuple[Float[Array, " n"], Float[Array, ""]]]  # y and the same log |d place / dy|
     log_prior: Callable[[Float[Array, " n"], Mapping[str, Array]], Float[Array, ""]]  # of `Place.z` and its spreads
-    cut: Cut
+    replay: Replay
     gradients: int = 0  # that it took to make it
 
     def place(self, y: Float[Array, " n"]) -> tuple[Place, Float[Array, ""]]:
         """Where y is, and log |d place / dy|."""
         half = self.before(y)
-        return self.after(self.cut.simulate(half.z, half.spreads), half)
+        return self.after(self.replay.simulate(half.z, half.spreads), half)
 
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains; a simulation for each."""
@@ -126,8 +124,8 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
             total, found = total + (vector * np.abs(value)) @ vector.T, found + 1
         elif number == 0:
             raise FloatingPointError(
-                "found a gradient that is not finite beside the MAP; expected a smooth log density there; "
-                "do: check the model's priors, or fit with --infer svi first"
+                "A gradient beside the maximum is not finite. Expected a smooth log density there. To fix: check the "
+                "priors of the model, or fit with --infer svi first."
             )
     value, vector = np.linalg.eigh(total / found)
     scale = np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE))
@@ -158,29 +156,27 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
     )
 
 
-def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:
-    """Coordinates from a MAP fit of the same model and data; y is (y_g, y_s, y_c, y_f)."""
-    args, kwargs = differentiable((args, kwargs), "reverse")
-    inner, full = start.layout, inspect_model(model, args, kwargs, with_fixed=True)
+def whitened(target: Target, start: MapFit) -> Whitened:
+    """Coordinates from a MAP fit of the same target; y is (y_g, y_s, y_c, y_f)."""
+    target = differentiable(target, "reverse")
+    inner, full = start.layout, target.full
     centre = jnp.asarray(start.unconstrained)
     spread_sites = {site.name: site for site in full.sites if site.name in start.spreads}
     middle, unravel = ravel_pytree(
         {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in spread_sites.items()}
     )
+    replay = make_replay(target)
+    shared, rest = replay.shared, np.concatenate([replay.free, replay.frames])
+    sizes = len(shared), len(middle), len(replay.free)
+    own, scoring_steps = len(replay.free), SCORING if len(replay.free) else 0
 
-    def predicted(values):
-        return prior_and_prediction(model, full, values, {}, args, kwargs)
+    def log_prior(z, spreads):
+        return target.log_prior({**inner.split(z), **spreads})
 
-    cut = cut_off_simulation(inner, predicted, {**inner.split(centre), **unravel(middle)})
-    shared, rest = cut.shared, np.concatenate([cut.unseen, cut.frames])
-    sizes = len(shared), len(middle), len(cut.unseen)
-    own, scoring_steps = len(cut.unseen), SCORING if len(cut.unseen) else 0
-
-    log_prior = pruned(lambda z, spreads: predicted({**inner.split(z), **spreads})[0], centre, unravel(middle))
     covariance = np.asarray(start.covariance)
-    information = np.linalg.inv(covariance) + np.asarray(jax.hessian(log_prior)(centre, unravel(middle)))
+    information = np.linalg.inv(covariance) + np.asarray(jax.jit(jax.hessian(log_prior))(centre, unravel(middle)))
     of_rest, border = information[np.ix_(rest, rest)], information[np.ix_(rest, shared)]
-    pull = -np.asarray(jax.grad(log_prior)(centre, unravel(middle)))[rest]  # of the likelihood, at a maximum
+    pull = -np.asarray(jax.jit(jax.grad(log_prior))(centre, unravel(middle)))[rest]  # of the likelihood, at a maximum
     root = jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)]))
     constant = jnp.sum(jnp.log(jnp.diag(root))) + len(middle) * np.log(SPREAD_WIDTH)
 
@@ -200,10 +196,10 @@ def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit
     def settled(simulated, z, spreads, step_f, precision, lower, of_prior):
         """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
         factor = lower[:own, :own]
-        z = z.at[cut.unseen].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
+        z = z.at[replay.free].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
         for _ in range(scoring_steps):
-            step, factor = cut.scoring_step(simulated, z, spreads, of_prior[:own, :own])
-            z = z.at[cut.unseen].add(step)
+            step, factor = replay.scoring_step(simulated, z, spreads, of_prior[:own, :own])
+            z = z.at[replay.free].add(step)
         return z, factor
 
     def volume(lower, factor):
@@ -214,36 +210,36 @@ def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit
         s = middle + SPREAD_WIDTH * y_s
         z, precision, lower, of_prior = conditional(root @ y_g, s)
         step_f = solve_triangular(lower[own:, own:], y_f, trans=1, lower=True)
-        return Half(z.at[cut.frames].add(step_f), unravel(s), y_c, step_f, precision, lower, of_prior)
+        return Half(z.at[replay.frames].add(step_f), unravel(s), y_c, step_f, precision, lower, of_prior)
 
     def after(simulated, half):
         z, spreads, y_c, *known = half
         z, factor = settled(simulated, z, spreads, *known)
-        z = z.at[cut.unseen].add(solve_triangular(factor, y_c, trans=1, lower=True))
+        z = z.at[replay.free].add(solve_triangular(factor, y_c, trans=1, lower=True))
         return Place(z, spreads, simulated), volume(half.lower, factor)
 
     def transform(y):
         half = before(y)
-        return after(cut.simulate(half.z, half.spreads), half)
+        return after(replay.simulate(half.z, half.spreads), half)
 
     def back(place):
         s = ravel_pytree(dict(place.spreads))[0]
         shift = place.z[shared] - centre[shared]
         z, precision, lower, of_prior = conditional(shift, s)
-        step_f = (place.z - z)[cut.frames]
-        z = z.at[cut.frames].set(place.z[cut.frames])
+        step_f = (place.z - z)[replay.frames]
+        z = z.at[replay.frames].set(place.z[replay.frames])
         z, factor = settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
-        y_g, y_c = solve_triangular(root, shift, lower=True), factor.T @ (place.z - z)[cut.unseen]
+        y_g, y_c = solve_triangular(root, shift, lower=True), factor.T @ (place.z - z)[replay.free]
         y = jnp.concatenate([y_g, (s - middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
         return y, volume(lower, factor)
 
     def potential(y):
         place, log_volume = transform(y)
-        return cut.negative_log_density(place.simulated, place.z, place.spreads) - log_volume
+        return replay.negative_log_density(place.simulated, place.z, place.spreads) - log_volume
 
     def values(y):
         place, _ = transform(y)
         return full.constrain_values({**inner.split(place.z), **place.spreads})
 
     evaluate = jax.jit(jax.value_and_grad(potential))
-    return Whitened(len(centre) + len(middle), potential, evaluate, values, before, after, back, log_prior, cut)
+    return Whitened(len(centre) + len(middle), potential, evaluate, values, before, after, back, log_prior, replay)
