@@ -32,13 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.infer.chains.replay import Replay, make_replay
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import differentiable
-from pendel.infer.target import Target
+from pendel.infer.target import Target, Values
 
 SECANT = 0.25  # standard deviations to either side over which a curvature is taken
 POINTS = 3  # at which it is taken, beside the centre
@@ -159,79 +159,12 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
 def whitened(target: Target, start: MapFit) -> Whitened:
     """Coordinates from a MAP fit of the same target; y is (y_g, y_s, y_c, y_f)."""
     target = differentiable(target, "reverse")
-    inner, full = start.layout, target.full
-    centre = jnp.asarray(start.unconstrained)
-    spread_sites = {site.name: site for site in full.sites if site.name in start.spreads}
-    middle, unravel = ravel_pytree(
-        {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in spread_sites.items()}
-    )
-    replay = make_replay(target)
-    shared, rest = replay.shared, np.concatenate([replay.free, replay.frames])
-    sizes = len(shared), len(middle), len(replay.free)
-    own, scoring_steps = len(replay.free), SCORING if len(replay.free) else 0
-
-    def log_prior(z, spreads):
-        return target.log_prior({**inner.split(z), **spreads})
-
-    covariance = np.asarray(start.covariance)
-    information = np.linalg.inv(covariance) + np.asarray(jax.jit(jax.hessian(log_prior))(centre, unravel(middle)))
-    of_rest, border = information[np.ix_(rest, rest)], information[np.ix_(rest, shared)]
-    pull = -np.asarray(jax.jit(jax.grad(log_prior))(centre, unravel(middle)))[rest]  # of the likelihood, at a maximum
-    root = jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)]))
-    constant = jnp.sum(jnp.log(jnp.diag(root))) + len(middle) * np.log(SPREAD_WIDTH)
-
-    def conditional(shift, s):
-        """z_g moved, z_c and z_f at their mean m; the precision P, its Cholesky factor and the prior's part of it."""
-        z = centre.at[shared].add(shift)
-
-        def rest_prior(x):
-            return log_prior(z.at[rest].set(x), unravel(s))
-
-        slope = jax.grad(rest_prior)(centre[rest]) + pull - border @ shift
-        of_prior = -jax.hessian(rest_prior)(centre[rest])
-        precision = of_rest + of_prior
-        lower = jnp.linalg.cholesky(precision)
-        return z.at[rest].add(cho_solve((lower, True), slope)), precision, lower, of_prior
-
-    def settled(simulated, z, spreads, step_f, precision, lower, of_prior):
-        """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
-        factor = lower[:own, :own]
-        z = z.at[replay.free].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
-        for _ in range(scoring_steps):
-            step, factor = replay.scoring_step(simulated, z, spreads, of_prior[:own, :own])
-            z = z.at[replay.free].add(step)
-        return z, factor
-
-    def volume(lower, factor):
-        return constant - jnp.sum(jnp.log(jnp.diag(lower)[own:])) - jnp.sum(jnp.log(jnp.diag(factor)))
-
-    def before(y):
-        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
-        s = middle + SPREAD_WIDTH * y_s
-        z, precision, lower, of_prior = conditional(root @ y_g, s)
-        step_f = solve_triangular(lower[own:, own:], y_f, trans=1, lower=True)
-        return Half(z.at[replay.frames].add(step_f), unravel(s), y_c, step_f, precision, lower, of_prior)
-
-    def after(simulated, half):
-        z, spreads, y_c, *known = half
-        z, factor = settled(simulated, z, spreads, *known)
-        z = z.at[replay.free].add(solve_triangular(factor, y_c, trans=1, lower=True))
-        return Place(z, spreads, simulated), volume(half.lower, factor)
+    way = _way(target, start)
+    inner, replay = target.layout, way.replay
 
     def transform(y):
-        half = before(y)
-        return after(replay.simulate(half.z, half.spreads), half)
-
-    def back(place):
-        s = ravel_pytree(dict(place.spreads))[0]
-        shift = place.z[shared] - centre[shared]
-        z, precision, lower, of_prior = conditional(shift, s)
-        step_f = (place.z - z)[replay.frames]
-        z = z.at[replay.frames].set(place.z[replay.frames])
-        z, factor = settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
-        y_g, y_c = solve_triangular(root, shift, lower=True), factor.T @ (place.z - z)[replay.free]
-        y = jnp.concatenate([y_g, (s - middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
-        return y, volume(lower, factor)
+        half = way.before(y)
+        return way.after(replay.simulate(half.z, half.spreads), half)
 
     def potential(y):
         place, log_volume = transform(y)
@@ -239,7 +172,122 @@ def whitened(target: Target, start: MapFit) -> Whitened:
 
     def values(y):
         place, _ = transform(y)
-        return full.constrain_values({**inner.split(place.z), **place.spreads})
+        return target.full.constrain_values({**inner.split(place.z), **place.spreads})
 
-    evaluate = jax.jit(jax.value_and_grad(potential))
-    return Whitened(len(centre) + len(middle), potential, evaluate, values, before, after, back, log_prior, replay)
+    return Whitened(
+        size=len(way.centre) + len(way.middle),
+        potential=potential,
+        evaluate=jax.jit(jax.value_and_grad(potential)),
+        values=values,
+        before=way.before,
+        after=way.after,
+        back=way.back,
+        log_prior=way.log_prior,
+        replay=replay,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """The map between y and places; letters as in the module's formulas."""
+
+    replay: Replay
+    centre: Float[Array, " n"]  # z*
+    middle: Float[Array, " spreads"]  # s_0, unconstrained
+    unravel: Callable[[Array], Any]  # to spreads by site
+    rest: Int[np.ndarray, " rest"]  # elements of z_c and z_f
+    of_rest: Float[Array, "rest rest"]  # F
+    border: Float[Array, "rest shared"]  # F_g
+    pull: Float[Array, " rest"]  # slope of the likelihood at z*
+    root: Float[Array, "shared shared"]  # L
+
+    @property
+    def own(self) -> int:
+        """Number of the elements of z_c."""
+        return len(self.replay.free)
+
+    def log_prior(self, z: Float[Array, " n"], spreads: Values) -> Float[Array, ""]:
+        return self.replay.target.log_prior({**self.replay.layout.split(z), **spreads})
+
+    def conditional(self, shift, s):
+        """z_g moved, z_c and z_f at their mean m; the precision P, its Cholesky factor and the prior's part of it."""
+        z, rest = jnp.asarray(self.centre).at[self.replay.shared].add(shift), self.rest
+
+        def rest_prior(x):
+            return self.log_prior(z.at[rest].set(x), self.unravel(s))
+
+        slope = jax.grad(rest_prior)(self.centre[rest]) + self.pull - self.border @ shift
+        of_prior = -jax.hessian(rest_prior)(self.centre[rest])
+        precision = self.of_rest + of_prior
+        lower = jnp.linalg.cholesky(precision)
+        return z.at[rest].add(cho_solve((lower, True), slope)), precision, lower, of_prior
+
+    def settled(self, simulated, z, spreads, step_f, precision, lower, of_prior):
+        """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
+        own, free = self.own, self.replay.free
+        factor = lower[:own, :own]
+        z = z.at[free].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
+        for _ in range(SCORING if own else 0):
+            step, factor = self.replay.scoring_step(simulated, z, spreads, of_prior[:own, :own])
+            z = z.at[free].add(step)
+        return z, factor
+
+    def volume(self, lower, factor):
+        """log |d place / dy|."""
+        constant = jnp.sum(jnp.log(jnp.diag(self.root))) + len(self.middle) * np.log(SPREAD_WIDTH)
+        return constant - jnp.sum(jnp.log(jnp.diag(lower)[self.own :])) - jnp.sum(jnp.log(jnp.diag(factor)))
+
+    def before(self, y: Float[Array, " m"]) -> Half:
+        sizes = len(self.replay.shared), len(self.middle), self.own
+        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
+        s = self.middle + SPREAD_WIDTH * y_s
+        z, precision, lower, of_prior = self.conditional(self.root @ y_g, s)
+        step_f = solve_triangular(lower[self.own :, self.own :], y_f, trans=1, lower=True)
+        return Half(z.at[self.replay.frames].add(step_f), self.unravel(s), y_c, step_f, precision, lower, of_prior)
+
+    def after(self, simulated: Any, half: Half) -> tuple[Place, Float[Array, ""]]:
+        z, spreads, y_c, *known = half
+        z, factor = self.settled(simulated, z, spreads, *known)
+        z = z.at[self.replay.free].add(solve_triangular(factor, y_c, trans=1, lower=True))
+        return Place(z, spreads, simulated), self.volume(half.lower, factor)
+
+    def back(self, place: Place) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+        own, frames = self.own, self.replay.frames
+        s = ravel_pytree(dict(place.spreads))[0]
+        shift = place.z[self.replay.shared] - self.centre[self.replay.shared]
+        z, precision, lower, of_prior = self.conditional(shift, s)
+        step_f = (place.z - z)[frames]
+        z = z.at[frames].set(place.z[frames])
+        z, factor = self.settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
+        y_g = solve_triangular(self.root, shift, lower=True)
+        y_c = factor.T @ (place.z - z)[self.replay.free]
+        y = jnp.concatenate([y_g, (s - self.middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
+        return y, self.volume(lower, factor)
+
+
+def _way(target: Target, start: MapFit) -> _Way:
+    """What the map needs from a MAP fit."""
+    centre, replay = jnp.asarray(start.unconstrained), make_replay(target)
+    sites = {site.name: site for site in target.full.sites if site.name in start.spreads}
+    middle, unravel = ravel_pytree(
+        {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in sites.items()}
+    )
+
+    def log_prior(z, spreads):
+        return target.log_prior({**target.layout.split(z), **spreads})
+
+    shared, rest = replay.shared, np.concatenate([replay.free, replay.frames])
+    covariance = np.asarray(start.covariance)
+    of_prior = np.asarray(jax.jit(jax.hessian(log_prior))(centre, unravel(middle)))
+    information = np.linalg.inv(covariance) + of_prior
+    return _Way(
+        replay=replay,
+        centre=centre,
+        middle=middle,
+        unravel=unravel,
+        rest=rest,
+        of_rest=information[np.ix_(rest, rest)],
+        border=information[np.ix_(rest, shared)],
+        pull=-np.asarray(jax.jit(jax.grad(log_prior))(centre, unravel(middle)))[rest],  # at a maximum
+        root=jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)])),
+    )
