@@ -194,7 +194,7 @@ class _Way:
     replay: Replay
     centre: Float[Array, " n"]  # z*
     middle: Float[Array, " spreads"]  # s_0, unconstrained
-    unravel: Callable[[Array], Any]  # to spreads by site
+    unravel: Callable  # to spreads by site
     rest: Int[np.ndarray, " rest"]  # elements of z_c and z_f
     of_rest: Float[Array, "rest rest"]  # F
     border: Float[Array, "rest shared"]  # F_g
