@@ -46,7 +46,7 @@ def fitted(data: str, frames: str, tilts: int) -> tuple[Target, MapFit, np.ndarr
         plan = pendel.make_plan(crystal, experiment, g_max=2.0, sg_max=0.01, tilts=tilts, thickness_max=3000.0)
     sets = data_sets([experiment], [plan])
     target = pendel.make_target(pendel.load_model("robust"), crystal, sets, intensities=(experiment.intensity,))
-    start = {name: value for name, value in pendel.find_start(crystal, sets).values[0].items()}
+    start = pendel.find_start(crystal, sets).values[0]
     known = {site.name for site in target.layout.sites}
     start = {name: value for name, value in start.items() if name in known}
     fit = pendel.fit_map(target, start=start, moves=tilt_moves(sets))
