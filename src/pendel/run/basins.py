@@ -57,6 +57,7 @@ def temper(run: Run, args: tuple, fits: Sequence[MapFit]) -> Tempered:
         key=run.key(5),
         keeper=run.folder.keeper("smc"),
         progress=run.progress,
+        **run.tuning.sampler,
         **run.observations(),
     )
 
