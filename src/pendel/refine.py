@@ -48,6 +48,7 @@ from pendel.run.inputs import read_problem
 from pendel.run.plans import describe_plans, final_plans, first_plans
 from pendel.run.processes import describe_devices, is_first, wait_for_all
 from pendel.run.settings import Settings
+from pendel.run.tuning import Tuning
 from pendel.run.writing import Refined, Summary
 from pendel.simulate import Plan
 from pendel.simulate.cost import within_memory
@@ -72,6 +73,7 @@ def refine(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    tuning: Tuning | None = None,
 ) -> Outcome:
     """Refine a structure: start values, MAP with Laplace uncertainties, then SVI, Markov chains or tempered particles.
 
@@ -85,6 +87,7 @@ def refine(
         settings: see `Settings`; defaults where not given.
         force: overwrite pendel's files in any folder.
         progress: called as progress(stage, step, total, info).
+        tuning: numbers that decide how a run spends its time; they do not decide whether it resumes.
 
     Raises:
         InputError: unusable input, or an `out` that cannot be written; nothing half-written is left.
@@ -101,7 +104,15 @@ def refine(
     plans = within_memory(problem.crystal, first_plans(problem, settings), settings.memory)
     folder = _claim(out, key, force=force, seed=settings.seed)
     with clock:
-        run = Run(folder=folder, model=model, problem=problem, settings=settings, progress=progress, clock=clock.read)
+        run = Run(
+            folder=folder,
+            model=model,
+            problem=problem,
+            settings=settings,
+            progress=progress,
+            clock=clock.read,
+            tuning=tuning or Tuning(),
+        )
         summary, refined = _stages(run, plans, clock)
     if folder.writes:
         write_page(out)
@@ -121,9 +132,9 @@ def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
 def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Summary, Refined]:
     """Coarse fit where it pays, start, MAP and SVI; completed ones come from the folder."""
     known = run.folder.record().get("costly")  # as it was on the machine where the run began
-    costly = is_costly(plans) if known is None else known
+    costly = is_costly(plans, run.tuning.coarse) if known is None else known
     run.folder.update(costly=costly)
-    coarse = coarse_problem(run.problem, plans, run.settings) if costly else None
+    coarse = coarse_problem(run.problem, plans, run.settings, run.tuning.coarse) if costly else None
     if coarse is None:
         scan = partial(scan_start, run, plans)
     else:

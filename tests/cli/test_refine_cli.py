@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import json
 import os
-from functools import partial
 from pathlib import Path
 
 import gemmi
@@ -16,8 +15,12 @@ from typer.testing import CliRunner
 import pendel
 from pendel.cli.main import app
 from pendel.datasets import example
+from pendel.infer.chains.mclmc import MclmcTuning
+from pendel.infer.chains.nuts import ChainTuning
+from pendel.infer.chains.smc import SmcTuning
 from pendel.judge.compare import read_run
-from pendel.run import basins, coarse, fitting
+from pendel.run import fitting
+from pendel.run.tuning import Batching, Coarsening, Tuning
 
 CENTRED = """data_silicon
 _cell_length_a 5.43
@@ -69,6 +72,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
 """
 FILES = {"summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "run.json"}
 SMALL = {"frames": "::11", "g_max": 0.9, "sg_max": 0.004, "tilts": 5}
+COSTLY = Tuning(coarse=Coarsening(worth=0.0))  # every problem begins with few frames and beams
 
 
 @pytest.fixture
@@ -254,7 +258,7 @@ def test_compare_needs_two_finished_runs(tmp_path: Path):
     assert len(message.strip().splitlines()) == 1
 
 
-def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path, monkeypatch):
+def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, guides=2, **SMALL)
     out, seen = tmp_path / "run", []
@@ -272,8 +276,10 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert pendel.Posterior.load(out / "posterior.nc").data.attrs["stage"] == "map"
 
     seen.clear()
-    monkeypatch.setattr(coarse, "WORTH", 0.0)  # a machine that would have begun in another way goes on in this one
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage))
+    # a machine that would have begun in another way goes on in this one
+    outcome = pendel.refine(
+        inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage), tuning=COSTLY
+    )
     assert json.loads((out / "run.json").read_text())["costly"] is False
     assert json.loads((out / "run.json").read_text())["svi"] == {"batches": 1, "steps": fitting.STEPS}
     assert "start" not in seen
@@ -298,13 +304,14 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
 
 
 @pytest.mark.parametrize("sample", ["nuts", "mclmc"])
-def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
+def test_chains_reach_every_file(inputs, tmp_path: Path, sample):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
-    short = partial(fitting.SAMPLERS[sample], chains=2, warmup=30, draws=40)
-    monkeypatch.setitem(fitting.SAMPLERS, sample, short)
+    short = Tuning(
+        nuts=ChainTuning(chains=2, warmup=30, draws=40), mclmc=MclmcTuning(chains=2, adaptation=30, draws=40)
+    )
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer=sample, **SMALL)
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=short)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == (sample, 2, 80)
     assert summary["max_r_hat"] > 0.9
@@ -327,12 +334,12 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
     assert "ranks of u_iso, chain by chain" in page
 
 
-def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path, monkeypatch):
+def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
-    monkeypatch.setattr(basins, "sample_smc", partial(pendel.sample_smc, particles=16))
+    few = Tuning(smc=SmcTuning(particles=16))
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer="smc", **SMALL)
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=few)
     summary = outcome.summary
     assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == ("smc", 1, 16)
     assert sum(summary["basin_probability"]) == pytest.approx(1.0)
@@ -345,17 +352,16 @@ def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("with_tilts", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monkeypatch, with_tilts):
+def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, with_tilts):
     """Also for a model without a thickness or a tilt of every frame, which the scan finds all the same."""
     source = KINEMATIC
     if not with_tilts:
         kept = [line for line in source.splitlines() if '"tilt"' not in line and "thickness" not in line]
         source = "\n".join(kept).replace("log_scale + tilt.sum(1)", "log_scale") + "\n"
     (tmp_path / "model.py").write_text(source)
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
     settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **{**SMALL, "frames": ":20"})
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=COSTLY)
     record = json.loads((out / "run.json").read_text())
     assert record["coarse"] == {"every": 2, "sg_max": 0.002}
     assert {"coarse", "start", "map"} <= set(record["stages"])
@@ -364,17 +370,16 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monke
     # alike only: this model simulates nothing, so its structure is refitted to all frames with the scales
     np.testing.assert_allclose(start["values/displacement"], few["values/displacement"], atol=0.05)
     assert len(start["values/log_scale"]) == outcome.summary["n_frames"]
-    monkeypatch.setattr(coarse, "WORTH", 1e15)
-    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings)
+    direct = Tuning(coarse=Coarsening(worth=1e15))
+    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings, tuning=direct)
     assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
 
 
-def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path, monkeypatch):
+def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path):
     (tmp_path / "model.py").write_text(KINEMATIC)
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
     settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **SMALL)
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=COSTLY)
     assert json.loads((out / "run.json").read_text())["coarse"] == {"every": 1, "sg_max": 0.002}
     assert outcome.summary["converged"]
     few, start, best = (dict(np.load(out / f"stage_{stage}.npz")) for stage in ("coarse", "start", "map"))
@@ -387,8 +392,7 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
 
 @pytest.mark.slow
 def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
-    monkeypatch.setattr(fitting, "SHORT_CYCLE", 12)
+    short = Tuning(coarse=Coarsening(worth=0.0), batching=Batching(steps=12))
     told = []
     frames = fitting.fit_svi
 
@@ -398,7 +402,8 @@ def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: P
         return found
 
     monkeypatch.setattr(fitting, "fit_svi", listened)
-    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", pendel.Settings(**{**SMALL, "frames": "::6"}))
+    settings = pendel.Settings(**{**SMALL, "frames": "::6"})
+    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", settings, tuning=short)
     ((batches, steps, found),) = told
     assert (batches, steps) == (8, 12)
     assert np.all(np.isfinite(found.losses))

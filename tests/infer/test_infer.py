@@ -8,17 +8,17 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
+from pendel.infer.maximum.cheap import cheap_maximiser
 from scipy import stats
 
 from pendel.base import InputError
-from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.guide import svi as svi_module
 from pendel.infer.guide.minibatch import frame_batches
 from pendel.infer.guide.svi import bound_gain, fit_svi, pareto_k, starting_guide
 from pendel.infer.layout import fixed_values, inspect_model, prior_means
 from pendel.infer.maximum import normal_matrix as normal
 from pendel.infer.maximum import objective, optimise
-from pendel.infer.maximum.cheap import cheap_maximiser
 from pendel.infer.maximum.map import climb_frames, fit_map, laplace_draws
 from pendel.infer.maximum.normal_matrix import (
     compressed_jacobian,

@@ -6,6 +6,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from pendel.infer.chains.unseen import cut_off_simulation
+from pendel.infer.density import prior_and_prediction
 from test_hmc import Memory
 
 import pendel
@@ -14,8 +16,6 @@ from pendel.infer.chains import whitening
 from pendel.infer.chains.between_draws import between_draws
 from pendel.infer.chains.loop import EVERY
 from pendel.infer.chains.nuts import sample_nuts
-from pendel.infer.chains.unseen import cut_off_simulation
-from pendel.infer.density import prior_and_prediction
 from pendel.infer.layout import inspect_model
 from pendel.infer.maximum.map import fit_map
 from pendel.infer.maximum.normal_matrix import negative_log_density, sites_in_loops

@@ -17,7 +17,7 @@ from pendel.model.load import load_model, with_thickness
 from pendel.run.checkpoints import map_values, unpack_start
 from pendel.run.inputs import Problem, read_problem
 from pendel.run.plans import final_plans
-from pendel.run.settings import Settings
+from pendel.run.settings import settings_from
 from pendel.simulate import Plan
 from pendel.simulate.cost import within_memory
 from pendel.simulate.forward import Call, recorded_calls
@@ -73,7 +73,7 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
             expected="the inputs that run.json names, unchanged",
             do="put them back, or refine again",
         )
-    settings = Settings(**record["settings"])
+    settings = settings_from(record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
     start = unpack_start(run.load_stage("start"))
     model = with_thickness(load_model(settings.model), settings.thickness)

@@ -55,6 +55,7 @@ def temper(run: Run, target: Target, fits: Sequence[MapFit]) -> Tempered:
         target,
         starts=fits,
         key=run.key(5),
+        tuning=run.tuning.smc,
         keeper=run.folder.keeper("smc"),
         progress=run.progress,
     )

@@ -22,6 +22,7 @@ from pendel.run.inputs import Problem
 from pendel.run.plans import final_plans, first_plans
 from pendel.run.scan import find_start, tilt_moves
 from pendel.run.settings import Settings
+from pendel.run.tuning import Tuning
 from pendel.run.writing import DRAWS, Refined, StageResult, Summary, write_stage
 from pendel.simulate import Plan
 from pendel.simulate.cost import affordable_draws, within_memory
@@ -29,7 +30,6 @@ from pendel.simulate.shard import shard_plan
 
 ROUNDS = 3  # of a fit that begins at a scan
 K_DRAWS = 200  # of the guide, for its Pareto k
-BATCHES, SHORT_CYCLE = 8, 100  # of SVI where one simulation is costly
 SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -44,6 +44,7 @@ class Run:
     settings: Settings
     progress: Progress | None
     clock: Callable[[], Mapping[str, float]]
+    tuning: Tuning
 
     def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
         """(experiment, plan) pairs, as models take them."""
@@ -145,8 +146,9 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
     """
     angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
     plans = [plan for _, plan in target.data[0][1]]
-    costly = is_costly(plans) and jax.default_backend() == "cpu"
-    batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
+    costly = is_costly(plans, run.tuning.coarse) and jax.default_backend() == "cpu"
+    few = run.tuning.batching
+    batches, steps = (few.batches, few.steps) if costly else (1, STEPS)
     way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
     run.folder.update(svi=way)
 
@@ -179,6 +181,7 @@ def sample_chains(run: Run, target: Target, fit: MapFit) -> Sampled:
         target,
         start=fit,
         key=run.key(3),
+        tuning=getattr(run.tuning, run.settings.infer),
         keeper=run.folder.keeper(run.settings.infer),
         progress=run.progress,
     )

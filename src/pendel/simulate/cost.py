@@ -147,7 +147,7 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
         propagator=group.propagator,
         radius=radius,
         steps=0 if group.propagator == "eigen" else steps,
-        operations=_operations(group, steps),
+        operations=_operations(group, float(steps)),
     )
 
 
