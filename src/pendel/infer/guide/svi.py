@@ -206,7 +206,7 @@ def _updates(model: Callable, guide: NeuralGuide, steps: int) -> tuple[optax.Gra
 
 
 def pareto_k(model: Callable, *args: Any, fit: SviFit, key: Array, draws: int = 200, **kwargs: Any) -> float:
-    """Shape of the tail of posterior over guide at draws of the guide, see `largest_good_k`.
+    """Shape of the tail of posterior over guide at draws of the guide.
 
     Source: Yao, Vehtari, Simpson & Gelman, Proc. ICML 80, 5581 (2018).
     """
@@ -223,11 +223,3 @@ def pareto_k(model: Callable, *args: Any, fit: SviFit, key: Array, draws: int = 
     noise = jax.random.normal(key, (draws, guide.layout.size + len(guide.log_spreads)))
     minus_log_weight = -np.array([float(log_ratio(one)) for one in noise])  # ArviZ takes a log likelihood, w = 1 / p
     return float(array_stats.psislw(minus_log_weight)[1])
-
-
-def largest_good_k(draws: int) -> float:
-    """The Pareto k up to which importance weights of so many draws would mend a guide.
-
-    Source: Vehtari, Simpson, Gelman, Yao & Gabry, J. Mach. Learn. Res. 25, 72 (2024).
-    """
-    return min(1 - 1 / np.log10(max(draws, 11)), 0.7)
