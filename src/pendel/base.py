@@ -1,4 +1,4 @@
-"""What everything rests on: the array type, the one error for wrong input, and the names of data sets."""
+"""What everything rests on: the array type, the one error for wrong input, notes, and the names of data sets."""
 
 import jax
 import numpy as np
@@ -11,6 +11,23 @@ class InputError(ValueError):
 
     def __init__(self, *, found: str, expected: str, do: str) -> None:
         super().__init__(f"found {found}; expected {expected}; do: {do}")
+
+
+class Note(str):
+    """A remark for the user on what was read; `kind` names those that the program itself goes by."""
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str = "") -> "Note":
+        """The text, with its kind."""
+        note = super().__new__(cls, text)
+        note.kind = kind
+        return note
+
+
+def kind_of(note: str) -> str:
+    """The kind of a note, empty for any other text."""
+    return note.kind if isinstance(note, Note) else ""
 
 
 def suffix(number: int) -> str:

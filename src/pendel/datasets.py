@@ -13,9 +13,11 @@ from typing import Any
 import pooch
 
 from pendel.base import InputError
-from pendel.folder.run_folder import DISK_ERRORS, file_hash, write_atomically
+from pendel.files.whole_file import DISK_ERRORS, cannot_write, write_bytes
+from pendel.folder.stage_keys import file_hash
 
 REGISTRY = "datasets.json"
+ELSEWHERE = "choose another folder with --to"
 TIMEOUT = 30.0  # s, without an answer or a further byte
 
 
@@ -75,7 +77,7 @@ def fetch(dataset: DataSet, folder: Path) -> tuple[Fetched, ...]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error, ELSEWHERE) from error
     return tuple(_fetch_file(dataset, file, folder / file.name) for file in dataset.files)
 
 
@@ -89,7 +91,7 @@ def _fetch_file(dataset: DataSet, file: DataFile, target: Path) -> Fetched:
             do="move it away, or choose another folder with --to",
         )
     if file.url is None:
-        write_atomically(target, (_package_data() / str(file.embedded)).read_bytes())
+        write_bytes(target, (_package_data() / str(file.embedded)).read_bytes())
     else:
         _download(dataset, file, target)
     return Fetched(path=target, is_new=True)
@@ -115,7 +117,7 @@ def _download(dataset: DataSet, file: DataFile, target: Path) -> None:
         ) from error
     except OSError as error:  # those of the connection are OSErrors, too
         if error.errno in DISK_ERRORS:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error, ELSEWHERE) from error
         by_hand = f"https://doi.org/{dataset.doi}" if dataset.doi else file.url
         raise InputError(
             found=f"no answer from {file.url} ({_reason(error)})",
@@ -142,14 +144,6 @@ def _dataset(name: str, entry: dict[str, Any]) -> DataSet:
 
 def _package_data() -> Path:
     return Path(str(resources.files("pendel"))) / "data"
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        found=f"{path}, which cannot be written ({error.strerror})",
-        expected="a writable folder with free space",
-        do="choose another folder with --to",
-    )
 
 
 @dataclasses.dataclass(frozen=True)

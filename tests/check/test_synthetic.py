@@ -14,7 +14,7 @@ from pendel.crystal.cell import direct_matrix
 from pendel.crystal.structure import Crystal
 from pendel.datasets import example
 from pendel.experiment.frames import is_observed
-from pendel.run.writing import Refined
+from pendel.folder.structure_group import Refined
 
 FEW = {"tilts": 3, "g_max": 1.0, "sg_max": 0.004}
 

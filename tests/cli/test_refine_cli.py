@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import gemmi
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import pendel
 from pendel.cli.main import app
 from pendel.datasets import example
+from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import MclmcTuning
 from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.chains.smc import SmcTuning
@@ -254,7 +256,7 @@ def test_compare_needs_two_finished_runs(tmp_path: Path):
     assert "found one run; expected at least two" in message
     code, message = run("compare", tmp_path, tmp_path)
     assert code == 2
-    assert "without a complete result" in message
+    assert "without run.json, summary.json, posterior.nc" in message
     assert len(message.strip().splitlines()) == 1
 
 
@@ -280,8 +282,9 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     outcome = pendel.refine(
         inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage), tuning=COSTLY
     )
-    assert json.loads((out / "run.json").read_text())["costly"] is False
-    assert json.loads((out / "run.json").read_text())["svi"] == {"batches": 1, "steps": fitting.STEPS}
+    decided = json.loads((out / "run.json").read_text())["decided"]
+    assert decided["costly"]["value"] is False
+    assert decided["svi"]["value"] == {"batches": 1, "steps": fitting.STEPS}
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)
@@ -299,8 +302,62 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert " of " in compared.stdout  # units with an unreliable estimate
     assert "measurement by measurement" in compared.stdout
     assert 'id="comparison"' in (out / "report.html").read_text(encoding="utf-8")
-    with pytest.raises(pendel.InputError, match="different: seed"):
-        pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
+    replaced(inputs[0], "O1 O 0.8620", "O1 O 0.8621")
+    with pytest.raises(pendel.InputError, match="different: structure"):
+        pendel.refine(inputs[0], [inputs[1]], out, settings)
+
+
+def made_by(run, monkeypatch) -> tuple[str, ...]:
+    """Stages that a run makes; the others come from its folder."""
+    made = []
+    save = RunFolder.save_stage
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            RunFolder, "save_stage", lambda self, stage, *a, **o: (made.append(stage), save(self, stage, *a, **o))
+        )
+        run()
+    return tuple(made)
+
+
+def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeypatch):
+    """A finished maximum goes on to SVI, chains and particles; an edited model keeps its scan; other frames nothing."""
+    model, out = tmp_path / "kinematic.py", tmp_path / "run"
+    model.write_text(KINEMATIC)
+    monkeypatch.setattr(sys.modules["pendel.refine"], "write_page", lambda folder: folder)
+    calls = {"find_start": 0, "fit_map": 0}
+    for name in calls:
+        original = getattr(fitting, name)
+
+        def counted(*args, _name=name, _original=original, **options):
+            calls[_name] += 1
+            return _original(*args, **options)
+
+        monkeypatch.setattr(fitting, name, counted)
+    monkeypatch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
+    monkeypatch.setattr(fitting, "STEPS", 30)
+    monkeypatch.setitem(fitting.SAMPLERS, "nuts", partial(fitting.SAMPLERS["nuts"], chains=2, warmup=20, draws=20))
+    settings = pendel.Settings(model=str(model), infer="map", **SMALL)
+
+    def stages(**changes) -> tuple[str, ...]:
+        changed = dataclasses.replace(settings, **changes)
+        made = made_by(lambda: pendel.refine(inputs[0], [inputs[1]], out, changed), monkeypatch)
+        assert json.loads((out / "summary.json").read_text())["stage"] == changed.infer
+        return made
+
+    assert stages() == ("start", "map")
+    (out / "difference.json").write_text("{}")
+    assert stages(infer="svi") == ("svi",)
+    assert stages(infer="svi", guides=2) == ("svi",)
+    assert stages(infer="nuts") == ("nuts",)
+    assert stages(infer="svi", guides=2) == ()
+    assert stages(infer="svi", guides=2, seed=1) == ("svi",)
+    assert calls == {"find_start": 1, "fit_map": 1}
+    assert (out / "difference.json").is_file()
+    model.write_text(KINEMATIC.replace("Normal(0, 0.05)", "Normal(0, 0.04)"))
+    assert stages() == ("map",)
+    assert not (out / "difference.json").is_file()  # what another maximum lacks
+    assert calls == {"find_start": 1, "fit_map": 2}
+    assert stages(frames="::12") == ("start", "map")
 
 
 @pytest.mark.parametrize("sample", ["nuts", "mclmc"])
@@ -334,21 +391,26 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, sample):
     assert "ranks of u_iso, chain by chain" in page
 
 
-def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path):
+def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path, monkeypatch):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     few = Tuning(smc=SmcTuning(particles=16))
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer="smc", **SMALL)
-    out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=few)
-    summary = outcome.summary
+    out, found = tmp_path / "run", []
+    pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, infer="map"))
+
+    def refine():
+        found.append(pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=few))
+
+    assert made_by(refine, monkeypatch) == ("basins", "smc")  # the maximum is known
+    summary = found[0].summary
     assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == ("smc", 1, 16)
     assert sum(summary["basin_probability"]) == pytest.approx(1.0)
     assert len(summary["basin_thickness"]) == len(summary["basin_probability"])
     assert summary["smc_temperatures"][-1] == 1.0
     assert abs(summary["log_evidence_smc"] - summary["log_evidence_laplace"]) < 50
     assert "probability of the maxima that were found" in (out / "report.html").read_text(encoding="utf-8")
-    again = pendel.refine(inputs[0], [inputs[1]], out, settings)  # from the checkpoints
-    assert again.summary["basin_probability"] == summary["basin_probability"]
+    assert made_by(refine, monkeypatch) == ()
+    assert found[1].summary["basin_probability"] == summary["basin_probability"]
 
 
 @pytest.mark.parametrize("with_tilts", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -384,7 +446,7 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
     assert outcome.summary["converged"]
     few, start, best = (dict(np.load(out / f"stage_{stage}.npz")) for stage in ("coarse", "start", "map"))
     assert set(few) == set(start)
-    for name in few:  # nothing is scanned again
+    for name in few.keys() - {"structure"}:  # nothing is scanned again
         np.testing.assert_array_equal(start[name], few[name])
     # this model simulates nothing, so that beams do not matter and the fit ends where the coarse one did
     np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
@@ -454,7 +516,7 @@ def check_files(out: Path, outcome: pendel.Outcome) -> None:
     assert summary["max_r_hat"] is None
     posterior = pendel.Posterior.load(out / "posterior.nc").data
     groups = {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior", "observed_data"}
-    groups |= {"constant_data", "log_likelihood_heldout", "laplace", "svi_data", "rocking_data"}
+    groups |= {"constant_data", "log_likelihood_heldout", "laplace", "svi_data", "rocking_data", "structure_data"}
     assert groups == set(posterior.children)
     fract = posterior["posterior"]["fract"]
     assert fract.dims == ("chain", "draw", "site", "axis")

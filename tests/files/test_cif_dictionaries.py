@@ -14,7 +14,7 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import SHAPES
+from pendel.files.cif_facts import SHAPES, facts_of
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -199,7 +199,7 @@ def written(path, crystal, experiments, results=RESULTS, *, everything=True) -> 
         u_aniso_su=np.full((sites, 3, 3), 0.0011) if everything else None,
         occupancy_su=np.where(np.asarray(crystal.occupancy) < 1, 0.013, 0.0),
         experiments=experiments,
-        results=results,
+        facts=facts_of(results),
         fract_draws=draws if everything else None,
         calculated=calculated if everything else None,
     )

@@ -12,7 +12,7 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import SHAPES, write_hand
+from pendel.files.cif_facts import SHAPES, Facts, facts_of, write_hand
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -64,8 +64,8 @@ def draws_of(crystal: Crystal, count=40) -> np.ndarray:
     return np.asarray(crystal.fract) + np.tensordot(moves, np.asarray(crystal.position_basis), axes=1)
 
 
-def write(path, crystal, experiments, **options) -> gemmi.cif.Block:
-    arguments = {"fract_su": None, "u_aniso_su": None, "results": {}, **options}
+def write(path, crystal, experiments, *, results=None, **options) -> gemmi.cif.Block:
+    arguments = {"fract_su": None, "u_aniso_su": None, "facts": facts_of(results or {}), **options}
     write_refined_cif(path, crystal, experiments=experiments, **arguments)
     return gemmi.cif.read(str(path)).sole_block()
 
@@ -370,7 +370,7 @@ def test_a_flat_ellipsoid_is_written_so_that_it_can_be_read(quartz, tmp_path):
     crystal = dataclasses.replace(quartz, u_aniso=flat, isotropic=(False, False))
     su = np.full((2, 3, 3), 2e-3)
     path = tmp_path / "flat.cif"
-    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], results={})
+    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], facts=Facts())
     again = read_crystal(path)
     np.testing.assert_allclose(again.u_aniso[1], flat[1], atol=1e-5)
     row = [text for text in path.read_text().splitlines() if text.startswith("O1 ")][-1]

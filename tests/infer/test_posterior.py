@@ -119,7 +119,7 @@ def test_file_round_trip_and_arviz_can_use_it(posterior, tmp_path: Path):
 
 def test_a_failed_write_leaves_nothing(posterior, tmp_path: Path):
     (tmp_path / "posterior.nc").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(pendel.InputError, match="directory"):
         posterior.save(tmp_path / "posterior.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
 

@@ -12,18 +12,13 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, norm
 from test_hmc import Memory
 
+from pendel.folder.checkpoint import packed, unpacked
 from pendel.infer.chains.smc import sample_smc
+from pendel.infer.layout import Layout, inspect_model
 from pendel.infer.maximum.map import fit_map
 from pendel.judge.verdicts import _basins
-from pendel.run.checkpoints import (
-    Chosen,
-    pack_basins,
-    pack_start,
-    pack_tempered,
-    unpack_basins,
-    unpack_start,
-    unpack_tempered,
-)
+from pendel.run.fitting import Chosen
+from pendel.run.stages import RESULTS
 
 FRAMES, PER_FRAME, SIGMA = 3, 4, 0.3
 FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
@@ -101,19 +96,22 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(starts):
 
 
 def test_stages_come_back_as_they_were(starts, tempered):
-    arguments = (model, (), {"y": Y})
-    for one, again in zip(starts, unpack_basins(pack_basins(starts), *arguments), strict=True):
-        np.testing.assert_array_equal(again.unconstrained, one.unconstrained)
-        assert again.potential == one.potential
-    found = unpack_tempered(pack_tempered(tempered))
+    def again(value):
+        layout = inspect_model(model, (), {"y": Y}, with_fixed=False)
+        return unpacked(packed(value, left_out=(Layout,)), classes=RESULTS, given={Layout: layout})
+
+    for one, found in zip(starts, again(starts), strict=True):
+        np.testing.assert_array_equal(found.unconstrained, one.unconstrained)
+        assert (found.potential, found.message) == (one.potential, one.message)
+        assert found.layout.names() == one.layout.names()
+    found = again(tempered)
     for field in dataclasses.fields(tempered):
         value, other = getattr(found, field.name), getattr(tempered, field.name)
         for a, b in zip(jax.tree.leaves(value), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     chosen = Chosen(values={"a": np.zeros(2)}, basins=np.zeros((2, 2)), others=({"a": np.ones(2)}, {"a": np.ones(2)}))
-    assert len(unpack_start(pack_start(chosen)).others) == 2
-    without = {k: v for k, v in pack_start(chosen).items() if not k.startswith("other")}
-    assert unpack_start(without).others == ()
+    assert len(again(chosen).others) == 2
+    assert again(dataclasses.replace(chosen, others=())).others == ()
 
 
 def test_too_few_particles_are_refused(starts):

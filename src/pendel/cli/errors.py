@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from pendel.base import InputError
-from pendel.folder.run_folder import DISK_ERRORS, RECORD
+from pendel.files.whole_file import DISK_ERRORS
+from pendel.folder.run_folder import RECORD
 
 
 @contextmanager

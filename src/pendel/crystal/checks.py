@@ -3,13 +3,13 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.base import Array, InputError
+from pendel.base import Array, InputError, Note
 from pendel.crystal import symmetry
 from pendel.crystal.cell import Cell, direct_matrix
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
-OVERFULL = "more than one atom"  # in the note on such a place
+OVERFULL = "overfull"  # kind of the note on a place with more than one atom
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
 
 
@@ -99,7 +99,8 @@ def check_distances(
     Args:
         fullest: largest sum that is no error.
     """
-    occupancy, notes, told = np.asarray(occupancy), [], set()
+    occupancy, told = np.asarray(occupancy), set()
+    notes: list[str] = []
     for site, label in enumerate(labels):
         distance = symmetry.lattice_distance(atoms - fract[site], direct)
         close = np.flatnonzero(distance < SHORTEST_DISTANCE)
@@ -118,6 +119,7 @@ def check_distances(
         group = frozenset(labels[index] for index in atom_site[close])
         if group not in told:
             told.add(group)
-            more = f", {OVERFULL}" if total > FULL_OCCUPANCY else ""
-            notes.append(f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f}{more})")
+            more, kind = (", more than one atom", OVERFULL) if total > FULL_OCCUPANCY else ("", "")
+            text = f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f}{more})"
+            notes.append(Note(text, kind))
     return notes

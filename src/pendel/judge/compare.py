@@ -1,9 +1,7 @@
 """Runs on the same measurements against each other: what predicts better, and which hand is right."""
 
-import csv
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ import numpy as np
 from pendel.base import InputError
 from pendel.crystal import symmetry
 from pendel.crystal.structure import Crystal, direct_matrix, invert, is_centrosymmetric
-from pendel.files.cif import read_crystal
-from pendel.folder.posterior_file import Posterior
+from pendel.folder.reader import read_run_files
 from pendel.judge.loo import Loo, by_frame, by_measurement, held_out
 
 EVIDENCES = {"log_evidence_smc": "SMC", "log_evidence_laplace": "Laplace"}  # the better first
@@ -66,27 +63,26 @@ class Hand:
 
 def read_run(path: Path) -> Run:
     """A finished run; raises InputError for a folder that is none."""
-    try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        tree = Posterior.load(path / "posterior.nc").data
-        with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            found=f"{path} without a complete result ({error})", expected="the folder of a finished run", do="check RUN"
-        ) from error
+    run = read_run_files(path)
     calculated = {
-        (row["dataset"], row["frame"], row["h"], row["k"], row["l"]): (float(row["i_obs"]), float(row["i_calc_mean"]))
-        for row in rows
+        (data.name, frame, hkl): (measured, mean)
+        for data in run.data
+        for frame, hkl, measured, mean in zip(
+            data.frame_id[data.frame].tolist(),
+            data.hkl,
+            data.intensity.tolist(),
+            data.calculated.mean(axis=0).tolist(),
+            strict=True,
+        )
     }
     return Run(
         path=path,
-        summary=summary,
-        crystal=read_crystal(path / "refined.cif", fullest=np.inf),
+        summary=run.summary,
+        crystal=run.crystal,
         calculated=calculated,
-        measurement=by_measurement(tree),
-        frame=by_frame(tree),
-        heldout=held_out(tree),
+        measurement=by_measurement(run.tree),
+        frame=by_frame(run.tree),
+        heldout=held_out(run.tree),
     )
 
 

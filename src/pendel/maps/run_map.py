@@ -10,11 +10,11 @@ from numpyro import handlers
 
 from pendel.base import Array, InputError, suffix
 from pendel.files.ccp4 import write_ccp4_map
-from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RunFolder, file_hash
+from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RECORD, RunFolder
+from pendel.folder.stage_keys import file_hash
 from pendel.maps.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
 from pendel.maps.potential_fit import FittedData
 from pendel.model.load import load_model, with_thickness
-from pendel.run.checkpoints import map_values, unpack_start
 from pendel.run.inputs import Problem, read_problem
 from pendel.run.plans import final_plans
 from pendel.run.settings import settings_from
@@ -58,13 +58,13 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
 
 def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, Array]]:
     """Problem, model, plans and the values of all sites at the maximum of a run."""
-    record = run.record() if (run.path / "run.json").is_file() else {}
-    if "map" not in record.get("stages", {}):
+    if not (run.path / RECORD).is_file() or "map" not in run.completed():
         raise InputError(
             found=f"{run.path} without a finished maximum",
             expected="the folder of a run whose stage map is done",
             do="run `pendel refine` with --out to this folder first",
         )
+    record = run.record()
     inputs = {role: Path(entry["path"]) for role, entry in record["inputs"].items()}
     changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
     if changed:
@@ -75,10 +75,10 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
         )
     settings = settings_from(record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
-    start = unpack_start(run.load_stage("start"))
+    start = run.load_stage("start")["values"]
     model = with_thickness(load_model(settings.model), settings.thickness)
-    plans = within_memory(problem.crystal, final_plans(problem, settings, start.values), settings.memory)
-    return problem, model, plans, map_values(run.load_stage("map"))
+    plans = within_memory(problem.crystal, final_plans(problem, settings, start), settings.memory)
+    return problem, model, plans, run.load_stage("map")["values"]
 
 
 def _calls(
