@@ -7,7 +7,7 @@ from pathlib import Path
 from pendel.base import suffix
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.folder.structure_group import Refined
-from pendel.model.load import load_model, model_file, with_thickness
+from pendel.model.load import load_model, model_file, with_options
 from pendel.report.page import write_page
 from pendel.run.clock import CompileClock
 from pendel.run.fitting import Progress, Run
@@ -63,7 +63,7 @@ def refine(
     structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
     clock = CompileClock()
     problem = read_problem(structure, data, settings)
-    model = with_thickness(load_model(settings.model), settings.thickness)
+    model = with_options(load_model(settings.model), thickness=settings.thickness)
     inputs = {"structure": structure, "model": model_file(settings.model)}
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))

@@ -64,6 +64,19 @@ def test_replicates_scatter_around_the_calculated_values(predicted):
     assert abs(residual.mean()) < 5 * 0.3 / np.sqrt(residual.size)
 
 
+def test_two_crystals_have_noise_of_their_own(draws):
+    def both(x, *, intensities=None, mask=None):
+        slope = numpyro.sample("slope", dist.Normal(0, 3))
+        numpyro.sample("spread", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.3})
+        for name, observed in zip(("intensity", "intensity_2"), intensities, strict=True):
+            infer = {"plate": "frames", "frame": np.zeros(len(x), dtype=int)}
+            numpyro.sample(name, dist.Normal(slope * x, 0.2), obs=observed, infer=infer)
+
+    found = predict(both, (X,), draws, intensities=OBSERVED * 2, key=jax.random.key(1)).replicated
+    first, second = (np.ravel(found[name] - np.asarray(draws["slope"])[:, None] * X) for name in found)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15  # of 1800 pairs: 0.024 by chance
+
+
 def test_derive_leaves_out_what_it_is_told(draws):
     found = derive(line, (X,), draws, leave_out=("calculated", "intensity"))
     assert set(found) == {"double"}

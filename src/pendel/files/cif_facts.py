@@ -15,14 +15,6 @@ from pendel.files.cif import NO_HYDROGEN
 from pendel.files.numbers import format_su, set_item
 from pendel.files.whole_file import write_text
 
-SHAPES = {
-    "single": "F(tau) = 0 for tau < 1, F(1) = 1",
-    "wedge": "F(tau) = tau",
-    "lens": "F(tau) = tau^2^",
-    "cylinder": "F(tau) = 1 - (1 - tau^2^)^1/2^",
-    "taper": "F(tau) = tau^1/k^",
-    "step": "F(tau) = (1 - q)*tau^1/k^ + q*min(1, tau/h)^1/k^",
-}  # cumulative distribution of the thickness in a frame over its largest value, by the name of the shape
 Z_SCORE = "_refine_ls.abs_structure_z-score"
 
 
@@ -48,7 +40,10 @@ class Facts:
     n_parameters: int | None = None
     thickness: Value | None = None  # Å, mean over the frames of the mean in a frame
     thickness_range: tuple[float, float] | None = None  # Å, of the means in a frame
-    thickness_shape: str | None = None  # a key of SHAPES, or another one
+    thickness_expression: str | None = (
+        None  # cumulative distribution of the thickness in a frame over its largest value
+    )
+    thickness_symbols: Sequence[Mapping[str, object]] = ()  # in the expression: label, meaning, site and is_log of each
     scalars: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # every unknown that is one number, by site
 
 
@@ -57,6 +52,7 @@ def facts_of(summary: Mapping[str, object]) -> Facts:
     thickness = _number(summary, "thickness_mean_angstrom")
     thin, thick = _number(summary, "thickness_min_angstrom"), _number(summary, "thickness_max_angstrom")
     scalars = summary.get("scalars")
+    expression, symbols = summary.get("thickness_expression"), summary.get("thickness_symbols")
     entries = scalars.items() if isinstance(scalars, Mapping) else ()
     means = {str(name): (_number(entry, "mean"), _number(entry, "sd")) for name, entry in entries}
     return Facts(
@@ -70,7 +66,8 @@ def facts_of(summary: Mapping[str, object]) -> Facts:
         n_parameters=_count(summary, "n_parameters"),
         thickness=None if thickness is None else Value(mean=thickness, su=_number(summary, "thickness_su_angstrom")),
         thickness_range=None if thin is None or thick is None else (thin, thick),
-        thickness_shape=str(summary["thickness_shape"]) if summary.get("thickness_shape") else None,
+        thickness_expression=str(expression) if expression else None,
+        thickness_symbols=symbols if isinstance(symbols, Sequence) else (),
         scalars={name: Value(mean=mean, su=sd) for name, (mean, sd) in means.items() if mean is not None},
     )
 
@@ -158,16 +155,12 @@ def _add_sample(block: gemmi.cif.Block, facts: Facts) -> None:
     if facts.thickness_range is not None:
         thin, thick = facts.thickness_range
         details.append(f"Frames have means from {thin / 10:.1f} to {thick / 10:.1f} nm.")
-    shape = facts.thickness_shape
-    if shape in SHAPES:
-        set_item(block, "_refine_ls.sample_shape_expression", SHAPES[shape])
+    if facts.thickness_expression:
+        set_item(block, "_refine_ls.sample_shape_expression", facts.thickness_expression)
         details.append("Expression: tau = t/t~m~, thickness over the largest one in a frame.")
-        if shape in ("taper", "step"):
-            details.append("k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.")
-            details += [f"Typical k{which}: {k}." for which, k in _each(facts, "log_taper_mean", exponential=True)]
-        if shape == "step":
-            details.append("h: lower terrace over the higher one; q: its share of the lit area, one a frame.")
-            details += [f"h{which}: {h}." for which, h in _each(facts, "step_height")]
+    for symbol in facts.thickness_symbols:
+        values = _each(facts, str(symbol["site"]), exponential=bool(symbol["is_log"]))
+        details += [str(symbol["meaning"]), *(f"{symbol['label']}{which}: {text}." for which, text in values)]
     set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
 
 

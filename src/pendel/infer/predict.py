@@ -75,7 +75,10 @@ def _predict_chunk(model, args, kwargs, fixed, keys, chunk):
         return {
             "deterministic": _deterministic(sites),
             "log_likelihood": {name: site["fn"].log_prob(site["value"]) for name, site in observed.items()},
-            "replicated": {name: site["fn"].sample(key) for name, site in observed.items()},
+            "replicated": {
+                name: site["fn"].sample(jax.random.fold_in(key, number))
+                for number, (name, site) in enumerate(observed.items())
+            },
             "scale": {name: _scale(site) for name, site in observed.items()},
             "log_density": sum(terms, jnp.zeros(())),
         }

@@ -9,7 +9,6 @@ import numpy as np
 
 from pendel.base import Array, suffix
 from pendel.crystal.structure import Crystal
-from pendel.experiment.frames import Experiment
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
@@ -17,6 +16,7 @@ from pendel.infer.guide.svi import STEPS, SviFit, SviTuning, end_bound, fit_svi,
 from pendel.infer.maximum.map import MapFit, climb_frames, fit_map
 from pendel.infer.maximum.optimise import APPROXIMATE, CONVERGED, MapTuning
 from pendel.infer.target import Target, make_target
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.clock import CompileClock
 from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.run.inputs import Problem
@@ -73,11 +73,11 @@ class Run:
     clock: CompileClock
     tuning: Tuning
 
-    def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
-        """(experiment, plan) pairs, as models take them."""
-        return tuple(zip(self.problem.experiments, plans, strict=True))
+    def datasets(self, plans: Sequence[Plan]) -> tuple[DataSet, ...]:
+        """The data sets, as models take them."""
+        return data_sets(self.problem.experiments, plans)
 
-    def args(self, plans: Sequence[Plan]) -> tuple[Crystal, tuple[tuple[Experiment, Plan], ...]]:
+    def args(self, plans: Sequence[Plan]) -> tuple[Crystal, tuple[DataSet, ...]]:
         """The arguments of the model."""
         return self.problem.crystal, self.datasets(plans)
 
@@ -175,8 +175,9 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
     Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
     where many frames take as long as few.
     """
-    angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    plans = [plan for _, plan in target.data[0][1]]
+    datasets: tuple[DataSet, ...] = target.data[0][1]
+    angles = {data.frames: data.experiment.alpha for data in datasets}
+    plans = [data.plan for data in datasets]
     costly = is_costly(plans, run.tuning.coarse) and jax.default_backend() == "cpu"
     few = run.tuning.batching
     batches, steps = (few.batches, few.steps) if costly else (1, STEPS)

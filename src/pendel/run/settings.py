@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pendel.base import InputError
-from pendel.model.thickness_prior import CURVED, SHAPES
+from pendel.model.thickness_prior import FAMILIES
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
@@ -75,7 +75,7 @@ class Settings:
     """
 
     model: str = option("robust", "a shipped model, or a Python file", commands=("refine",), stages=FITS)
-    thickness: str | None = option(None, "{choices}", choices=(*CURVED, *SHAPES), commands=("refine",), stages=FITS)
+    thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",), stages=FITS)
     infer: str = option(  # it says which stages there are
         "svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo")
     )

@@ -18,7 +18,7 @@ from pendel.infer.layout import Layout
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.target import Target
 from pendel.model.load import model_story
-from pendel.run.basins import fit_basins, temper, widest
+from pendel.run.basins import fit_basins, temper
 from pendel.run.coarse import coarse_problem, is_costly
 from pendel.run.fitting import (
     ROUNDS,
@@ -33,7 +33,7 @@ from pendel.run.fitting import (
     scan_again,
     scan_start,
 )
-from pendel.run.plans import describe_plans, final_plans
+from pendel.run.plans import describe_plans, final_plans, widest
 from pendel.run.processes import describe_devices
 from pendel.run.results import StageResult, chains_result, guided_result, laplace_result, tempered_result
 from pendel.run.settings import Settings
@@ -123,7 +123,7 @@ def _tempered(run: Run, start: Chosen, fit: MapFit, fit_from: Callable) -> tuple
 
     Where those are not the ones of the maximum that is known, it is found once more with them.
     """
-    values = widest(start)
+    values = widest(start.values, start.others)
     plans = _plans(run, start, values)
     target = run.target(plans)
     is_same = all(np.array_equal(values[name], start.values[name]) for name in values)

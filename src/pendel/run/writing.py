@@ -19,7 +19,8 @@ from pendel.files.reflections_csv import write_reflections
 from pendel.folder.posterior_file import Posterior, posterior_tree
 from pendel.folder.structure_group import Refined
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
-from pendel.model.load import diffraction_theory, thickness_shape
+from pendel.model.load import diffraction_theory, model_options
+from pendel.model.thickness_prior import thickness_facts
 from pendel.run.evaluate import klar_agreement
 from pendel.run.fitting import Run
 from pendel.run.inputs import Problem
@@ -137,7 +138,8 @@ def _summary(run: Run, plans: Plans, result: StageResult, found: _Derived) -> Su
         **thickness_numbers(found.draws, len(plans)),
         **largest_step(problem, plans, result.point),
         **sampling_numbers(result),
-        **{"theory": diffraction_theory(settings.model), "thickness_shape": thickness_shape(run.model)},
+        **thickness_facts(model_options(run.model).get("thickness")),
+        **{"theory": diffraction_theory(settings.model)},
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
         **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": _count(result), "n_chains": result.chains},
         **result.facts,
