@@ -13,7 +13,6 @@ from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box
 from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
-from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
 from pendel.simulate.scattering import structure_factors
 
@@ -148,7 +147,6 @@ def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavele
         frame=np.zeros(1, dtype=np.int32),
         measurement=np.zeros((1, count), dtype=np.int32),
         rows=count,
-        propagator="eigen",
     )
     box, support = difference_box((group,))
     length = np.sqrt(np.einsum("gi,ij,gj->g", support, np.linalg.inv(slow_bloch.metric(crystal.cell)), support))
@@ -163,12 +161,10 @@ def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavele
     return build(crystal, group)
 
 
-def propagate(problem, thickness, *, propagator="eigen", dtype="float64", mode="forward"):
+def propagate(problem, thickness, *, dtype="float64", mode="forward"):
     """Amplitudes [segments nodes beams tilts] of all beams of an eigenproblem at thicknesses [Å]."""
     interaction, diagonal, flux = problem
     nodes = jnp.broadcast_to(jnp.asarray(thickness, dtype=float), (interaction.shape[0], len(thickness)))
-    if propagator == "eigen":
-        return jax.jit(propagate_eigen)(interaction, diagonal, flux, nodes)
     interaction = interaction.astype(jnp.complex64 if dtype == "float32" else jnp.complex128)
     radius = float(jnp.max(jax.jit(spectral_interval)(interaction, diagonal, flux)[1]))
     steps = int(expansion_length(jnp.asarray(radius * float(np.max(thickness))), dtype))
@@ -176,12 +172,10 @@ def propagate(problem, thickness, *, propagator="eigen", dtype="float64", mode="
     return jax.jit(partial(propagate_chebyshev, **options))(interaction, diagonal, flux, nodes)
 
 
-def exit_intensities(
-    crystal, beams, orientation, thickness, *, propagator="eigen", dtype="float64", wavelength=WAVELENGTH
-):
+def exit_intensities(crystal, beams, orientation, thickness, *, dtype="float64", wavelength=WAVELENGTH):
     """|psi|² [thickness, beams] of a given list of beams in one orientation."""
     problem = eigenproblem(crystal, beams, orientation, wavelength=wavelength)
-    wave = propagate(problem, thickness, propagator=propagator, dtype=dtype)
+    wave = propagate(problem, thickness, dtype=dtype)
     return np.abs(np.asarray(wave[0, :, :, 0])) ** 2
 
 

@@ -69,10 +69,7 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
     """Every default that was derived from the data, for run.json."""
     found = {}
     for number, plan in enumerate(plans):
-        groups = [
-            {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
-            for group in plan.groups
-        ]
+        groups = [{"segments": len(group.frame), "beams": group.hkl.shape[1]} for group in plan.groups]
         settings = {"dtype": plan.dtype, "max_steps": plan.max_steps, "groups": groups}
         found[f"plan{suffix(number)}"] = {**dict(plan.settings), **settings}
     return found

@@ -15,7 +15,6 @@ from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
-from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
 from pendel.simulate.plan import Plan, chunk_size, plan_coupling
@@ -118,8 +117,6 @@ def exit_waves(
         build = jax.checkpoint(build)
     interaction = build(coupling.astype(dtype), group)
     nodes = thickness[group.frame]
-    if group.propagator == "eigen":
-        return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
     return propagate_chebyshev(
         interaction,
         diagonal,

@@ -82,7 +82,6 @@ def make_plan(
     thickness_max: float = 3000.0,
     tilt: Float[Array, "frames 2"] | None = None,
     dtype: str = "float32",
-    propagator: str = "auto",
     form_factor_table: str = "lobato",
 ) -> Plan:
     """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, and pad them to few sizes.
@@ -94,7 +93,6 @@ def make_plan(
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         tilt: frame tilts around which the beams are selected [deg].
         dtype: precision of the propagator, "float32" or "float64".
-        propagator: "eigen", "chebyshev" or "auto" (by size).
         form_factor_table: "lobato" or "peng".
 
     Raises:
@@ -112,7 +110,7 @@ def make_plan(
             do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
         )
     measurements = len(experiment.intensity)
-    groups = pad_segments(segments, measurements, propagator)
+    groups = pad_segments(segments, measurements)
     box, support = difference_box(groups)
     g = np.linalg.norm(support @ reciprocal_matrix(crystal.cell).T, axis=1)
     plan = Plan(
