@@ -53,6 +53,7 @@ def simulate_intensities(
     thickness: Float[Array, "frames nodes"],
     weights: Float[Array, "frames nodes"],
     u_change: Complex[Array, " g"] | None = None,
+    absorption: Complex[Array, " zero_and_g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
 
@@ -63,6 +64,7 @@ def simulate_intensities(
         thickness: nodes of every frame's thickness distribution [Å].
         weights: of the nodes, summing to 1 per frame.
         u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
+        absorption: U'_g [Å⁻²] of 000 and `support_hkl`; the potential is U(r) + i U'(r), see `plan_coupling`.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
@@ -71,7 +73,8 @@ def simulate_intensities(
     calls = _recorded.get()
     if calls is not None:
         calls.append(Call(crystal, plan, jnp.asarray(tilt), nodes, shares))
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, u_change=u_change)
+    coupling = plan_coupling(crystal, plan, u_change, absorption)
+    return _over_segments(coupling, plan, tilt, nodes, shares, _over_nodes_and_tilts)
 
 
 def kinematic_intensities(
@@ -87,7 +90,8 @@ def kinematic_intensities(
     For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
     """
     nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, _single_scattering)
+    coupling = plan_coupling(crystal, plan)
+    return _over_segments(coupling, plan, tilt, nodes, shares, _over_nodes_and_tilts, _single_scattering)
 
 
 def thickness_table(
@@ -99,7 +103,7 @@ def thickness_table(
         return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
 
     nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
-    return _over_segments(crystal, plan, tilt, nodes, jnp.zeros(()), reduce)
+    return _over_segments(plan_coupling(crystal, plan), plan, tilt, nodes, jnp.zeros(()), reduce)
 
 
 def exit_waves(
@@ -109,7 +113,11 @@ def exit_waves(
     axis_row: Float[Array, "frames 3"],
     thickness: Float[Array, "frames nodes"],
 ) -> Complex[Array, "segments nodes rows tilts"]:
-    """Flux-normalised amplitudes of the leading beams of every segment in a group."""
+    """Flux-normalised amplitudes of the leading beams of every segment in a group.
+
+    Args:
+        coupling: V_g [rad/Å] of all differences of beams, see `coupling_box`; non-Hermitian with absorption.
+    """
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
     build = partial(interaction_matrix, box=plan.box)
@@ -151,7 +159,7 @@ def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thic
     return scattered.at[:, :, 0].set(1.0)
 
 
-def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical, u_change=None):
+def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dynamical):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
@@ -172,7 +180,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
         )
     if plan.wanted is not None:  # at no thickness the expansion is short
         thickness = jnp.where(plan.wanted[:, None], thickness, 0.0)
-    shared = plan_coupling(crystal, plan, u_change), beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    shared = coupling, beam_axis_row(jnp.asarray(tilt)), thickness, weights
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 
