@@ -153,7 +153,10 @@ def test_single_precision_derivatives():
 
 
 def test_one_trace_per_padded_size(monkeypatch):
-    """Twelve frames of different sizes: as many traces of the propagator as groups, and none for new values."""
+    """Twelve frames of different sizes: as many traces of the propagator as groups, and none for new values.
+
+    Another energy and another table of form factors are new values, too.
+    """
     traced = []
 
     def counting(original):
@@ -167,7 +170,8 @@ def test_one_trace_per_padded_size(monkeypatch):
     monkeypatch.setattr(forward_module, "propagate_chebyshev", counting(original))
     crystal = crystal_of(QUARTZ)
     experiment = experiment_near(NEAR_ZONE, np.linspace(-30, 40, 12), 0.7)
-    plan = make_plan(crystal, experiment, g_max=1.2, sg_max=0.01, tilts=6, thickness_max=1200.0)
+    options = {"g_max": 1.2, "sg_max": 0.01, "tilts": 6, "thickness_max": 1200.0}
+    plan = make_plan(crystal, experiment, **options)
     simulate = jax.jit(lambda values, crystal, plan: intensities.__wrapped__(values, crystal, plan))
     values = start(crystal, 12)
     first = simulate(values, crystal, plan)
@@ -175,3 +179,8 @@ def test_one_trace_per_padded_size(monkeypatch):
     second = simulate(moved(values, direction(values, "fract", 1), 1.0), crystal, plan)
     assert len(traced) == len(plan.groups)
     assert np.abs(np.asarray(first - second)).max() > 1e-6
+    peng = make_plan(crystal, experiment, form_factor_table="peng", **options).support_form_factor
+    for other in ({"wavelength": 0.9 * plan.wavelength}, {"support_form_factor": peng}):
+        third = simulate(values, crystal, dataclasses.replace(plan, **other))
+        assert len(traced) == len(plan.groups)
+        assert np.abs(np.asarray(first - third)).max() > 1e-4

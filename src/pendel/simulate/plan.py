@@ -28,11 +28,10 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["groups", "support_hkl", "support_form_factor", "same_as", "wanted"],
+    data_fields=["groups", "support_hkl", "support_form_factor", "wavelength", "same_as", "wanted"],
     meta_fields=[
         "measurements",
         "frames",
-        "wavelength",
         "box",
         "dtype",
         "mode",
@@ -53,7 +52,7 @@ class Plan:
     same_as: Int[Array, " measurements"]  # the first measurement of the same hkl in the same frame
     measurements: int
     frames: int
-    wavelength: float  # Å
+    wavelength: Float[Array, ""] | float  # Å
     box: tuple[int, int, int]  # shape of the box of all differences of beams
     dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
