@@ -68,9 +68,7 @@ def main() -> None:
     beams = {name: value for name, value in options.items() if name != "every"}
     truth, crystal = pendel.read_crystal(example().data), pendel.read_crystal(example().structure)
     experiments = measured_crystals(truth, **options)
-    plans = [
-        pendel.make_plan(crystal, one, thickness_max=1200.0, propagator="chebyshev", **beams) for one in experiments
-    ]
+    plans = [pendel.make_plan(crystal, one, thickness_max=1200.0, **beams) for one in experiments]
 
     # Each alone. Thickness starts at what was simulated; with real data `pendel.find_start` scans for it.
     starts = [

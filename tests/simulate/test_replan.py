@@ -30,7 +30,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def plan(crystal, experiment):
-    made = pendel.make_plan(crystal, experiment, **OPTIONS, dtype="float64", propagator="chebyshev")
+    made = pendel.make_plan(crystal, experiment, **OPTIONS, dtype="float64")
     return dataclasses.replace(made, matrix_numbers=5_000).with_mode("forward")
 
 
@@ -41,7 +41,6 @@ def test_settings_memory_and_mode_are_kept(crystal, experiment, plan):
     assert (again.matrix_numbers, again.mode, again.dtype) == (5_000, "forward", "float64")
     g = np.linalg.norm(np.asarray(again.support_hkl) @ reciprocal_matrix(crystal.cell).T, axis=1)
     np.testing.assert_allclose(again.support_form_factor, form_factors(crystal.elements, g, "peng"))
-    assert {group.propagator for group in again.groups} == {"chebyshev"}
 
 
 def test_a_plan_is_as_when_it_was_made(crystal, experiment, plan):

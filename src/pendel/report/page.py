@@ -126,7 +126,7 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def _simulation(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    beams = ", ".join(f"{g['segments']} × {g['beams']} ({g['propagator']})" for g in plan.get("groups", []))
+    beams = ", ".join(f"{g['segments']} × {g['beams']}" for g in plan.get("groups", []))
     rest = {name: value for name, value in plan.items() if name != "groups"}
     numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rest.items()]
     return [("segments × beams", beams), *numbers]

@@ -77,13 +77,7 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
     """Every default that was derived from the data, for run.json."""
     found = {}
     for number, plan in enumerate(plans):
-        groups = [
-            {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
-            for group in plan.groups
-        ]
-        found[f"plan{suffix(number)}"] = {
-            **dataclasses.asdict(plan.settings),
-            "max_steps": plan.max_steps,
-            "groups": groups,
-        }
+        groups = [{"segments": len(group.frame), "beams": group.hkl.shape[1]} for group in plan.groups]
+        settings = dataclasses.asdict(plan.settings)
+        found[f"plan{suffix(number)}"] = {**settings, "max_steps": plan.max_steps, "groups": groups}
     return found

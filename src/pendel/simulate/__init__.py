@@ -1,6 +1,6 @@
 """The dynamical simulator, in the order of the calculation.
 
-scattering (U_g), geometry, beams, matrix, propagators (eigen, chebyshev), plan, illumination, forward (intensities).
+scattering (U_g), geometry, beams, matrix, chebyshev (exit waves), plan, illumination, forward (intensities).
 """
 
 from pendel.simulate.forward import kinematic_intensities, simulate_intensities, thickness_table

@@ -36,7 +36,6 @@ class GroupCost:
     segments: int
     beams: int
     tilts: int
-    propagator: str
     radius: float  # R [rad/Å]
     steps: int  # of the Chebyshev expansion at the given thickness
     operations: float  # floating point operations of one simulation
@@ -144,9 +143,8 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
         segments=segments,
         beams=beams,
         tilts=tilts,
-        propagator=group.propagator,
         radius=radius,
-        steps=0 if group.propagator == "eigen" else steps,
+        steps=steps,
         operations=_operations(group, float(steps)),
     )
 
@@ -154,7 +152,7 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
 def _operations(group, steps: float) -> float:
     segments, beams = group.hkl.shape[:2]
     tilts = group.matrix.shape[1]
-    return segments * tilts * (100.0 * beams**3 if group.propagator == "eigen" else 8.0 * beams**2 * steps)
+    return 8.0 * segments * tilts * beams**2 * steps
 
 
 def _speed(group: GroupCost, dtype: str) -> float:

@@ -11,7 +11,6 @@ from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
-from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.illumination import Illumination
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
@@ -24,6 +23,7 @@ def simulate_intensities(
     illumination: Illumination,
     *,
     u_change: Complex[Array, " g"] | None = None,
+    absorption: Complex[Array, " zero_and_g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
 
@@ -32,11 +32,13 @@ def simulate_intensities(
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
         illumination: tilt and thickness distribution of every frame.
         u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
+        absorption: U'_g [Å⁻²] of 000 and `support_hkl`; the potential is U(r) + i U'(r), see `plan_coupling`.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
-    return _integrated(crystal, plan, illumination, _dynamical, u_change)
+    coupling = plan_coupling(crystal, plan, u_change, absorption)
+    return _integrated(coupling, plan, illumination, _dynamical)
 
 
 def kinematic_intensities(crystal: Crystal, plan: Plan, illumination: Illumination) -> Float[Array, " measurements"]:
@@ -44,7 +46,7 @@ def kinematic_intensities(crystal: Crystal, plan: Plan, illumination: Illuminati
 
     For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
     """
-    return _integrated(crystal, plan, illumination, _single_scattering)
+    return _integrated(plan_coupling(crystal, plan), plan, illumination, _single_scattering)
 
 
 def thickness_table(
@@ -56,7 +58,7 @@ def thickness_table(
         return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
 
     nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
-    return _over_segments(crystal, plan, tilt, nodes, jnp.zeros(()), reduce)
+    return _over_segments(plan_coupling(crystal, plan), plan, tilt, nodes, jnp.zeros(()), reduce)
 
 
 def exit_waves(
@@ -66,7 +68,11 @@ def exit_waves(
     axis_row: Float[Array, "frames 3"],
     thickness: Float[Array, "frames nodes"],
 ) -> Complex[Array, "segments nodes rows tilts"]:
-    """Flux-normalised amplitudes of the leading beams of every segment in a group."""
+    """Flux-normalised amplitudes of the leading beams of every segment in a group.
+
+    Args:
+        coupling: V_g [rad/Å] of all differences of beams, see `coupling_box`; non-Hermitian with absorption.
+    """
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
     build = partial(interaction_matrix, box=plan.box)
@@ -74,8 +80,6 @@ def exit_waves(
         build = jax.checkpoint(build)
     interaction = build(coupling.astype(dtype), group)
     nodes = thickness[group.frame]
-    if group.propagator == "eigen":
-        return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
     return propagate_chebyshev(
         interaction,
         diagonal,
@@ -88,11 +92,10 @@ def exit_waves(
     )
 
 
-def _integrated(crystal, plan, illumination: Illumination, density, u_change=None):
+def _integrated(coupling, plan: Plan, illumination: Illumination, density):
     """`density` integrated over every frame's thickness and tilts, in the order of the measurements."""
     nodes, weights = jnp.asarray(illumination.thickness), jnp.asarray(illumination.weights)
-    tilt = illumination.tilt
-    return _over_segments(crystal, plan, tilt, nodes, weights, _over_nodes_and_tilts, density, u_change)
+    return _over_segments(coupling, plan, illumination.tilt, nodes, weights, _over_nodes_and_tilts, density)
 
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
@@ -117,7 +120,7 @@ def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thic
     return scattered.at[:, :, 0].set(1.0)
 
 
-def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical, u_change=None):
+def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dynamical):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
@@ -138,7 +141,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
         )
     if plan.wanted is not None:  # at no thickness the expansion is short
         thickness = jnp.where(plan.wanted[:, None], thickness, 0.0)
-    shared = plan_coupling(crystal, plan, u_change), beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    shared = coupling, beam_axis_row(jnp.asarray(tilt)), thickness, weights
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 

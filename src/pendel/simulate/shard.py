@@ -89,5 +89,4 @@ def _empty_segment(group: SegmentGroup, measurements: int) -> SegmentGroup:
         frame=np.zeros((), dtype=int),
         measurement=np.full(group.measurement.shape[1:], measurements),
         rows=group.rows,
-        propagator=group.propagator,
     )
