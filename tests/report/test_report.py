@@ -265,5 +265,5 @@ def test_a_difference_map_has_its_own_section(folder, tmp_path):
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(pendel.InputError, match=r"without run.json.*pendel refine"):
+    with pytest.raises(pendel.InputError, match=r"has no run.json.*pendel refine"):
         read_run_files(tmp_path)

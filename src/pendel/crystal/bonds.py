@@ -137,7 +137,7 @@ def principal_axes(
     squares, vectors = np.linalg.eigh(np.asarray(u_cartesian(u_aniso, cell), dtype=float))
     if squares.size and not squares.min() > 0:
         raise InputError(
-            found=f"a displacement tensor with smallest eigenvalue {squares.min():.2g} Å²",
+            found=f"a displacement tensor has the smallest eigenvalue {squares.min():.2g} Å²",
             expected="positive definite tensors",
             do="correct U of that site",
         )

@@ -30,7 +30,9 @@ def form_factors(elements: tuple[str, ...], g: Float[Array, " g"], table: str = 
     if table == "peng":
         a, b = np.moveaxis(np.asarray(peng_gaussians(elements)), -1, 0)[..., None]
         return np.sum(a * np.exp(-b * squared / 4), axis=1)
-    raise InputError(found=f"form factor table {table!r}", expected="lobato or peng", do="choose one of the two tables")
+    raise InputError(
+        found=f"unknown table of form factors {table!r}", expected="lobato or peng", do="choose one of the two tables"
+    )
 
 
 def lobato_coefficients(elements: tuple[str, ...]) -> Float[Array, "elements 5 2"]:
@@ -56,7 +58,7 @@ def _lobato_table() -> dict[str, list[list[float]]]:
 def _refuse_missing(missing: list[str], table: str, known: str) -> None:
     if missing:
         raise InputError(
-            found=f"element {', '.join(dict.fromkeys(missing))}",
-            expected=f"elements {known} of the {table} table",
+            found=f"the {table} table has no element {', '.join(dict.fromkeys(missing))}",
+            expected=f"one of its elements, {known}",
             do="correct the element symbol or choose the other table",
         )

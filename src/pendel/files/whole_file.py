@@ -30,7 +30,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # gemmi's writers raise the second
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            found=f"{target}, which cannot be written ({reason})",
+            found=f"the file {target} cannot be written ({reason})",
             expected="an existing, writable folder with free space",
             do="choose another place or make room",
         ) from error

@@ -80,7 +80,7 @@ def read_run_files(path: Path) -> RunFiles:
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise InputError(
-            found=f"{path} without {', '.join(missing)}",
+            found=f"the folder {path} has no {', '.join(missing)}",
             expected="the folder of a run with at least one finished stage",
             do="run `pendel refine` with --out to this folder first",
         )
@@ -88,7 +88,7 @@ def read_run_files(path: Path) -> RunFiles:
     tree = Posterior.load(path / "posterior.nc").data
     if "d_star" not in tree["constant_data"]:
         raise InputError(
-            found=f"{path}/posterior.nc without d_star in its group constant_data",
+            found=f"the file {path}/posterior.nc has no d_star in its group constant_data",
             expected="a file of this version of pendel",
             do="repeat the run with --force",
         )

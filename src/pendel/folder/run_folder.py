@@ -135,25 +135,25 @@ def check_folder(path: Path, key: Key, *, force: bool) -> bool:
     Raises InputError for a folder that holds something else and no `force`.
     """
     if path.exists() and not path.is_dir():
-        raise InputError(found=f"{path}, which is a file", expected="a folder for the run", do="choose another --out")
+        raise InputError(found=f"--out {path} is a file", expected="a folder for the run", do="choose another --out")
     try:
         entries = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     except OSError as error:
         raise InputError(
-            found=f"{path}, which cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
+            found=f"the folder {path} cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
         ) from error
     if not entries or force:
         return False
     if RECORD not in entries:
         raise InputError(
-            found=f"{path} with files of something else ({', '.join(entries[:3])})",
+            found=f"the folder {path} has other files ({', '.join(entries[:3])})",
             expected="a new or empty folder, or one of this same run",
             do="choose another --out, or overwrite with --force",
         )
     differences = _differences(_read_record(path), key)
     if differences:
         raise InputError(
-            found=f"{path} with another run (different: {', '.join(differences)})",
+            found=f"the folder {path} has another run (different: {', '.join(differences)})",
             expected="the same inputs, settings and code version",
             do="choose another --out, or overwrite with --force",
         )
@@ -216,7 +216,7 @@ def file_hash(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(
-            found=f"{path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
+            found=f"the file {path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
         ) from error
 
 
@@ -265,7 +265,7 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(
-        found=f"{path} cannot be written ({error.strerror or error})",
+        found=f"the file {path} cannot be written ({error.strerror or error})",
         expected="a writable folder with free space",
-        do="choose another place or make room; the same command goes on where this one stopped",
+        do="choose another place or make room, then repeat the command, which continues from the last complete stage",
     )

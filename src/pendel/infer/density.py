@@ -113,6 +113,6 @@ def _parameters(fn: Any, name: str) -> Float[Array, "3 observations"]:
         location, scale = (jnp.broadcast_to(x, fn.batch_shape) for x in (parameters.loc, parameters.scale))
         return jnp.stack([location, jnp.log(scale), jnp.full(location.shape, jnp.inf)])
     raise TypeError(
-        f"found {type(fn).__name__} at the observed site {name!r}; expected Normal or StudentT; "
-        "do: use one of them, or sample the model with NumPyro directly"
+        f"The observed site {name!r} is a {type(fn).__name__}. Expected Normal or StudentT. "
+        "To fix: use one of them, or sample the model with NumPyro directly."
     )

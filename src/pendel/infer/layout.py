@@ -169,7 +169,7 @@ def _frames_of_observations(name: str, site: dict) -> tuple[str, np.ndarray]:
         return site["infer"]["plate"], np.asarray(site["infer"]["frame"])
     except KeyError as missing:
         raise InputError(
-            found=f"the observed site {name!r} without infer[{missing}]",
+            found=f"the observed site {name!r} has no infer[{missing}]",
             expected="the plate and the frame of every observation",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
         ) from None

@@ -90,7 +90,7 @@ def fit_potential(
         misfits = misfits or [float(before)]
         if not np.isfinite(misfits[0]):
             raise InputError(
-                found="calculated intensities that are not finite",
+                found="calculated intensities are not finite",
                 expected="thickness nodes within the plan's thickness_max",
                 do="make the plan with a larger thickness_max",
             )
@@ -117,7 +117,7 @@ def symmetric_sphere(
     hkl = hkl[np.all([_positions(hkl, hkl @ rotation) < len(hkl) for rotation in rotations], axis=0)]
     if not len(hkl):
         raise InputError(
-            found=f"no reflection below {resolution} Å⁻¹",
+            found=f"there is no reflection below {resolution} Å⁻¹",
             expected="a resolution above the shortest reciprocal vector",
             do="raise the resolution of the map",
         )
@@ -204,7 +204,7 @@ def _check(data: tuple[FittedData, ...]) -> None:
         scatter = np.asarray(item.scatter)
         if not (np.all(np.isfinite(scatter)) and np.all(scatter > 0)):
             raise InputError(
-                found=f"a scatter of {np.min(scatter)} in {item.experiment.name}",
+                found=f"the smallest standard deviation is {np.min(scatter)} in {item.experiment.name}",
                 expected="positive standard deviations",
-                do="give the error model's standard deviations",
+                do="give the standard deviations of the error model",
             )

@@ -61,17 +61,17 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     record = run.record() if (run.path / "run.json").is_file() else {}
     if "map" not in record.get("stages", {}):
         raise InputError(
-            found=f"{run.path} without a finished maximum",
-            expected="the folder of a run whose stage map is done",
+            found=f"the folder {run.path} has no finished maximum",
+            expected="a run whose stage map is complete",
             do="run `pendel refine` with --out to this folder first",
         )
     inputs = {role: Path(entry["path"]) for role, entry in record["inputs"].items()}
     changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
     if changed:
         raise InputError(
-            found=f"another file than the run had as {', '.join(changed)}",
+            found=f"the run had another file as {', '.join(changed)}",
             expected="the inputs that run.json names, unchanged",
-            do="put them back, or refine again",
+            do="put the inputs back, or refine again",
         )
     settings = Settings(**record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
@@ -92,7 +92,7 @@ def _calls(
         sites = handlers.trace(program).get_trace(problem.crystal, datasets)
     if len(calls) != len(plans):
         raise InputError(
-            found=f"a model that calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
+            found=f"the model calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
             expected="one call for each data set",
             do="refine with a dynamical model",
         )

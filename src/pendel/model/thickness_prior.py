@@ -43,7 +43,7 @@ def sample_thickness(
     """
     if kind not in (*CURVED, *SHAPES):
         expected = ", ".join((*CURVED, *SHAPES))
-        raise InputError(found=f"thickness {kind!r}", expected=expected, do="change --thickness")
+        raise InputError(found=f"unknown thickness {kind!r}", expected=expected, do="change --thickness")
     # Crystals for 3D-ED are 10-500 nm thick; neighbouring frames differ by some percent.
     log_thickness = _curve("thickness", alpha, frames, suffix, mean=800.0, spread=(0.3, 0.15), jump=(0.2, 0.1))
     if kind in CURVED:

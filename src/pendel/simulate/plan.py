@@ -107,9 +107,9 @@ def make_plan(
     segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max, tilts=tilts)
     if not any(len(segment["measurement"]) for segment in segments):
         raise InputError(
-            found=f"no measured reflection among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
+            found=f"no measured reflection is among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
             expected="measured reflections inside the cutoffs",
-            do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
+            do="raise --g-max or --sg-max, or examine cell and orientation with `pendel check`",
         )
     measurements = len(experiment.intensity)
     groups = pad_segments(segments, measurements, propagator)

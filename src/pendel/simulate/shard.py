@@ -33,7 +33,7 @@ def shard_plan(plan: Plan) -> Plan:
         return plan
     if len(devices) > plan.frames:
         raise InputError(
-            found=f"{len(devices)} devices for {plan.frames} frames",
+            found=f"there are {len(devices)} devices for {plan.frames} frames",
             expected="at least one frame for every device",
             do="use fewer devices or processes",
         )

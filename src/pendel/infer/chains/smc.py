@@ -97,8 +97,8 @@ def sample_smc(
 
     if not 0 < len(starts) <= particles:
         raise ValueError(
-            f"found {len(starts)} starts for {particles} particles; expected one start or more, and as many particles; "
-            "do: give MAP fits from different starts"
+            f"{len(starts)} starts for {particles} particles. Expected one start or more, and as many particles. "
+            "To fix: give MAP fits from different starts."
         )
     key_curvature, key_first, key = jax.random.split(key, 3)
     spaces = [
@@ -147,8 +147,8 @@ def sample_smc(
         noise = jax.random.fold_in(key, len(done))
         if len(done) > MOST_STEPS:
             raise FloatingPointError(
-                f"found l = {done[-1, 0]:.3f} after {MOST_STEPS} steps; expected 1; "
-                "do: the approximations are far from the posterior, use --infer nuts"
+                f"The exponent of the likelihood is {done[-1, 0]:.3f} after {MOST_STEPS} steps. Expected 1. "
+                "To fix: use --infer nuts, because the approximations are far from the posterior."
             )
         state, increment, acceptance = advance(jax.random.key_data(noise), state, jnp.asarray(step_size))
         variance = jnp.sum(state.weights**2) - 1 / particles  # 1 / effective number, less that of equal weights

@@ -126,8 +126,8 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
             total, found = total + (vector * np.abs(value)) @ vector.T, found + 1
         elif number == 0:
             raise FloatingPointError(
-                "found a gradient that is not finite beside the MAP; expected a smooth log density there; "
-                "do: check the model's priors, or fit with --infer svi first"
+                "A gradient beside the maximum is not finite. Expected a smooth log density there. "
+                "To fix: check the priors of the model, or fit with --infer svi first."
             )
     value, vector = np.linalg.eigh(total / found)
     scale = np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE))

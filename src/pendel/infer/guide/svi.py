@@ -113,8 +113,8 @@ def fit_svi(
             progress("svi", step + 1, steps * max(cycles[0], step // steps + 1), info)
     if not np.all(np.isfinite(losses[-max(1, steps // 2) :])):
         raise FloatingPointError(
-            "found an evidence bound that is not finite; expected finite intensities for draws of the guide; "
-            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
+            "The evidence bound is not finite. Expected finite intensities for draws of the guide. "
+            "To fix: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)."
         )
     return SviFit(guide, average, np.array(losses))
 
@@ -125,7 +125,7 @@ def starting_guide(model: Callable, start: MapFit, angles: Mapping[str, Array], 
     for site in full.sites:
         if site.name in start.spreads and not np.allclose(site.transform(jnp.ones(site.shape)), np.e):
             raise InputError(
-                found=f"the spread {site.name!r} between limits",
+                found=f"the spread {site.name!r} has limits",
                 expected="a spread with any positive value",
                 do="give it a HalfNormal or LogNormal prior",
             )

@@ -95,8 +95,8 @@ def fit_map(
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
-            "found a log density that is not finite; expected finite intensities at the start; "
-            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
+            "The log density is not finite. Expected finite intensities at the start. "
+            "To fix: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)."
         )
     steps = best.steps
     for number in range(1, rounds + 1):
