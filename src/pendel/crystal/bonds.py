@@ -167,7 +167,7 @@ def _contacts(
     shortest: Float[Array, " sites"],
     limits: Float[Array, " sites"],
 ) -> tuple[Int[Array, " contacts"], Float[Array, "contacts 3"]]:
-    """Sites and positions of all atoms between the two distances [Å] of their sites around a place, nearest first."""
+    """Sites and positions of all atoms between the two distances [Å] of their sites around a point, nearest first."""
     reach = np.floor(np.max(limits) * np.linalg.norm(reciprocal_matrix(crystal.cell), axis=0) + 0.5 + 1e-9)
     cells = np.array(list(itertools.product(*(np.arange(-n, n + 1) for n in reach))))
     positions = (atoms - np.round(atoms - centre))[:, None] + cells

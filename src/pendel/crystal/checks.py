@@ -9,7 +9,7 @@ from pendel.crystal.cell import Cell, direct_matrix
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
-OVERFULL = "more than one atom"  # in the note on such a place
+OVERFULL = "more than one atom"  # in the note on such a position
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
 
 

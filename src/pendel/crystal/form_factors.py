@@ -21,7 +21,7 @@ def form_factors(elements: tuple[str, ...], g: Float[Array, " g"], table: str = 
     `table` is "lobato" or "peng".
 
     Lobato: f(g) = sum_i a_i (2 + b_i g²) / (1 + b_i g²)².   Peng: f(s) = sum_i a_i exp(-b_i s²), s = g/2.
-    Raises InputError for an element that the table does not hold or an unknown table.
+    Raises InputError for an element that is not in the table, or an unknown table.
     """
     squared = np.asarray(g, dtype=float)[None, None] ** 2
     if table == "lobato":

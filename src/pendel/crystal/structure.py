@@ -86,10 +86,10 @@ def make_crystal(
 
     Sites closer than 0.02 Å to an image of their own are moved onto the symmetry element and tensors lose their
     forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
-    polar groups the origin is held by the mean position weighted with occupancy times atomic number.
+    polar groups the mean position, weighted with occupancy times atomic number, is fixed and with it the origin.
 
     Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
-    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies of one place.
+    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies at one position.
 
     Raises InputError for an impossible cell, operations that form no group or do not fit the cell, unknown elements,
     repeated labels, occupancies out of range, tensors that are not positive definite, atoms closer than 0.5 Å.

@@ -1,4 +1,4 @@
-"""Which measurements count: each once, in the frame that measured it best, and which are held out."""
+"""Which measurements count: each once, in the frame that measured it best, and which are left out of the fit."""
 
 import dataclasses
 from typing import Literal
@@ -75,7 +75,7 @@ def thin(experiment: Experiment, step: slice) -> Experiment:
 
 
 def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Experiment:
-    """The experiment without frames that hold fewer than `minimum_observed` intensities above 3 sigma.
+    """The experiment without frames that have fewer than `minimum_observed` intensities above 3 sigma.
 
     The criterion uses no model, so that frames cannot be excluded for fitting badly; a note names those dropped.
     """

@@ -29,7 +29,7 @@ HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 
 
 def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
-    """Solve for the difference potential at the maximum of a run, and keep map, peaks and sections in its folder.
+    """Solve for the difference potential at the maximum of a run, and write map, peaks and sections into its folder.
 
     Args:
         resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.

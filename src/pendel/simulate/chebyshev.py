@@ -76,7 +76,7 @@ def spectral_interval(
     diagonal: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
 ) -> tuple[Float[Array, " segments"], Float[Array, " segments"]]:
-    """Centre c and radius R [rad/Å] of an interval that holds the spectrum of A at every tilt of a segment.
+    """Centre c and radius R [rad/Å] of an interval that contains the spectrum of A at every tilt of a segment.
 
     The spectral radius of |A - c| is at most max_g (B x)_g / x_g for any positive x (Collatz-Wielandt), where B bounds
     |A - c| element by element over the tilts; x comes from a few power iterations. R is 2 % larger.

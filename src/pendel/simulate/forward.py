@@ -63,7 +63,7 @@ def simulate_intensities(
         tilt: small laboratory tilt of every frame about x and y [deg].
         thickness: nodes of every frame's thickness distribution [Å].
         weights: of the nodes, summing to 1 per frame.
-        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
+        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what is not in the structure.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
@@ -144,7 +144,7 @@ def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
 
 
 def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
-    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam keeps 1."""
+    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam has 1."""
     column = first_column(coupling, group, plan.box)
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     rows = slice(0, group.rows)
@@ -181,7 +181,7 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
 
 
 def _map_chunks(function, group: SegmentGroup, size: int):
-    """`function` over equal chunks of segments, the last one filled up with repeats that are cut off again."""
+    """`function` over equal chunks of segments, the last one filled up with repeats whose results are removed."""
     count = group.frame.shape[0]
     chunks = -(-count // size)
     size = -(-count // chunks)

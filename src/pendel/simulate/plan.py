@@ -21,7 +21,7 @@ from pendel.simulate.scattering import structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
-FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve is cut
+FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 
 
@@ -44,7 +44,7 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 )
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Beams, tilts, padding and precision of a simulation; a pytree that models pass through unread."""
+    """Beams, tilts, padding and precision of a simulation; a pytree that models pass on to the simulator."""
 
     groups: tuple[SegmentGroup, ...]
     support_hkl: Int[Array, "g 3"]  # Friedel-unique reflections whose U_g is needed
@@ -57,7 +57,7 @@ class Plan:
     dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
-    centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
+    centre: tuple[float, float, float] | None  # fractional coordinates of an inversion centre; there all U_g are real
     settings: tuple[tuple[str, float | int], ...]
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
@@ -202,7 +202,7 @@ def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
 def plan_coupling(crystal: Crystal, plan: Plan, u_change: Complex[Array, " g"] | None = None) -> Array:
     """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal.
 
-    Real where the crystal has an inversion centre: seen from there, which changes phases of waves, not intensities.
+    Real where the crystal has an inversion centre, with the origin there, which changes phases and not intensities.
 
     Args:
         u_change: added to the U_g [Å⁻²] of `support_hkl`.
