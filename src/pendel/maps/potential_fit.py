@@ -9,8 +9,8 @@ has bent to its needs:
     dV = P (p x),        tilt_f + 0.1 deg (z_f1, z_f2),        t_f exp(0.1 z_f3)
 
 k_f is the best scale of frame f, P the projection on what the space group allows, and p_g the amplitude with which a
-standard normal x is the effect of a missing carbon atom at a random position: Gaussian priors, or ridges. Every round takes
-the derivatives at the point it has reached and solves the linear problem by conjugate gradients, which need products
+standard normal x is the effect of a missing carbon atom at a random position: Gaussian priors, or ridges. Every round
+takes the derivatives at the present point and solves the linear problem by conjugate gradients, which need products
 with the Jacobian and its transpose only: some hundreds of simulations, whatever the number of unknowns.
 """
 

@@ -12,7 +12,7 @@ from pendel.simulate.geometry import excitation_error, flux_factor
 def coupling_box(
     u_g: Complex[Array, " g"] | Float[Array, " g"], support: Array, box: tuple[int, int, int], wavelength: float
 ) -> Complex[Array, " box"] | Float[Array, " box"]:
-    """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; U_{-g} = conj(U_g), zero at g = 0 and elsewhere.
+    """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; U_{-g} = conj(U_g), zero at g = 0 and unused places.
 
     Args:
         u_g: Fourier coefficients [Å⁻²] of the Friedel-unique reflections `support` [g 3].
