@@ -12,7 +12,8 @@ jax.config.update("jax_enable_x64", True)  # before anything makes an array
 
 from pendel.base import InputError
 from pendel.constants import wavelength
-from pendel.crystal.structure import Crystal, invert
+from pendel.crystal.hand import invert
+from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, split, thin
 from pendel.files.cif import read_crystal

@@ -24,7 +24,9 @@ def wavelength(energy_ev: float) -> float:
     """
     if not energy_ev > 0:
         raise InputError(
-            found=f"energy {energy_ev} eV", expected="a positive energy", do="give --energy-ev in eV, e.g. 200000"
+            found=f"the energy is {energy_ev} eV",
+            expected="a positive energy",
+            do="give --energy-ev in eV, e.g. 200000",
         )
     joule = energy_ev * ELEMENTARY_CHARGE
     momentum = np.sqrt(2 * ELECTRON_MASS * joule * (1 + energy_ev / (2 * ELECTRON_REST_ENERGY_EV)))

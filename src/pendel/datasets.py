@@ -61,9 +61,9 @@ def find_dataset(name: str, datasets: dict[str, DataSet]) -> DataSet:
     """The data set of that name; raises InputError, which lists the known names."""
     if name not in datasets:
         raise InputError(
-            found=f"data set {name!r}",
+            found=f"unknown data set {name!r}",
             expected=f"one of {', '.join(datasets)}",
-            do="choose one; `pendel data list` describes them",
+            do="choose one of the data sets that `pendel data list` describes",
         )
     return datasets[name]
 
@@ -86,9 +86,9 @@ def _fetch_file(dataset: DataSet, file: DataFile, target: Path) -> Fetched:
         if file_hash(target) == file.sha256:
             return Fetched(path=target, is_new=False)
         raise InputError(
-            found=f"{target} with other content than that of the data set {dataset.name}",
+            found=f"the file {target} is not that of the data set {dataset.name}",
             expected=f"SHA-256 {file.sha256}",
-            do="move it away, or choose another folder with --to",
+            do="move the file away, or choose another folder with --to",
         )
     if file.url is None:
         write_bytes(target, (_package_data() / str(file.embedded)).read_bytes())
@@ -111,9 +111,9 @@ def _download(dataset: DataSet, file: DataFile, target: Path) -> None:
         )
     except ValueError as error:
         raise InputError(
-            found=f"{file.url} with another SHA-256 than the recorded one",
+            found=f"{file.url} has another SHA-256 than the recorded one",
             expected=file.sha256,
-            do="try again later: the answer was incomplete or the file was changed; nothing was kept",
+            do="try again later, because the answer was incomplete or the file has changed (nothing is written)",
         ) from error
     except OSError as error:  # those of the connection are OSErrors, too
         if error.errno in DISK_ERRORS:

@@ -181,9 +181,9 @@ def test_shipped_models_and_copies_load(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("nothing", None, "model 'nothing'; expected one of dynamical, kinematic"),
-        ("absent.py", None, "no file"),
-        ("empty.py", "", "without a function `model`"),
+        ("nothing", None, "model 'nothing'. Expected one of dynamical, kinematic"),
+        ("absent.py", None, "No file"),
+        ("empty.py", "", "has no function `model`"),
         ("broken.py", "def model(:", "SyntaxError"),
     ],
 )

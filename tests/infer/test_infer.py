@@ -434,7 +434,7 @@ def test_a_spread_between_limits_is_refused(linear_data):
         numpyro.sample("y", dist.Normal(offset[FRAME], 0.7), obs=y, infer={"plate": "frames", "frame": FRAME})
 
     fit = fit_map(model, y=linear_data, spread_rounds=0)
-    with pytest.raises(InputError, match="'spread' between limits"):
+    with pytest.raises(InputError, match="'spread' has limits"):
         fit_svi(model, y=linear_data, start=fit, key=jax.random.key(0))
 
 
@@ -517,7 +517,7 @@ def test_observations_must_name_their_frames():
     def model(*, y=None):
         numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1)), 1), obs=y)
 
-    with pytest.raises(InputError, match=r"found the observed site 'y'.*expected.*do: "):
+    with pytest.raises(InputError, match=r"The observed site 'y'.*Expected.*To fix: "):
         fit_map(model, y=jnp.zeros(3))
 
 

@@ -81,7 +81,7 @@ def test_plans_of_a_map_are_those_of_its_maximum(tmp_path):
 
 
 def test_a_folder_without_a_maximum_is_refused(tmp_path):
-    with pytest.raises(pendel.InputError, match=r"without a finished maximum.*pendel refine"):
+    with pytest.raises(pendel.InputError, match=r"has no finished maximum.*pendel refine"):
         map_run(tmp_path)
 
 
@@ -123,5 +123,5 @@ def test_inputs_that_have_changed_are_refused(lacking, tmp_path):
     record = json.loads((copy / "run.json").read_text())
     record["inputs"]["structure"]["sha256"] = "0" * 64
     (copy / "run.json").write_text(json.dumps(record))
-    with pytest.raises(pendel.InputError, match="another file than the run had as structure"):
+    with pytest.raises(pendel.InputError, match="run had another file as structure"):
         map_run(copy)

@@ -116,7 +116,7 @@ def test_a_step_has_two_terraces(crystal, twice):
 
 
 def test_a_model_without_a_choice_of_thickness_says_so():
-    with pytest.raises(pendel.InputError, match="found --thickness lens with a model that has no argument"):
+    with pytest.raises(pendel.InputError, match="--thickness lens is given, but the model has no argument"):
         with_options(pendel.load_model("neural_thickness"), thickness="lens")
 
 
@@ -143,7 +143,7 @@ def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
     occupancy = np.asarray(sites["occupancy"]["value"])
     assert occupancy[0] == 1.0
     assert 0 < occupancy[1] < 1
-    with pytest.raises(pendel.InputError, match="found 0 of 2 sites with an occupancy below 1"):
+    with pytest.raises(pendel.InputError, match="0 of 2 sites with an occupancy below 1"):
         handlers.trace(model).get_trace(crystal, datasets)
 
 

@@ -308,5 +308,5 @@ def test_runs_of_the_first_version_are_refused_by_name(folder, tmp_path):
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(pendel.InputError, match=r"without run.json.*pendel refine"):
+    with pytest.raises(pendel.InputError, match=r"has no run.json.*pendel refine"):
         read_run_files(tmp_path)

@@ -64,7 +64,7 @@ def test_default_tilts_resolve_the_fringes():
 
 def test_too_little_memory_is_said_before_the_fit(case):
     crystal, plan = case
-    with pytest.raises(InputError, match=r"beams at \d+ tilts .* nodes, which need about .* GB .*--memory"):
+    with pytest.raises(InputError, match=r"beams at \d+ tilts .* nodes need about .* GB .*--memory"):
         within_memory(crystal, [plan], BASE_BYTES / 1e9)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from oracles import slow_bloch
 from oracles.read_sites import read_coefficients
-from pendel.crystal.structure import invert
+from pendel.crystal.hand import invert
 from pendel.experiment.frames import central_vectors, excitation_error
 from pendel.simulate import Illumination, make_plan, simulate_intensities, thickness_table
 from pendel.simulate.geometry import beam_axis_row, flux_factor, tilt_matrices

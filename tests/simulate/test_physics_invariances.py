@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oracles import slow_bloch
-from pendel.crystal.structure import invert
+from pendel.crystal.hand import invert
 from physics_cases import (
     NEAR_ZONE,
     QUARTZ,

@@ -79,7 +79,7 @@ def simulate_files(
     """Simulate `structure` in the frames of `data` and write `out`; raises InputError for anything unusable."""
     check_settings(settings, 1)
     if out.resolve() in (structure.resolve(), data.resolve()):
-        raise InputError(found=f"--out {out}, which is an input", expected="another file", do="choose another --out")
+        raise InputError(found=f"--out {out} is an input", expected="another file", do="choose another --out")
     crystal = read_crystal(structure, hydrogen=settings.hydrogen)
     geometry = read_rows(data, crystal, settings)
     crystal = with_cell(crystal, geometry.cell)
@@ -120,8 +120,8 @@ def simulate_experiment(
     relative = 1 + imperfections.slope * (geometry.alpha - np.mean(geometry.alpha))
     if np.any(relative <= 0.05):
         raise InputError(
-            found=f"--slope-per-degree {imperfections.slope}",
-            expected="a crystal that is thick enough at every angle",
+            found=f"with --slope-per-degree {imperfections.slope} the crystal has no thickness at some angle",
+            expected="at least a twentieth of its mean thickness at every angle",
             do="use a smaller slope",
         )
     density = wedge if imperfections.is_wedge else lognormal

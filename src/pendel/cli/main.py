@@ -18,7 +18,7 @@ from pendel.cli.data import data_app
 from pendel.cli.errors import plain_errors
 from pendel.cli.options import option, with_options
 from pendel.cli.progress import progress_of
-from pendel.crystal.structure import invert as other_hand
+from pendel.crystal.hand import invert as other_hand
 from pendel.crystal.structure import is_centrosymmetric
 from pendel.datasets import example
 from pendel.files.cif import read_crystal
@@ -130,13 +130,13 @@ def invert(
     """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
     with plain_errors():
         if out.resolve() == structure.resolve():
-            raise InputError(found=f"--out {out}, the input", expected="another file", do="choose another --out")
+            raise InputError(found=f"--out {out} is the input", expected="another file", do="choose another --out")
         crystal = read_crystal(structure, hydrogen=True)
         if is_centrosymmetric(crystal):
             raise InputError(
-                found=f"{structure.name} in {crystal.spacegroup}, which has inversion centres",
+                found=f"the structure {structure.name} in {crystal.spacegroup} has inversion centres",
                 expected="a structure with a hand",
-                do="nothing: it is its own inverse",
+                do="refine the structure as it is, because it is its own inverse",
             )
         inverted = other_hand(crystal)
         write_structure_cif(out, inverted)
@@ -153,7 +153,7 @@ def compare(
     """
     with plain_errors():
         if len(runs) < 2:
-            raise InputError(found="one run", expected="at least two", do="name the folders to compare")
+            raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
         found = comparison(read)
         Console().print(comparison_report(found))

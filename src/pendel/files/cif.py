@@ -80,7 +80,7 @@ def _document(path: Path) -> gemmi.cif.Document:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            found=f"{path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
+            found=f"the file {path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
         ) from error
     try:
         text = content.decode("utf-8-sig")
@@ -91,7 +91,7 @@ def _document(path: Path) -> gemmi.cif.Document:
     except (ValueError, RuntimeError) as error:
         position = str(error).removeprefix("string:")
         raise InputError(
-            found=f"{path.name} is not a CIF (line {position})", expected="a CIF file", do="correct that line"
+            found=f"the file {path.name} is not a CIF (line {position})", expected="a CIF file", do="correct that line"
         ) from error
 
 

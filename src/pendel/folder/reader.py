@@ -81,7 +81,7 @@ def read_run_files(path: Path) -> RunFiles:
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise InputError(
-            found=f"{path} without {', '.join(missing)}",
+            found=f"the folder {path} has no {', '.join(missing)}",
             expected="the folder of a run with at least one finished stage",
             do="run `pendel refine` with --out to this folder first",
         )
@@ -92,13 +92,13 @@ def read_run_files(path: Path) -> RunFiles:
         difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
     except (OSError, ValueError) as error:
         raise InputError(
-            found=f"files in {path} that cannot be read ({error})",
+            found=f"files in {path} cannot be read ({error})",
             expected="the folder of a finished run as pendel wrote it",
             do="repeat the run with --force",
         ) from error
     if record.get("layout") != LAYOUT or GROUP not in tree.children:
         raise InputError(
-            found=f"{path} with a run of pendel 0.1.0, which kept its results in another way",
+            found=f"{path} is a run of pendel 0.1.0, which kept its results in another way",
             expected="a run of this version",
             do="repeat the run with --force",
         )

@@ -146,18 +146,18 @@ def check_folder(path: Path, key: Key, *, force: bool) -> bool:
     Raises InputError for a folder that holds something else and no `force`.
     """
     if path.exists() and not path.is_dir():
-        raise InputError(found=f"{path}, which is a file", expected="a folder for the run", do="choose another --out")
+        raise InputError(found=f"--out {path} is a file", expected="a folder for the run", do="choose another --out")
     try:
         entries = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     except OSError as error:
         raise InputError(
-            found=f"{path}, which cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
+            found=f"the folder {path} cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
         ) from error
     if not entries or force:
         return False
     if RECORD not in entries:
         raise InputError(
-            found=f"{path} with files of something else ({', '.join(entries[:3])})",
+            found=f"the folder {path} has other files ({', '.join(entries[:3])})",
             expected="a new or empty folder, or one of this same run",
             do="choose another --out, or overwrite with --force",
         )
@@ -171,7 +171,7 @@ def check_folder(path: Path, key: Key, *, force: bool) -> bool:
     differences = _differences(record, key)
     if differences:
         raise InputError(
-            found=f"{path} with another run (different: {', '.join(differences)})",
+            found=f"the folder {path} has another run (different: {', '.join(differences)})",
             expected="the same structure, data and code version",
             do="choose another --out, or overwrite with --force",
         )

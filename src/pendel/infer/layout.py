@@ -160,7 +160,7 @@ def _frames_of_observations(name: str, site: dict) -> tuple[str, np.ndarray]:
     plate = site["infer"].get("plate")
     if plate is None:
         raise InputError(
-            found=f"the observed site {name!r} with frames and without infer['plate']",
+            found=f"the observed site {name!r} has frames and no infer['plate']",
             expected="the name of the plate of frames",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
         )

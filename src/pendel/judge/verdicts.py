@@ -21,7 +21,7 @@ SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 AGREEING = 3.0  # nats between the bounds of guides from different seeds
-FEWEST_K_DRAWS = 40  # of runs that have not kept their number
+FEWEST_K_DRAWS = 40  # of runs whose file does not say how many
 FEW_HELD_OUT = 20  # observed reflections
 FEW_A_PARAMETER = 2  # observed reflections
 FEW_REPEATS = 0.02  # of the rows
@@ -92,7 +92,7 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
     if stage == "map":
         yield Verdict(
             WARN,
-            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies held",
+            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies fixed",
             "repeat with --infer svi or nuts",
         )
     if stage == "svi":
@@ -131,7 +131,7 @@ def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
-    """Nothing for runs that have not kept the gain, or whose steps failed."""
+    """No verdict for runs whose file has no gain, or whose steps failed."""
     gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
     if gain is not None and error is not None:
         settled = summary["elbo_settled"]

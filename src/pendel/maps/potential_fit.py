@@ -9,8 +9,8 @@ has bent to its needs:
     dV = P (p x),        tilt_f + 0.1 deg (z_f1, z_f2),        t_f exp(0.1 z_f3)
 
 k_f is the best scale of frame f, P the projection on what the space group allows, and p_g the amplitude with which a
-standard normal x is what one missing carbon atom at a random place does: Gaussian priors, or ridges. Every round takes
-the derivatives at the point it has reached and solves the linear problem by conjugate gradients, which need products
+standard normal x is the effect of a missing carbon atom at a random position: Gaussian priors, or ridges. Every round
+takes the derivatives at the present point and solves the linear problem by conjugate gradients, which need products
 with the Jacobian and its transpose only: some hundreds of simulations, whatever the number of unknowns.
 """
 
@@ -87,7 +87,7 @@ def fit_potential(
         misfits = misfits or [float(before)]
         if not np.isfinite(misfits[0]):
             raise InputError(
-                found="calculated intensities that are not finite",
+                found="calculated intensities are not finite",
                 expected="thickness nodes within the plan's thickness_max",
                 do="make the plan with a larger thickness_max",
             )
@@ -114,7 +114,7 @@ def symmetric_sphere(
     hkl = hkl[np.all([_positions(hkl, hkl @ rotation) < len(hkl) for rotation in rotations], axis=0)]
     if not len(hkl):
         raise InputError(
-            found=f"no reflection below {resolution} Å⁻¹",
+            found=f"there is no reflection below {resolution} Å⁻¹",
             expected="a resolution above the shortest reciprocal vector",
             do="raise the resolution of the map",
         )
@@ -201,7 +201,7 @@ def _check(data: tuple[FittedData, ...]) -> None:
         scatter = np.asarray(item.scatter)
         if not (np.all(np.isfinite(scatter)) and np.all(scatter > 0)):
             raise InputError(
-                found=f"a scatter of {np.min(scatter)} in {item.data.name}",
+                found=f"the smallest standard deviation is {np.min(scatter)} in {item.data.name}",
                 expected="positive standard deviations",
-                do="give the error model's standard deviations",
+                do="give the standard deviations of the error model",
             )

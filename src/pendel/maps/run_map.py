@@ -31,7 +31,7 @@ HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 
 
 def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
-    """Solve for the difference potential at the maximum of a run, and keep map, peaks and sections in its folder.
+    """Solve for the difference potential at the maximum of a run, and write map, peaks and sections into its folder.
 
     Args:
         resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.
@@ -62,8 +62,8 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     """Problem, model, plans and the values of all sites at the maximum of a run."""
     if not (run.path / RECORD).is_file() or "map" not in run.completed():
         raise InputError(
-            found=f"{run.path} without a finished maximum",
-            expected="the folder of a run whose stage map is done",
+            found=f"the folder {run.path} has no finished maximum",
+            expected="a run whose stage map is complete",
             do="run `pendel refine` with --out to this folder first",
         )
     record = run.record()
@@ -71,9 +71,9 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
     if changed:
         raise InputError(
-            found=f"another file than the run had as {', '.join(changed)}",
+            found=f"the run had another file as {', '.join(changed)}",
             expected="the inputs that run.json names, unchanged",
-            do="put them back, or refine again",
+            do="put the inputs back, or refine again",
         )
     settings = settings_from(record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
@@ -100,7 +100,7 @@ def simulator_calls(
     calls = [site["args"] for site in simulations if site["fn"] is simulate_intensities]
     if len(calls) != len(datasets):
         raise InputError(
-            found=f"a model that calls simulate_intensities {len(calls)} times for {len(datasets)} data sets",
+            found=f"the model calls simulate_intensities {len(calls)} times for {len(datasets)} data sets",
             expected="one call of `pendel.model.simulate` for each data set",
             do="refine with a dynamical model",
         )

@@ -23,7 +23,7 @@ def load_model(name_or_path: str) -> Callable:
     model = getattr(_module(name_or_path), "model", None)
     if not callable(model):
         raise InputError(
-            found=f"{name_or_path} without a function `model`",
+            found=f"the model {name_or_path} has no function `model`",
             expected="def model(crystal, datasets, *, intensities=None, mask=None)",
             do="start from a copy of a shipped model",
         )
@@ -42,7 +42,7 @@ def with_options(model: Callable, **options: Any) -> Callable:
     for name, value in given.items():
         if name not in known:
             raise InputError(
-                found=f"--{name} {value} with a model that has no argument `{name}`",
+                found=f"--{name} {value} is given, but the model has no argument `{name}`",
                 expected=f"a model with a choice of it; this one has {', '.join(known) or 'no options'}",
                 do=f"leave out --{name}, or choose another --model",
             )
@@ -80,7 +80,9 @@ def _shipped(name: str) -> ModuleType:
     names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in names:
         raise InputError(
-            found=f"model {name!r}", expected=f"one of {', '.join(names)}, or a path ending in .py", do="change --model"
+            found=f"unknown model {name!r}",
+            expected=f"one of {', '.join(names)}, or a path ending in .py",
+            do="change --model",
         )
     return importlib.import_module(f"{PACKAGE}.{name}")
 
@@ -94,7 +96,7 @@ def _from_file(path: Path) -> ModuleType:
         specification.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            found=f"{path} cannot be run ({type(error).__name__}: {error})",
+            found=f"the model file {path} cannot be run ({type(error).__name__}: {error})",
             expected="a Python file with a model",
             do="correct the file",
         ) from error

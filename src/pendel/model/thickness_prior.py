@@ -135,7 +135,7 @@ def find_family(family: str | Family) -> Family:
     if isinstance(family, Family):
         return family
     if family not in FAMILIES:
-        raise InputError(found=f"thickness {family!r}", expected=", ".join(FAMILIES), do="change --thickness")
+        raise InputError(found=f"unknown thickness {family!r}", expected=", ".join(FAMILIES), do="change --thickness")
     return FAMILIES[family]
 
 

@@ -37,7 +37,7 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     check_settings(settings, len(data))
     if not data or len({Path(path).resolve() for path in data}) < len(data):
         raise InputError(
-            found=f"{len(data)} data files, one of them twice" if data else "no data file",
+            found=f"one of {len(data)} data files is named twice" if data else "no data file is named",
             expected="one or several different .cif_pets files",
             do="name each data set once",
         )

@@ -46,7 +46,7 @@ def select_beams(
 ) -> list[dict]:
     """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
 
-    Measured beams stand first, behind 000. A frame's tilts are cut into segments.
+    Measured beams stand first, behind 000. The tilts of a frame are divided into segments.
 
     Args:
         axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
@@ -95,7 +95,7 @@ def pad_segments(segments: list[dict], measurements: int) -> tuple[SegmentGroup,
 
 
 def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, int], Int[np.ndarray, "g 3"]]:
-    """Shape of the box that holds every difference h - h' of beams, and its Friedel-unique reflections in use."""
+    """Shape of the box that contains every difference h - h' of beams, and its Friedel-unique reflections in use."""
     half = np.max([np.max(np.ptp(np.asarray(group.hkl), axis=1), axis=0) for group in groups], axis=0)
     box = (int(2 * half[0] + 1), int(2 * half[1] + 1), int(2 * half[2] + 1))
     used = np.zeros(box, dtype=bool)

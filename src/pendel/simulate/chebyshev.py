@@ -82,7 +82,7 @@ def spectral_interval(
     diagonal: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
 ) -> tuple[Complex[Array, " segments"] | Float[Array, " segments"], Float[Array, " segments"]]:
-    """Centre c and radius R [rad/Å] of a disc that holds the spectrum of A at every tilt of a segment.
+    """Centre c and radius R [rad/Å] of a disc that contains the spectrum of A at every tilt of a segment.
 
     The real part of c is the middle of the diagonal, the imaginary part the mean absorption V_0. The spectral radius of
     |A - c| is at most max_g (B x)_g / x_g for any positive x (Collatz-Wielandt), where B bounds |A - c| element by

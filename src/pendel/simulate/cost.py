@@ -117,7 +117,7 @@ def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
     if needed > limit:
         tilts = max(group.matrix.shape[1] for group in plan.groups)
         raise InputError(
-            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes, which need about "
+            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes need about "
             f"{needed / 1e9:.1f} GB one segment at a time",
             expected=f"at most {limit / 1e9:.1f} GB",
             do="lower --g-max or --sg-max, use fewer --frames, or raise --memory",

@@ -31,7 +31,7 @@ def simulate_intensities(
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
         illumination: tilt and thickness distribution of every frame.
-        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
+        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what is not in the structure.
         absorption: U'_g [Å⁻²] of 000 and `support_hkl`; the potential is U(r) + i U'(r), see `plan_coupling`.
 
     Returns:
@@ -110,7 +110,7 @@ def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
 
 
 def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
-    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam keeps 1."""
+    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam has 1."""
     column = first_column(coupling, group, plan.box)
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     rows = slice(0, group.rows)
@@ -147,7 +147,7 @@ def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dy
 
 
 def _map_chunks(function, group: SegmentGroup, size: int):
-    """`function` over equal chunks of segments, the last one filled up with repeats that are cut off again."""
+    """`function` over equal chunks of segments, the last one filled up with repeats whose results are removed."""
     count = group.frame.shape[0]
     chunks = -(-count // size)
     size = -(-count // chunks)

@@ -1,6 +1,6 @@
 """The Chebyshev recurrence compiled for this processor, through XLA's foreign function interface.
 
-`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and kept in the user's cache. Where that
+`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and stored in the user's cache. Where that
 fails, or PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs in plain JAX.
 """
 

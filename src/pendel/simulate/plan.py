@@ -21,7 +21,7 @@ from pendel.simulate.scattering import structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
-FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve is cut
+FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
 CENTRIC = 1e-6  # imaginary part, relative to the largest coefficient, of what counts as real
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 
@@ -55,7 +55,7 @@ class PlanSettings:
 )
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Beams, tilts, padding and precision of a simulation; a pytree that models pass through unread."""
+    """Beams, tilts, padding and precision of a simulation; a pytree that models pass on to the simulator."""
 
     groups: tuple[SegmentGroup, ...]
     support_hkl: Int[Array, "g 3"]  # Friedel-unique reflections whose U_g is needed
@@ -67,7 +67,7 @@ class Plan:
     box: tuple[int, int, int]  # shape of the box of all differences of beams
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
-    centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
+    centre: tuple[float, float, float] | None  # fractional coordinates of an inversion centre; there all U_g are real
     settings: PlanSettings  # that it was made with
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
@@ -133,10 +133,11 @@ def plan_with(
     cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
     segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts)
     if not any(len(segment["measurement"]) for segment in segments):
+        cutoffs = f"g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹"
         raise InputError(
-            found=f"no measured reflection among the beams (g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹)",
+            found=f"no measured reflection is among the beams ({cutoffs})",
             expected="measured reflections inside the cutoffs",
-            do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
+            do="raise --g-max or --sg-max, or examine cell and orientation with `pendel check`",
         )
     measurements = len(experiment.intensity)
     groups = pad_segments(segments, measurements)

@@ -138,7 +138,7 @@ def starting_guide(
     for site in target.full.sites:
         if site.name in start.spreads and not np.allclose(site.transform(jnp.ones(site.shape)), np.e):
             raise InputError(
-                found=f"the spread {site.name!r} between limits",
+                found=f"the spread {site.name!r} has limits",
                 expected="a spread with any positive value",
                 do="give it a HalfNormal or LogNormal prior",
             )
