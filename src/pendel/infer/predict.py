@@ -116,7 +116,8 @@ def prior_draws(
 def _draw_prior(model, leave_out, args, keys):
     def one(key):
         sites = _trace(skipped(model), args, {}, {}, key)
-        latent = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+        samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
+        latent = {name: site["value"] for name, site in samples.items() if not site["is_observed"]}
         found = {**latent, **_deterministic(sites)}
         return {name: x for name, x in found.items() if not name.startswith(leave_out)}
 
