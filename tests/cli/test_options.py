@@ -1,4 +1,4 @@
-"""Options from the fields of `Settings`: help, defaults, bounds, commands and stages, a value for each data set."""
+"""Options from the fields of `Settings`: help, defaults, bounds, commands, a value for each data set."""
 
 import dataclasses
 import json
@@ -15,9 +15,8 @@ from pendel.check.synthetic import Imperfections
 from pendel.cli.main import app
 from pendel.cli.options import with_options
 from pendel.datasets import example
-from pendel.folder.run_folder import STAGES
 from pendel.run.inputs import read_problem
-from pendel.run.settings import Settings, check_settings, option, option_name, settings_from, stage_settings
+from pendel.run.settings import Settings, check_settings, option, option_name, settings_from
 
 COMMANDS = {"refine", "check", "simulate", "demo"}
 
@@ -80,27 +79,10 @@ def test_a_command_has_only_its_own_options():
     assert CliRunner().invoke(made_app(told), ["--other", "4"]).exit_code == 2
 
 
-def test_every_field_belongs_to_commands_and_known_stages():
+def test_every_field_belongs_to_commands():
     for field in dataclasses.fields(Settings):
         assert set(field.metadata["commands"]) <= COMMANDS
         assert field.metadata["commands"]
-        assert set(field.metadata["stages"]) <= {"all", *STAGES}
-
-
-def test_stages_depend_on_what_they_use():
-    def changed(**change) -> set[str]:
-        before, after = Settings(**base), Settings(**{**base, **change})
-        return {stage for stage in STAGES if stage_settings(before, stage) != stage_settings(after, stage)}
-
-    base: dict = {}
-    assert changed(infer="map") == set()
-    assert changed(memory=4.0) == set()
-    assert changed(frames="::3") == set(STAGES)
-    assert changed(guides=3) == {"svi"}
-    assert changed(seed=1) == {"svi", "nuts", "mclmc", "smc"}
-    assert changed(model="dynamical") == set(STAGES) - {"start"}
-    base = {"holdout": 0.1}  # the seed chooses what is held out
-    assert changed(seed=1) == set(STAGES) - {"start"}
 
 
 def test_settings_for_each_data_set(two_files):

@@ -1,7 +1,7 @@
 """Everything a user can set. One field of `Settings` says all about one option.
 
-The command line, the checks, the table in the docs, the keys of `settings` in run.json, and the stages of a run that
-are made again when an option changes, all come from these fields.
+The command line, the checks, the table in the docs and the keys of `settings` in run.json come from these fields;
+`pendel.run.stages.STAGES` says which stages are made anew when one changes.
 """
 
 import dataclasses
@@ -17,9 +17,6 @@ from pendel.model.thickness_prior import FAMILIES
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
 FITTING = ("refine", "check")  # commands that select measurements
-ALL = ("all",)
-FITS = ("coarse", "map", "svi", "nuts", "mclmc", "basins", "smc")  # stages that evaluate the model
-RANDOM = ("svi", "nuts", "mclmc", "smc")  # stages that draw random numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,6 @@ def option(
     commands: tuple[str, ...],
     choices: tuple[str, ...] = (),
     bounds: Bounds | None = None,
-    stages: tuple[str, ...] = (),
     per_data: bool = False,
     name: str | None = None,
 ) -> Any:
@@ -56,15 +52,12 @@ def option(
         commands: that have the option.
         choices: the allowed words; any when empty. None is allowed where it is the default.
         bounds: of a number.
-        stages: of a run that use the value themselves, those after them apart; "all" for every stage.
         per_data: it may be given once for every data set.
         name: of the option without its dashes; that of the field when not given.
     """
     words = ", ".join(choices[:-1]) + " or " + choices[-1] if choices else ""
     metadata = {"help": help.replace("{choices}", words), "commands": commands, "choices": choices, "bounds": bounds}
-    return dataclasses.field(
-        default=default, metadata={**metadata, "stages": stages, "per_data": per_data, "name": name}
-    )
+    return dataclasses.field(default=default, metadata={**metadata, "per_data": per_data, "name": name})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,39 +67,31 @@ class Settings:
     `frames`, `cell`, `geometry` and `energy_ev` are one value for all data sets, or a tuple with one for each of them.
     """
 
-    model: str = option("robust", "a shipped model, or a Python file", commands=("refine",), stages=FITS)
-    thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",), stages=FITS)
-    infer: str = option(  # it says which stages there are
-        "svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo")
-    )
+    model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
+    thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",))
+    infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
     select: str = option(
         "nearest",
         "nearest: each measurement once; klar: the published rule",
         choices=("nearest", "klar"),
         commands=FITTING,
-        stages=ALL,
     )
-    rsg: float = option(0.9, "klar: largest |S_g| / span", bounds=POSITIVE, commands=FITTING, stages=ALL)
-    dsg: float = option(0.0015, "klar: smallest span - |S_g| [Å⁻¹]", commands=FITTING, stages=ALL)
+    rsg: float = option(0.9, "klar: largest |S_g| / span", bounds=POSITIVE, commands=FITTING)
+    dsg: float = option(0.0015, "klar: smallest span - |S_g| [Å⁻¹]", commands=FITTING)
     g_max: float | None = option(
-        None, "cutoff of the beams [Å⁻¹]; from the data's resolution", bounds=POSITIVE, commands=READING, stages=ALL
+        None, "cutoff of the beams [Å⁻¹]; from the data's resolution", bounds=POSITIVE, commands=READING
     )
-    sg_max: float | None = option(
-        None, "largest excitation error of a beam [Å⁻¹]", bounds=POSITIVE, commands=READING, stages=ALL
-    )
+    sg_max: float | None = option(None, "largest excitation error of a beam [Å⁻¹]", bounds=POSITIVE, commands=READING)
     tilts: int | None = option(
-        None, "tilts per frame; from thickness and resolution", bounds=POSITIVE, commands=READING, stages=ALL
+        None, "tilts per frame; from thickness and resolution", bounds=POSITIVE, commands=READING
     )
-    frames: str | tuple[str, ...] = option(
-        ":", "start:stop:step, e.g. ::3", per_data=True, commands=FITTING, stages=ALL
-    )
+    frames: str | tuple[str, ...] = option(":", "start:stop:step, e.g. ::3", per_data=True, commands=FITTING)
     cell: str | tuple[str, ...] = option(
         "header",
         "which cell counts: {choices}",
         choices=("header", "structure", "ub"),
         per_data=True,
         commands=READING,
-        stages=ALL,
     )
     geometry: str | tuple[str | None, ...] | None = option(
         None,
@@ -114,7 +99,6 @@ class Settings:
         choices=("rotation", "precession"),
         per_data=True,
         commands=READING,
-        stages=ALL,
     )
     energy_ev: float | tuple[float | None, ...] | None = option(
         None,
@@ -122,23 +106,19 @@ class Settings:
         bounds=POSITIVE,
         per_data=True,
         commands=READING,
-        stages=ALL,
     )
-    hydrogen: bool = option(False, "keep hydrogen atoms", commands=READING, stages=ALL)
+    hydrogen: bool = option(False, "keep hydrogen atoms", commands=READING)
     memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
         None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
     )
-    holdout: float = option(
-        0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=("refine",), stages=FITS
-    )
+    holdout: float = option(0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=("refine",))
     guides: int = option(
         1,
         "fits of SVI from different seeds, to see whether they agree",
         bounds=FROM_1,
         commands=("refine",),
-        stages=("svi",),
     )
-    seed: int = option(0, "of everything random", bounds=FROM_0, commands=("refine", "simulate", "demo"), stages=RANDOM)
+    seed: int = option(0, "of everything random", bounds=FROM_0, commands=("refine", "simulate", "demo"))
 
     def __post_init__(self) -> None:
         """A tuple with the value of one data set is that value."""
@@ -195,22 +175,6 @@ def check_options(record: Any) -> None:
 def option_name(field: dataclasses.Field) -> str:
     """The option of a field on the command line, e.g. `--sg-max`."""
     return "--" + (field.metadata["name"] or field.name.replace("_", "-"))
-
-
-def stage_settings(settings: Settings, stage: str) -> dict[str, Any]:
-    """The settings that a stage of a run uses itself; what the stages before it use comes with their results.
-
-    >>> sorted(stage_settings(Settings(), "svi").keys() - stage_settings(Settings(), "map").keys())
-    ['guides', 'seed']
-
-    Measurements are held out at random, so that with a hold-out the seed counts for every fit.
-    """
-    found = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if {"all", stage} & set(field.metadata["stages"])
-    }
-    return found | ({"seed": settings.seed} if settings.holdout > 0 and stage in FITS else {})
 
 
 def parse_frames(text: str) -> slice:
