@@ -82,7 +82,8 @@ def main() -> None:
 
     # Start values, the maximum, draws of the Laplace approximation.
     start = dict(pendel.find_start(crystal, datasets).values[0])
-    fit = pendel.fit_map(model, crystal, datasets, start=start, intensities=(experiment.intensity,))
+    target = pendel.make_target(model, crystal, datasets, intensities=(experiment.intensity,))
+    fit = pendel.fit_map(target, start=start)
     print(fit.message)
     draws = pendel.laplace_draws(fit, jax.random.key(0), 1000)
 

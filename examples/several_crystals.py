@@ -52,7 +52,7 @@ def measured_crystals(truth: pendel.Crystal, every: int, g_max: float, **beams) 
 def fit(crystal: pendel.Crystal, datasets: tuple, start: dict) -> pendel.MapFit:
     """The maximum of the posterior of one or both crystals."""
     intensities = tuple(data.experiment.intensity for data in datasets)
-    return pendel.fit_map(MODEL, crystal, datasets, start=start, intensities=intensities)
+    return pendel.fit_map(pendel.make_target(MODEL, crystal, datasets, intensities=intensities), start=start)
 
 
 def uncertainties(fit: pendel.MapFit) -> np.ndarray:

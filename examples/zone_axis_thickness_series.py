@@ -173,9 +173,8 @@ def main() -> None:
     inner = np.flatnonzero((misfit[1:-1] < misfit[:-2]) & (misfit[1:-1] < misfit[2:])) + 1
     best = inner[np.argsort(misfit[inner])][:4]
     starts = [{"log_thickness": np.log(thickness[[i]]), "log_scale": np.log(scale[[i]])} for i in best]
-    fit = pendel.fit_map(
-        model, crystal, (pendel.DataSet(pattern, plan),), start=starts, intensities=(pattern.intensity,)
-    )
+    target = pendel.make_target(model, crystal, (pendel.DataSet(pattern, plan),), intensities=(pattern.intensity,))
+    fit = pendel.fit_map(target, start=starts)
     found = np.exp(np.asarray(pendel.laplace_draws(fit, jax.random.key(0), 2000)["log_thickness"]))
     print(f"\n{'basin [Å]':>10}{'chi²':>12}")
     for i in best:

@@ -22,6 +22,7 @@ from scipy.stats import binom
 import pendel
 from pendel.datasets import example
 from pendel.experiment.select import drop_poor_frames
+from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
 
@@ -111,19 +112,19 @@ def _one(model, crystal, dataset, key, infer):
     truth, other = _draw(model, crystal, dataset, key_truth), _draw(model, crystal, dataset, key_start)
     drawn = dataclasses.replace(experiment, intensity=truth["intensity"])
     data = (crystal, (dataclasses.replace(dataset, experiment=drawn),))
-    observations = {"intensities": (truth["intensity"],)}
+    target = pendel.make_target(model, *data, intensities=(truth["intensity"],))
     displaced = dataclasses.replace(crystal, fract=other["fract"], u_aniso=other["U_aniso"])
     scanned = dict(pendel.find_start(displaced, data[1], thickness_min=0.7 * THICKNESS).values[0])
     start = {**scanned, "displacement": other["displacement"], "log_strain": other["log_strain"]}
-    fit = pendel.fit_map(model, *data, start=start, moves=tilt_moves(data[1]), **observations)
+    fit = pendel.fit_map(target, start=start, moves=tilt_moves(data[1]))
     if infer == "map":
         draws = pendel.laplace_draws(fit, key_fit, DRAWS)
     elif infer == "svi":
-        svi = pendel.fit_svi(model, *data, start=fit, key=key_fit, angles={"frames": experiment.alpha}, **observations)
+        svi = pendel.fit_svi(target, start=fit, key=key_fit, angles={"frames": experiment.alpha})
         draws = svi.draw(key_fit, DRAWS)
     else:
-        options = {"chains": 2, "warmup": 60, "draws": 110}  # some 150 effective draws of a coordinate
-        chains = pendel.sample_nuts(model, *data, start=fit, key=key_fit, **options, **observations)
+        tuning = ChainTuning(chains=2, warmup=60, draws=110)  # some 150 effective draws of a coordinate
+        chains = pendel.sample_nuts(target, start=fit, key=key_fit, tuning=tuning)
         draws = {name: np.reshape(x, (-1, *np.shape(x)[2:])) for name, x in chains.draws.items()}
     derived = derive(model, data, draws, leave_out=("calculated", "intensity"))
     upper = np.triu_indices(3)

@@ -30,7 +30,7 @@ from pendel.crystal.parameters import with_parameters
 from pendel.datasets import example
 from pendel.files.pets_out import write_pets
 from pendel.infer.guide.neural import NeuralGuide
-from pendel.infer.guide.svi import STEPS, _updates, starting_guide
+from pendel.infer.guide.svi import STEPS, SviTuning, _updates, starting_guide
 from pendel.infer.maximum.objective import differentiable
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
@@ -293,21 +293,21 @@ def guide(out: Path, cycles: int = 8) -> dict:
     experiment = pendel.thin(pendel.select(pendel.read_pets(data), "nearest"), slice(None, None, 2))
     plan = make_plan(crystal, experiment, tilts=TILTS, thickness_max=3000.0, **FIT)
     model, args = pendel.load_model("robust"), (crystal, (pendel.DataSet(experiment, plan),))
-    observed = {"intensities": (experiment.intensity,)}
+    target = pendel.make_target(model, *args, intensities=(experiment.intensity,))
     start = dict(pendel.find_start(*args).values[0])
-    fit = pendel.fit_map(model, *args, start=start, moves=tilt_moves(args[1]), **observed)
+    fit = pendel.fit_map(target, start=start, moves=tilt_moves(args[1]))
     angles = {"frames": np.asarray(experiment.alpha)}
-    options = {"start": fit, "key": jax.random.key(1), "angles": angles, **observed}
-    neural = pendel.fit_svi(model, *args, cycles=(cycles, cycles), **options)
+    tuning = SviTuning(cycles=(cycles, cycles))
+    neural = pendel.fit_svi(target, start=fit, key=jax.random.key(1), angles=angles, tuning=tuning)
 
-    traced = differentiable((args, observed), "reverse")
-    plain = without_network(starting_guide(model, fit, angles, jax.random.key(1), traced))
-    optimiser, update = _updates(model, plain, STEPS)
+    traced = differentiable(target, "reverse")
+    plain = without_network(starting_guide(traced, fit, angles, jax.random.key(1)))
+    optimiser, update = _updates(traced, plain, tuning)
     parameters = plain.start
     state, losses, average = optimiser.init(parameters), [], parameters
     for step in range(cycles * STEPS):
         key = jax.random.fold_in(jax.random.key(2), step)
-        parameters, state, loss = update(parameters, state, key, plain.arrays(), traced)
+        parameters, state, loss = update(parameters, state, key, plain.arrays(), traced.data)
         losses.append(float(loss))
         counted = max(step % STEPS - int(0.6 * STEPS), 0) + 1
         average = jax.tree.map(lambda a, b, n=counted: a + (b - a) / n, average, parameters)
