@@ -175,13 +175,13 @@ def test_singular_ub(inputs, tmp_path: Path):
     for row in "123":
         block.set_pair(f"_diffrn_orient_matrix_UB_{row}2", block.find_value(f"_diffrn_orient_matrix_UB_{row}1"))
     document.write_file(str(inputs[1]))
-    assert "singular UB" in refused(tmp_path / "run", *inputs)
+    assert "UB matrix is singular" in refused(tmp_path / "run", *inputs)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--infer", "vi", "expected map or svi or nuts or mclmc or smc"),
+        ("--infer", "vi", "Expected map or svi or nuts or mclmc or smc"),
         ("--select", "all", "nearest or klar"),
         ("--cell", "mine", "header or structure or ub"),
         ("--geometry", "spiral", "rotation or precession"),
@@ -502,7 +502,7 @@ def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     code, quiet = run("refine", *inputs, "--out", tmp_path / "run", *options, "--force", "--progress", "quiet")
     assert code == 0
     assert all(line.startswith("note: ") for line in quiet.splitlines())
-    assert "expected auto or quiet or json" in refused(tmp_path / "other", *inputs, "--progress", "loud")
+    assert "Expected auto or quiet or json" in refused(tmp_path / "other", *inputs, "--progress", "loud")
 
 
 def check_files(out: Path, outcome: pendel.Outcome) -> None:
