@@ -17,7 +17,8 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, split, thin
 from pendel.files.cif import read_crystal
 from pendel.files.pets import read_pets
-from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_table
+from pendel.simulate import Illumination, Plan, make_plan, simulate_intensities, thickness_table
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.scan import find_start
 from pendel.model.load import load_model
 from pendel.infer.maximum.map import MapFit, fit_map, laplace_draws
@@ -33,7 +34,9 @@ from pendel.check.synthetic import Imperfections, simulate_files
 
 __all__ = [
     "Crystal",
+    "DataSet",
     "Experiment",
+    "Illumination",
     "Imperfections",
     "InputError",
     "MapFit",
@@ -45,6 +48,7 @@ __all__ = [
     "SviFit",
     "Tempered",
     "agreement",
+    "data_sets",
     "find_start",
     "fit_map",
     "fit_svi",

@@ -9,9 +9,9 @@ from typing import Any
 
 from pendel.base import suffix
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
-from pendel.model.load import load_model, model_file, model_story, with_thickness
+from pendel.model.load import load_model, model_file, model_story, with_options
 from pendel.report.page import write_page
-from pendel.run.basins import fit_basins, temper, tempered_result, widest
+from pendel.run.basins import fit_basins, temper, tempered_result
 from pendel.run.checkpoints import (
     pack_basins,
     pack_guided,
@@ -45,7 +45,7 @@ from pendel.run.fitting import (
     write_result,
 )
 from pendel.run.inputs import read_problem
-from pendel.run.plans import describe_plans, final_plans, first_plans
+from pendel.run.plans import describe_plans, first_plans, fitted_plans
 from pendel.run.processes import describe_devices, is_first, wait_for_all
 from pendel.run.settings import Settings
 from pendel.run.writing import Refined, Summary
@@ -93,7 +93,7 @@ def refine(
     structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
     clock = CompileClock()
     problem = read_problem(structure, data, settings)
-    model = with_thickness(load_model(settings.model), settings.thickness)
+    model = with_options(load_model(settings.model), thickness=settings.thickness)
     inputs = {"structure": structure, "model": model_file(settings.model)}
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
@@ -131,8 +131,7 @@ def _stages(run: Run, plans: tuple[Plan, ...], clock: CompileClock) -> tuple[Sum
         run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
         scan = partial(scan_again, run, coarse, rough) if coarse.every > 1 else lambda: rough
     start = _resumed(run, "start", scan, pack_start, unpack_start, clock)
-    plans = final_plans(run.problem, run.settings, widest(start) if run.settings.infer == "smc" else start.values)
-    plans = within_memory(run.problem.crystal, plans, run.settings.memory)
+    plans = fitted_plans(run.problem, run.settings, start.values, start.others)
     derived = {"notes": list(run.problem.notes), "thickness_basins_angstrom": start.basins.tolist()}
     derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
     run.folder.update(derived=derived, devices=describe_devices())

@@ -50,8 +50,9 @@ def model(crystal, datasets, *, intensities=None, mask=None):
     u_iso = numpyro.sample("u_iso", dist.LogNormal(-4.6, 0.5))
     fract = numpyro.deterministic("fract", displaced(crystal, shift))
     numpyro.deterministic("U_aniso", u_iso / 0.01 * jnp.asarray(crystal.u_aniso))
-    (experiment, plan), = datasets
-    with numpyro.plate("frames", plan.frames):
+    (data,) = datasets
+    experiment = data.experiment
+    with numpyro.plate("frames", data.plan.frames):
         log_scale = numpyro.sample("log_scale", dist.Normal(5.0, 3.0))
         tilt = numpyro.sample("tilt", dist.Normal(0, 0.1).expand([2]).to_event(1))
         thickness = numpyro.sample("log_thickness", dist.Normal(6.5, 0.3))

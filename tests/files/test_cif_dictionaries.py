@@ -14,11 +14,11 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import SHAPES
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
 from pendel.files.refined_cif import DICTIONARIES, write_refined_cif
+from pendel.model.thickness_prior import FAMILIES, thickness_facts
 
 RESULTS = {
     "r_obs_pooled": 0.04123,
@@ -30,7 +30,7 @@ RESULTS = {
     "thickness_su_angstrom": 12.0,
     "thickness_min_angstrom": 612.0,
     "thickness_max_angstrom": 1010.0,
-    "thickness_shape": "taper",
+    **thickness_facts("taper"),
     "scalars": {
         "a": {"mean": 1.06, "sd": 0.03},
         "b": {"mean": 0.102, "sd": 0.004},
@@ -214,7 +214,7 @@ def test_refined_files_follow_the_dictionaries(tmp_path, dictionary, crystal, mi
     least_squares = {"scalars": {"error": {"mean": 0.05, "sd": 0.002}}, "theory": "kinematical", "wr2_pooled": 0.05}
     cases = [
         written(tmp_path / "1.cif", crystal, [precession]),
-        written(tmp_path / "2.cif", mixed, [experiment, rotation], RESULTS | {"thickness_shape": "cylinder"}),
+        written(tmp_path / "2.cif", mixed, [experiment, rotation], RESULTS | thickness_facts("cylinder")),
         written(tmp_path / "3.cif", crystal, [rotation], least_squares),
         written(tmp_path / "4.cif", mixed, [experiment], {}, everything=False),
     ]
@@ -289,4 +289,4 @@ def test_units(dictionary, tmp_path, crystal, experiment):
 def test_shape_of_the_cylinder_is_the_example_of_the_dictionary(dictionary):
     entry = dictionary["_refine_ls.sample_shape_expression"]
     example_text = re.sub(r"[\s𝜏]+", "", as_list(entry["_description_example.case"])[0].replace("𝜏", "tau"))
-    assert re.sub(r"\s+", "", SHAPES["cylinder"]) == example_text
+    assert re.sub(r"\s+", "", FAMILIES["cylinder"].expression) == example_text

@@ -172,7 +172,8 @@ def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
 def test_scales_and_means_are_unseen_and_errors_are_not(name, unseen, errors):
     crystal = pendel.read_crystal(example().structure)
     experiment = pendel.thin(pendel.select(pendel.read_pets(example().data), "nearest"), slice(0, None, 15))
-    data = (crystal, ((experiment, pendel.make_plan(crystal, experiment, g_max=0.9, sg_max=0.004, tilts=3)),))
+    plan = pendel.make_plan(crystal, experiment, g_max=0.9, sg_max=0.004, tilts=3)
+    data = (crystal, (pendel.DataSet(experiment, plan),))
     observed, program = {"intensities": (experiment.intensity,)}, pendel.load_model(name)
     layout = inspect_model(program, data, observed, with_fixed=False)
     full = inspect_model(program, data, observed, with_fixed=True)

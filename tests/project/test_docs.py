@@ -35,8 +35,9 @@ def model(crystal, datasets, *, intensities=None, mask=None):
     moves = dist.Normal(0, 0.05).expand([len(crystal.position_basis)]).to_event(1)
     fract = numpyro.deterministic("fract", displaced(crystal, numpyro.sample("displacement", moves)))
     numpyro.deterministic("U_aniso", jnp.asarray(crystal.u_aniso))
-    (experiment, plan), = datasets
-    with numpyro.plate("frames", plan.frames):
+    (data,) = datasets
+    experiment = data.experiment
+    with numpyro.plate("frames", data.plan.frames):
         log_scale = numpyro.sample("log_scale", dist.Normal(5.0, 3.0))
         log_thickness = numpyro.sample("log_thickness", dist.Normal(6.5, 0.3))
     numpyro.deterministic("thickness", jnp.exp(log_thickness))

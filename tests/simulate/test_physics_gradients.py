@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pendel.simulate.forward as forward_module
-from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate import Illumination, make_plan, simulate_intensities
 from physics_cases import NEAR_ZONE, QUARTZ, along_axis, crystal_of, experiment_of, zone_beams
 
 NAMES = ("fract", "u_aniso", "occupancy", "tilt", "thickness", "weights")
@@ -40,7 +40,7 @@ def settings(frames):
 def intensities(values, crystal, plan):
     structure = {name: values[name] for name in ("fract", "u_aniso", "occupancy")}
     frame = {name: values[name] for name in ("tilt", "thickness", "weights")}
-    return simulate_intensities(dataclasses.replace(crystal, **structure), plan, **frame)
+    return simulate_intensities(dataclasses.replace(crystal, **structure), plan, Illumination(**frame))
 
 
 @jax.jit

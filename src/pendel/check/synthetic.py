@@ -15,7 +15,7 @@ from pendel.files.pets_out import write_pets
 from pendel.files.whole_file import write_text
 from pendel.run.inputs import read_rows, with_cell
 from pendel.run.settings import Settings, check_settings
-from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.thickness import lognormal, wedge
 
 SG_MAX = 0.02  # Å⁻¹, finer than in a fit
@@ -117,7 +117,8 @@ def simulate_experiment(
         tilt=tilt,
         dtype="float64",
     )
-    exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))
+    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
+    exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)
     notes = ("simulated",)

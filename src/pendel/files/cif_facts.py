@@ -13,14 +13,6 @@ from pendel.files.cif import NO_HYDROGEN
 from pendel.files.numbers import format_su, set_item
 from pendel.files.whole_file import write_text
 
-SHAPES = {
-    "single": "F(tau) = 0 for tau < 1, F(1) = 1",
-    "wedge": "F(tau) = tau",
-    "lens": "F(tau) = tau^2^",
-    "cylinder": "F(tau) = 1 - (1 - tau^2^)^1/2^",
-    "taper": "F(tau) = tau^1/k^",
-    "step": "F(tau) = (1 - q)*tau^1/k^ + q*min(1, tau/h)^1/k^",
-}  # cumulative distribution of the thickness in a frame over its largest value, by the name of the shape
 _RESULT_ITEMS = {
     "r_obs_pooled": "_refine_ls_R_factor_gt",
     "wr2_pooled": "_refine_ls_wR_factor_ref",
@@ -70,8 +62,9 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Se
     """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
 
     Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
-    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error,
-    log_taper_mean and step_height; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
+    dictionary), thickness_expression, the cumulative distribution of the thickness in a frame over its largest value,
+    and thickness_symbols, each with label, meaning, site and is_log; scalars: name -> {mean, sd} of the sites a, b, nu
+    or error, and those of the symbols; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
     as missing. Of the notes on the structure, those on hydrogen go into _refine_special_details.
     """
     set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
@@ -111,16 +104,13 @@ def _add_sample(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
     thin, thick = _number(results, "thickness_min_angstrom"), _number(results, "thickness_max_angstrom")
     if thin is not None and thick is not None:
         details.append(f"Frames have means from {thin / 10:.1f} to {thick / 10:.1f} nm.")
-    shape = str(results.get("thickness_shape"))
-    if shape in SHAPES:
-        set_item(block, "_refine_ls.sample_shape_expression", SHAPES[shape])
+    expression, symbols = results.get("thickness_expression"), results.get("thickness_symbols")
+    if expression:
+        set_item(block, "_refine_ls.sample_shape_expression", str(expression))
         details.append("Expression: tau = t/t~m~, thickness over the largest one in a frame.")
-        if shape in ("taper", "step"):
-            details.append("k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.")
-            details += [f"Typical k{which}: {k}." for which, k in _each(results, "log_taper_mean", exponential=True)]
-        if shape == "step":
-            details.append("h: lower terrace over the higher one; q: its share of the lit area, one a frame.")
-            details += [f"h{which}: {h}." for which, h in _each(results, "step_height")]
+    for symbol in symbols if isinstance(symbols, Sequence) else ():
+        values = _each(results, symbol["site"], exponential=symbol["is_log"])
+        details += [symbol["meaning"], *(f"{symbol['label']}{which}: {text}." for which, text in values)]
     set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
 
 

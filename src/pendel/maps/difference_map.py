@@ -68,7 +68,7 @@ def difference_map(
 
     Raises InputError as `fit_potential`. The potential is that of electrons at rest: no relativistic factor.
     """
-    resolution = resolution or min(item.experiment.dstar_max for item in data)
+    resolution = resolution or min(item.data.experiment.dstar_max for item in data)
     change = fit_potential(crystal, data, resolution=resolution, rounds=rounds)
     values = fourier_sum(crystal, change.hkl, change.coefficient, resolution)
     return Map(

@@ -1,11 +1,10 @@
 """`--infer smc`: a maximum in every thickness basin, and tempered particles that say how probable each one is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from pendel.base import Array
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.maximum.map import MapFit, laplace_evidence
 from pendel.run.checkpoints import Chosen
@@ -13,13 +12,6 @@ from pendel.run.fitting import Run, fit_structure, global_laplace, map_facts, sd
 from pendel.run.writing import StageResult
 
 LOWEST = 30.0  # in log evidence below the best: not worth a particle
-
-
-def widest(start: Chosen) -> Mapping[str, Array]:
-    """Start values with the largest thickness of all basins in every frame: beams and tilts must do for each."""
-    names = [name for name in start.values if name.startswith("log_thickness") and np.ndim(start.values[name])]
-    sets = (start.values, *start.others)
-    return {**start.values, **{name: np.max([values[name] for values in sets], axis=0) for name in names}}
 
 
 def fit_basins(run: Run, args: tuple, start: Chosen, fit: MapFit) -> list[MapFit]:

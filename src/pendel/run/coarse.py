@@ -16,6 +16,7 @@ from pendel.crystal.structure import Crystal
 from pendel.experiment.select import thin
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.predict import derive
+from pendel.model.dataset import DataSet
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan
@@ -56,7 +57,7 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) 
             flags[np.asarray(experiment.frame_index) % every == 0]
             for flags, experiment in zip(used, problem.experiments, strict=True)
         )
-    sg_max = min(float(dict(plan.settings)["sg_max"]) for plan in plans)
+    sg_max = min(plan.settings.sg_max for plan in plans)
     return Coarse(
         problem=dataclasses.replace(problem, experiments=few, used=used),
         settings=dataclasses.replace(settings, sg_max=BEAMS * sg_max),
@@ -64,7 +65,7 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) 
     )
 
 
-def fitted_values(model: Callable, crystal: Crystal, datasets: tuple, fit: MapFit) -> dict[str, Array]:
+def fitted_values(model: Callable, crystal: Crystal, datasets: tuple[DataSet, ...], fit: MapFit) -> dict[str, Array]:
     """Values of all sites at a fit, and the structure that the model derives from them."""
     draws = {name: np.asarray(value)[None] for name, value in fit.values.items()}
     derived = derive(model, (crystal, datasets), draws, leave_out=("calculated", "intensity"))

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from pendel.base import Array, suffix
-from pendel.experiment.frames import Experiment
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
@@ -16,6 +15,7 @@ from pendel.infer.guide.svi import STEPS, SviFit, bound_gain, end_bound, fit_svi
 from pendel.infer.layout import fixed_values, inspect_model
 from pendel.infer.maximum.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
 from pendel.infer.maximum.optimise import CONVERGED, ROUGH
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.checkpoints import Chosen, Guided
 from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.run.inputs import Problem
@@ -45,9 +45,9 @@ class Run:
     progress: Progress | None
     clock: Callable[[], Mapping[str, float]]
 
-    def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
-        """(experiment, plan) pairs, as models take them."""
-        return tuple(zip(self.problem.experiments, plans, strict=True))
+    def datasets(self, plans: Sequence[Plan]) -> tuple[DataSet, ...]:
+        """The data sets, as models take them."""
+        return data_sets(self.problem.experiments, plans)
 
     def observations(self) -> dict[str, Any]:
         """The keyword arguments of a model: intensities and which of them count."""
@@ -143,8 +143,8 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
     where many frames take as long as few.
     """
-    angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    costly = is_costly([plan for _, plan in args[1]]) and jax.default_backend() == "cpu"
+    angles = {data.frames: data.experiment.alpha for data in args[1]}
+    costly = is_costly([data.plan for data in args[1]]) and jax.default_backend() == "cpu"
     batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
     way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
     run.folder.update(svi=way)
@@ -167,7 +167,7 @@ def fit_guide(run: Run, args: tuple, fit: MapFit) -> Guided:
     losses = np.full((len(fits), max(len(found.losses) for found in fits)), np.nan)
     for row, found in zip(losses, fits, strict=True):
         row[: len(found.losses)] = found.losses
-    draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(p for _, p in args[1]))
+    draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(data.plan for data in args[1]))
     k = pareto_k(run.model, *args, fit=fits[0], key=run.key(4), draws=draws, **run.observations())
     return Guided(
         draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k, k_draws=draws

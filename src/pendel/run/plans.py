@@ -1,5 +1,6 @@
 """Plans of a run: beams for finding start values, then beams around what was found."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from pendel.base import Array, suffix
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
+from pendel.simulate.cost import within_memory
 from pendel.simulate.plan import default_tilts, fringes_per_tilt, resolving_tilts
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
@@ -48,6 +50,24 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
     return tuple(plans)
 
 
+def fitted_plans(
+    problem: Problem, settings: Settings, values: Mapping[str, Array], others: Sequence[Mapping[str, Array]]
+) -> tuple[Plan, ...]:
+    """The plans of a run's fit, within memory: for its start values, and for those of all basins where it fits all.
+
+    others: start values in the other basins of the scan.
+    """
+    values = widest(values, others) if settings.infer == "smc" else values
+    return within_memory(problem.crystal, final_plans(problem, settings, values), settings.memory)
+
+
+def widest(values: Mapping[str, Array], others: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Start values with the largest thickness of all basins in every frame: beams and tilts must do for each."""
+    names = [name for name in values if name.startswith("log_thickness") and np.ndim(values[name])]
+    sets = (values, *others)
+    return {**values, **{name: np.max([one[name] for one in sets], axis=0) for name in names}}
+
+
 def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, Array]) -> dict[str, float | int]:
     """How well the tilts sample the fringes of the thickness that was found; nothing for models without one.
 
@@ -59,7 +79,7 @@ def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, A
         name = f"log_thickness{suffix(number)}"
         if name in values:
             thickness = float(np.quantile(np.exp(np.asarray(values[name])), THICK_FRAMES))
-            step = fringes_per_tilt(experiment, thickness, int(dict(plan.settings)["tilts"]))
+            step = fringes_per_tilt(experiment, thickness, plan.settings.tilts)
             if step > worst.get("fringes_per_tilt", 0.0):
                 worst = {"fringes_per_tilt": step, "tilts_resolving": resolving_tilts(experiment, thickness)}
     return worst
@@ -73,6 +93,9 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
             {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
             for group in plan.groups
         ]
-        settings = {"dtype": plan.dtype, "max_steps": plan.max_steps, "groups": groups}
-        found[f"plan{suffix(number)}"] = {**dict(plan.settings), **settings}
+        found[f"plan{suffix(number)}"] = {
+            **dataclasses.asdict(plan.settings),
+            "max_steps": plan.max_steps,
+            "groups": groups,
+        }
     return found

@@ -6,14 +6,14 @@ import re
 import numpy as np
 
 from pendel.base import InputError
-from pendel.model.thickness_prior import CURVED, SHAPES
+from pendel.model.thickness_prior import FAMILIES
 
 CHOICES = {
     "infer": ("map", "svi", "nuts", "mclmc", "smc"),
     "select": ("nearest", "klar"),
     "cell": ("header", "structure", "ub"),
     "geometry": (None, "rotation", "precession"),
-    "thickness": (None, *CURVED, *SHAPES),
+    "thickness": (None, *FAMILIES),
 }
 
 
@@ -25,7 +25,7 @@ class Settings:
     """Everything a user can set; None means derived from the data."""
 
     model: str = "robust"
-    thickness: str | None = None  # "taper", "step", "single", "wedge", "lens", "cylinder"
+    thickness: str | None = None  # a name in `pendel.model.thickness_prior.FAMILIES`
     infer: str = "svi"  # or "map", "nuts", "mclmc", "smc"
     select: str = "nearest"  # or "klar"
     rsg: float = 0.9

@@ -21,7 +21,9 @@ from pendel.folder.run_folder import RunFolder, attempt
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
 from pendel.judge.agreement import Agreement
 from pendel.judge.chains import chain_quality
-from pendel.model.load import diffraction_theory, thickness_shape
+from pendel.model.dataset import data_sets
+from pendel.model.load import diffraction_theory, model_options
+from pendel.model.thickness_prior import thickness_facts
 from pendel.run.evaluate import klar_agreement, own_agreement
 from pendel.run.inputs import Problem
 from pendel.run.plans import largest_step
@@ -87,7 +89,7 @@ def write_stage(
 
     clock: gives elapsed_s and compile_s when called. Raises InputError when a file cannot be written.
     """
-    args = (problem.crystal, tuple(zip(problem.experiments, plans, strict=True)))
+    args = (problem.crystal, data_sets(problem.experiments, plans))
     everything = derive(model, args, _stacked(result, slice(None)), leave_out=HEAVY)
     centre = {name: values[0] for name, values in everything.items()}
     derived = {name: values[1:] for name, values in everything.items()}
@@ -105,7 +107,8 @@ def write_stage(
         **_thickness(derived, len(plans)),
         **largest_step(problem, plans, result.point),
         **_sampling(result),
-        **{"theory": diffraction_theory(settings.model), "thickness_shape": thickness_shape(model)},
+        **thickness_facts(model_options(model).get("thickness")),
+        **{"theory": diffraction_theory(settings.model)},
         **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
         **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": draws, "n_chains": result.chains},
         **result.facts,

@@ -69,7 +69,7 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
 
 def operations(plan: Plan, thickness: float = NOMINAL_THICKNESS) -> float:
     """Floating point operations of one simulation at a thickness [Å], at most, by the plan's steps."""
-    share = min(thickness / dict(plan.settings)["thickness_max"], 1.0)
+    share = min(thickness / plan.settings.thickness_max, 1.0)
     return sum(_operations(group, share * plan.max_steps) for group in plan.groups)
 
 

@@ -1,9 +1,5 @@
 """Calculated intensities of every measurement: the one call that models make."""
 
-import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -17,42 +13,16 @@ from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.illumination import Illumination
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
 from pendel.simulate.plan import Plan, chunk_size, plan_coupling
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """The arguments of one call of `simulate_intensities`."""
-
-    crystal: Crystal
-    plan: Plan
-    tilt: Float[Array, "frames 2"]  # deg
-    thickness: Float[Array, "frames nodes"]  # Å
-    weights: Float[Array, "frames nodes"]
-
-
-_recorded: ContextVar[list[Call] | None] = ContextVar("recorded", default=None)
-
-
-@contextmanager
-def recorded_calls() -> Iterator[list[Call]]:
-    """What `simulate_intensities` is asked for inside the block, call after call."""
-    calls: list[Call] = []
-    token = _recorded.set(calls)
-    try:
-        yield calls
-    finally:
-        _recorded.reset(token)
 
 
 def simulate_intensities(
     crystal: Crystal,
     plan: Plan,
+    illumination: Illumination,
     *,
-    tilt: Float[Array, "frames 2"],
-    thickness: Float[Array, "frames nodes"],
-    weights: Float[Array, "frames nodes"],
     u_change: Complex[Array, " g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
@@ -60,41 +30,27 @@ def simulate_intensities(
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
-        tilt: small laboratory tilt of every frame about x and y [deg].
-        thickness: nodes of every frame's thickness distribution [Å].
-        weights: of the nodes, summing to 1 per frame.
+        illumination: tilt and thickness distribution of every frame.
         u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
-    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    calls = _recorded.get()
-    if calls is not None:
-        calls.append(Call(crystal, plan, jnp.asarray(tilt), nodes, shares))
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, u_change=u_change)
+    return _integrated(crystal, plan, illumination, _dynamical, u_change)
 
 
-def kinematic_intensities(
-    crystal: Crystal,
-    plan: Plan,
-    *,
-    tilt: Float[Array, "frames 2"],
-    thickness: Float[Array, "frames nodes"],
-    weights: Float[Array, "frames nodes"],
-) -> Float[Array, " measurements"]:
+def kinematic_intensities(crystal: Crystal, plan: Plan, illumination: Illumination) -> Float[Array, " measurements"]:
     """As `simulate_intensities`, scattering once only: |psi_g|^2 = |A_g0|^2 t^2 sinc^2(D_g t / 2), to first order in A.
 
     For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
     """
-    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, _single_scattering)
+    return _integrated(crystal, plan, illumination, _single_scattering)
 
 
 def thickness_table(
     crystal: Crystal, plan: Plan, *, tilt: Float[Array, "frames 2"], thickness: Float[Array, " nodes"]
 ) -> Float[Array, "measurements nodes"]:
-    """Integrated intensities of every measurement at each of the given thicknesses [Å]; other arguments as above."""
+    """Integrated intensities of every measurement at each of the given thicknesses [Å], the frames tilted [deg]."""
 
     def reduce(density, chunk, _):
         return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
@@ -130,6 +86,13 @@ def exit_waves(
         mode=plan.mode,
         beams=jnp.sum(group.present, axis=1),
     )
+
+
+def _integrated(crystal, plan, illumination: Illumination, density, u_change=None):
+    """`density` integrated over every frame's thickness and tilts, in the order of the measurements."""
+    nodes, weights = jnp.asarray(illumination.thickness), jnp.asarray(illumination.weights)
+    tilt = illumination.tilt
+    return _over_segments(crystal, plan, tilt, nodes, weights, _over_nodes_and_tilts, density, u_change)
 
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):

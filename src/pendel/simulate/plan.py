@@ -25,6 +25,19 @@ FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What a plan is made with; the arguments of `make_plan` with numbers for what follows from the data."""
+
+    g_max: float  # Å⁻¹
+    sg_max: float  # Å⁻¹
+    tilts: int
+    thickness_max: float  # Å
+    dtype: str
+    propagator: str
+    form_factor_table: str
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["groups", "support_hkl", "support_form_factor", "same_as", "wanted"],
@@ -33,7 +46,6 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
         "frames",
         "wavelength",
         "box",
-        "dtype",
         "mode",
         "max_steps",
         "centre",
@@ -54,14 +66,18 @@ class Plan:
     frames: int
     wavelength: float  # Å
     box: tuple[int, int, int]  # shape of the box of all differences of beams
-    dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
     centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
-    settings: tuple[tuple[str, float | int], ...]
+    settings: PlanSettings  # that it was made with
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
     wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the propagator."""
+        return self.settings.dtype
 
     def with_mode(self, mode: str) -> "Plan":
         """The same plan for `jax.grad` ("reverse", as plans are made) or for `jax.jvp` and `jax.jacfwd` ("forward")."""
@@ -100,39 +116,53 @@ def make_plan(
     Raises:
         InputError: no measured reflection is among the beams.
     """
-    g_max = g_max or round(1.1 * experiment.dstar_max, 2)
-    tilts = tilts or default_tilts(experiment, thickness_max / 3)
+    settings = PlanSettings(
+        g_max=g_max or round(1.1 * experiment.dstar_max, 2),
+        sg_max=sg_max,
+        tilts=tilts or default_tilts(experiment, thickness_max / 3),
+        thickness_max=thickness_max,
+        dtype=dtype,
+        propagator=propagator,
+        form_factor_table=form_factor_table,
+    )
+    return plan_with(crystal, experiment, settings, tilt)
+
+
+def plan_with(
+    crystal: Crystal, experiment: Experiment, settings: PlanSettings, tilt: Float[Array, "frames 2"] | None
+) -> Plan:
+    """`make_plan` with a record of its settings."""
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
     row = beam_axis_row(start)
-    segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max, tilts=tilts)
+    cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
+    segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts)
     if not any(len(segment["measurement"]) for segment in segments):
         raise InputError(
-            found=f"no measured reflection among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
+            found=f"no measured reflection among the beams (g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹)",
             expected="measured reflections inside the cutoffs",
             do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
         )
     measurements = len(experiment.intensity)
-    groups = pad_segments(segments, measurements, propagator)
+    groups = pad_segments(segments, measurements, settings.propagator)
     box, support = difference_box(groups)
     g = np.linalg.norm(support @ reciprocal_matrix(crystal.cell).T, axis=1)
     plan = Plan(
         groups=groups,
         support_hkl=support,
-        support_form_factor=form_factors(crystal.elements, g, form_factor_table),
+        support_form_factor=form_factors(crystal.elements, g, settings.form_factor_table),
         same_as=_first_of_same(experiment),
         measurements=measurements,
         frames=len(experiment.frame_id),
         wavelength=experiment.wavelength,
         box=box,
-        dtype=dtype,
         mode="reverse",
         max_steps=0,
         centre=inversion_centre(crystal),
-        settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
+        settings=settings,
         matrix_numbers=MATRIX_NUMBERS if jax.default_backend() == "cpu" else ON_A_CARD,
     )
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
-    steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
+    steps = int(expansion_length(jnp.asarray(radius * settings.thickness_max), plan.dtype))
     return dataclasses.replace(plan, max_steps=steps)
 
 
