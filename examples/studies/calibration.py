@@ -89,7 +89,7 @@ def _setting(frames: int):
     some = pendel.thin(rows, slice(0, every * frames, every))
     experiment = drop_poor_frames(pendel.select(some, "nearest"), 1)
     plan = pendel.make_plan(crystal, experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
-    return crystal, (experiment, plan)
+    return crystal, pendel.DataSet(experiment, plan)
 
 
 def _draw(model, crystal, dataset, key):
@@ -98,7 +98,7 @@ def _draw(model, crystal, dataset, key):
     generator = np.random.default_rng(seed)
     held = {name: generator.normal(*numbers) for name, numbers in NARROW.items()}
     held |= {name: generator.uniform(*limits, 2 if name == "tilt_spread" else None) for name, limits in RANGES.items()}
-    held["log_scale_mean"] = np.log(np.max(dataset[0].intensity)) + 1.0 + 0.3 * generator.standard_normal()
+    held["log_scale_mean"] = np.log(np.max(dataset.experiment.intensity)) + 1.0 + 0.3 * generator.standard_normal()
     program = handlers.substitute(handlers.seed(model, seed), data=held)
     trace = handlers.trace(program).get_trace(crystal, (dataset,))
     return {name: np.asarray(x["value"]) for name, x in trace.items() if x["type"] in ("sample", "deterministic")}
@@ -106,10 +106,11 @@ def _draw(model, crystal, dataset, key):
 
 def _one(model, crystal, dataset, key, infer):
     """Simulate, refine and rank one experiment."""
-    experiment, plan = dataset
+    experiment = dataset.experiment
     key_truth, key_start, key_fit = jax.random.split(key, 3)
     truth, other = _draw(model, crystal, dataset, key_truth), _draw(model, crystal, dataset, key_start)
-    data = (crystal, ((dataclasses.replace(experiment, intensity=truth["intensity"]), plan),))
+    drawn = dataclasses.replace(experiment, intensity=truth["intensity"])
+    data = (crystal, (dataclasses.replace(dataset, experiment=drawn),))
     observations = {"intensities": (truth["intensity"],)}
     displaced = dataclasses.replace(crystal, fract=other["fract"], u_aniso=other["U_aniso"])
     scanned = dict(pendel.find_start(displaced, data[1], thickness_min=0.7 * THICKNESS).values[0])

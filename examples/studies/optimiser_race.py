@@ -90,13 +90,13 @@ def simulated(sites: int):
     shift = 0.05 * generator.standard_normal(fract.shape) / np.array(cell[:3])
     start = dataclasses.replace(truth, fract=fract + shift)
     plan = pendel.make_plan(start, made.experiment, thickness_max=900.0, **settings)
-    return start, ((made.experiment, plan),)
+    return start, (pendel.DataSet(made.experiment, plan),)
 
 
 def race(crystal, datasets) -> dict:
     """Seconds to the best log density by optimiser, None where it was not reached."""
     model = pendel.load_model("dynamical")
-    kwargs = {"intensities": tuple(experiment.intensity for experiment, _ in datasets), "mask": None}
+    kwargs = {"intensities": tuple(data.experiment.intensity for data in datasets), "mask": None}
     data = differentiable(((crystal, datasets), kwargs), "forward")
     layout = inspect_model(model, *data, with_fixed=False)
     spreads = {name: jnp.asarray(value, dtype=float) for name, value in fixed_values(model, *data).items()}
@@ -104,7 +104,10 @@ def race(crystal, datasets) -> dict:
     held = Held(spreads, jnp.zeros(layout.size))
     density = Density(functions, data, differentiable(data, "reverse"), None)
     centre = prior_means(model, layout, spreads, *data)
-    begin = {"log_thickness": np.full(len(datasets[0][0].frame_id), np.log(330.0)), "log_thickness_mean": np.log(330.0)}
+    begin = {
+        "log_thickness": np.full(len(datasets[0].experiment.frame_id), np.log(330.0)),
+        "log_thickness_mean": np.log(330.0),
+    }
     z = density.cheap(layout.unconstrain({**centre, **begin}), held)
     density.value(z, held)
     jax.block_until_ready(density.gradient(z, held))
@@ -114,7 +117,7 @@ def race(crystal, datasets) -> dict:
         traces[name] = optimise(model, density, z, held)
     best = max(density for trace in traces.values() for _, density in trace)
     structural = len(crystal.position_basis) + len(crystal.adp_basis)
-    found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0][0].intensity)}
+    found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0].experiment.intensity)}
     for name, trace in traces.items():
         reached = [seconds for seconds, density in trace if density > best - NEAR]
         end = max(density for _, density in trace)
@@ -187,12 +190,12 @@ def adam(model, density, z, held, rate=0.02):
 
 def minibatches(model, density, z, held, rate=0.02, batches=4):
     """Adam with the gradient of a quarter of the frames, its likelihood counted four times; tried on all of them."""
-    (crystal, ((experiment, plan),)), kwargs = density.reverse
+    (crystal, (whole,)), kwargs = density.reverse
     parts = []
     for first in range(batches):
-        wanted = np.arange(plan.frames) % batches == first
-        used = wanted[np.asarray(experiment.frame_index)]
-        args = (crystal, ((experiment, only_frames(plan, wanted)),))
+        wanted = np.arange(whole.plan.frames) % batches == first
+        used = wanted[np.asarray(whole.experiment.frame_index)]
+        args = (crystal, (dataclasses.replace(whole, plan=only_frames(whole.plan, wanted)),))
         parts.append((args, {**kwargs, "mask": (jnp.asarray(used),)}))
     layout = density.functions.layout
     slope = jax.jit(jax.grad(lambda z, spreads, data: negative_log_density(model, layout, z, spreads, *data)))

@@ -52,7 +52,7 @@ def main() -> None:
     experiment = drop_poor_frames(pendel.select(rows, "klar", rsg=0.9, dsg=0.0015), 1)
     crystal = pendel.read_crystal(DATA / "quartz_dynamical.cif")
     plan = pendel.make_plan(crystal, experiment, g_max=2.0, sg_max=0.01, tilts=options.tilts, thickness_max=3000.0)
-    data, observed = (crystal, ((experiment, plan),)), {"intensities": (experiment.intensity,)}
+    data, observed = (crystal, (pendel.DataSet(experiment, plan),)), {"intensities": (experiment.intensity,)}
     model = pendel.load_model("robust")
     start = dict(pendel.find_start(*data).values[0])
     fit = pendel.fit_map(model, *data, start=start, moves=tilt_moves(data[1]), **observed)
