@@ -15,7 +15,7 @@ from pendel.run.rocking import spread_over_tilts, strongest
 from pendel.run.settings import Settings
 from pendel.simulate.replan import replan
 
-OPTIONS = {"g_max": 0.8, "sg_max": 0.003, "tilts": 3, "thickness_max": 700.0, "form_factor_table": "peng"}
+OPTIONS = {"g_max": 1.2, "sg_max": 0.006, "tilts": 3, "thickness_max": 700.0, "form_factor_table": "peng"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_single_tilts_of_rocking_curves_are_handled_in_as_small_chunks(experimen
 
 def test_published_r_factors_see_the_form_factors_of_the_plan(crystal):
     """With another table the same point has other R factors under the rule klar."""
-    settings = Settings(g_max=0.8, sg_max=0.003, tilts=5, frames="::10")
+    settings = Settings(frames="::10")
     problem = read_problem(example().structure, [example().data], settings)
     model = pendel.load_model("dynamical")
     found = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -126,6 +127,6 @@ def plan_settings(plan: Plan) -> dict[str, float]:
     return {name: float(getattr(plan.settings, name)) for name in GROWTH}
 
 
-def _with_whole_tilts(changed: dict[str, float]) -> dict[str, float]:
+def _with_whole_tilts(changed: dict[str, float]) -> dict[str, Any]:
     """The changes as `PlanSettings` takes them: a number of tilts is whole."""
     return {name: int(value) if name == "tilts" else value for name, value in changed.items()}

@@ -53,14 +53,14 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number of a crystal, with its prior."""
+    """One number of a crystal, with its prior: a function, because JAX must not start while modules are imported."""
 
     name: str
-    prior: dist.Distribution
+    prior: Callable[[], dist.Distribution]
 
     def sample(self, data: DataSet) -> Any:
         """The site of a NumPyro model."""
-        return numpyro.sample(f"{self.name}{data.suffix}", self.prior)
+        return numpyro.sample(f"{self.name}{data.suffix}", self.prior())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Family:
 THICKNESS = Curve(name="thickness", mean=800.0, spread=Spread(0.3, in_map=0.15), jump=Spread(0.2, in_map=0.1))
 TAPER = Curve(name="taper", mean=0.4, spread=Spread(0.5, in_map=0.3), jump=Spread(0.3, in_map=0.15))
 ODDS = Curve(name="odds", mean=1.0, spread=Spread(1.0, in_map=0.5), jump=Spread(0.5, in_map=0.25), start=-2.0)
-HEIGHT = Number(name="step_height", prior=dist.Beta(2.0, 2.0))
+HEIGHT = Number(name="step_height", prior=lambda: dist.Beta(2.0, 2.0))
 K = Symbol(
     label="Typical k",
     meaning="k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.",
