@@ -19,6 +19,8 @@ from physics_cases import (
     zone_beams,
 )
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def quartz():
