@@ -114,9 +114,9 @@ def test_options_given_once_for_each_data_set(two_files):
 
 
 def test_as_many_values_as_data_sets(two_files):
-    with pytest.raises(InputError, match=r"--frames 2 times for 3 data sets; .* give --frames once or 3 times"):
+    with pytest.raises(InputError, match=r"--frames 2 times for 3 data sets.* give --frames once or 3 times"):
         check_settings(Settings(frames=(":", "::2")), 3)
-    with pytest.raises(InputError, match=r"--geometry spiral; expected rotation or precession"):
+    with pytest.raises(InputError, match=r"--geometry spiral. Expected rotation or precession"):
         check_settings(Settings(geometry=("rotation", "spiral")), 2)
     with pytest.raises(InputError, match="start:stop:step"):
         check_settings(Settings(frames=(":", "all")), 2)
@@ -133,8 +133,8 @@ def test_settings_come_back_from_run_json():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"thickness": 0.5}, r"thickness 0.5; expected at least 1.0 \(Å\)"),
-        ({"misorientation_deg": -1.0}, "--misorientation -1.0; expected at least 0.0"),
+        ({"thickness": 0.5}, r"thickness 0.5. Expected at least 1.0 \(Å\)"),
+        ({"misorientation_deg": -1.0}, r"--misorientation -1.0. Expected at least 0.0"),
         ({"counts": float("nan")}, "--counts nan"),
     ],
 )

@@ -257,7 +257,7 @@ def test_compare_needs_two_finished_runs(tmp_path: Path):
     assert "Only one run is named. Expected at least two" in message
     code, message = run("compare", tmp_path, tmp_path)
     assert code == 2
-    assert "without run.json, summary.json, posterior.nc" in message
+    assert "has no run.json, summary.json, posterior.nc" in message
     assert len(message.strip().splitlines()) == 1
 
 

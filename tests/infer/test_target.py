@@ -107,7 +107,7 @@ def test_a_site_with_frames_must_name_their_plate():
         location = numpyro.sample("x", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(location, 1), obs=y, infer={"frame": np.zeros(3, dtype=int)})
 
-    with pytest.raises(InputError, match=r"the observed site 'y'.*name of the plate of frames.*infer=\{"):
+    with pytest.raises(InputError, match=r"observed site 'y'.*name of the plate of frames.*infer=\{"):
         make_target(model, y=jnp.zeros(3))
 
 

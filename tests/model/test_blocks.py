@@ -156,7 +156,7 @@ def test_options_of_a_model():
     assert model_options(robust) == {"thickness": "taper", "errors": "shared"}
     assert model_options(with_options(robust, thickness="lens")) == {"thickness": "lens", "errors": "shared"}
     assert with_options(robust, thickness=None) is robust
-    with pytest.raises(pendel.InputError, match=r"--colour red with a model.*this one has thickness, errors"):
+    with pytest.raises(pendel.InputError, match=r"--colour red is given.*this one has thickness, errors"):
         with_options(robust, colour="red")
     with pytest.raises(pendel.InputError, match="this one has no options"):
         with_options(pendel.load_model("neural_thickness"), mask=1)
