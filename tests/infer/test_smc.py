@@ -10,10 +10,11 @@ import numpyro.distributions as dist
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import halfnorm, norm
-from test_hmc import Memory
+from toy_models import Memory
 
-from pendel.infer.chains.smc import sample_smc
+from pendel.infer.chains.smc import SmcTuning, sample_smc
 from pendel.infer.maximum.map import fit_map
+from pendel.infer.target import make_target
 from pendel.judge.verdicts import _basins
 from pendel.run.checkpoints import (
     Chosen,
@@ -57,14 +58,22 @@ def exact():
     return np.exp(logsumexp(log_joint[grid > 0]) - logsumexp(log_joint)), logsumexp(log_joint)
 
 
-@pytest.fixture(scope="module")
-def starts():
-    return [fit_map(model, start={"level": np.array(sign * 2.0)}, y=Y) for sign in (1.0, -1.0)]
+LARGE, SMALL = SmcTuning(particles=512, at_once=512), SmcTuning(particles=32, at_once=32)
 
 
 @pytest.fixture(scope="module")
-def tempered(starts):
-    return sample_smc(model, y=Y, starts=starts, key=jax.random.key(0), particles=512, at_once=512)
+def target():
+    return make_target(model, y=Y)
+
+
+@pytest.fixture(scope="module")
+def starts(target):
+    return [fit_map(target, start={"level": np.array(sign * 2.0)}) for sign in (1.0, -1.0)]
+
+
+@pytest.fixture(scope="module")
+def tempered(target, starts):
+    return sample_smc(target, starts=starts, key=jax.random.key(0), tuning=LARGE)
 
 
 def test_basins_have_their_probability_and_the_evidence_is_right(tempered):
@@ -79,10 +88,10 @@ def test_basins_have_their_probability_and_the_evidence_is_right(tempered):
 
 
 @pytest.mark.slow
-def test_a_maximum_named_twice_is_not_counted_twice(starts):
+def test_a_maximum_named_twice_is_not_counted_twice(target, starts):
     """Particles of either name are at p q_k / (q_1 + q_2), so the evidence stays."""
-    both = sample_smc(model, y=Y, starts=[starts[0], starts[0]], key=jax.random.key(1), particles=512, at_once=512)
-    alone = sample_smc(model, y=Y, starts=[starts[0]], key=jax.random.key(2), particles=512, at_once=512)
+    both = sample_smc(target, starts=[starts[0], starts[0]], key=jax.random.key(1), tuning=LARGE)
+    alone = sample_smc(target, starts=[starts[0]], key=jax.random.key(2), tuning=LARGE)
     share, everything = exact()
     for found in (both, alone):
         assert found.log_evidence == pytest.approx(everything + np.log(share), abs=0.2)
@@ -90,19 +99,18 @@ def test_a_maximum_named_twice_is_not_counted_twice(starts):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(starts):
-    options = {"y": Y, "starts": starts, "key": jax.random.key(3), "particles": 32, "at_once": 32}
-    whole, memory = sample_smc(model, **options), Memory(stop_after=1)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(target, starts):
+    options = {"starts": starts, "key": jax.random.key(3), "tuning": SMALL}
+    whole, memory = sample_smc(target, **options), Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
-        sample_smc(model, keeper=memory, **options)
-    resumed = sample_smc(model, keeper=memory, **options)
+        sample_smc(target, keeper=memory, **options)
+    resumed = sample_smc(target, keeper=memory, **options)
     np.testing.assert_array_equal(resumed.draws["level"], whole.draws["level"])
     assert resumed.log_evidence == whole.log_evidence
 
 
-def test_stages_come_back_as_they_were(starts, tempered):
-    arguments = (model, (), {"y": Y})
-    for one, again in zip(starts, unpack_basins(pack_basins(starts), *arguments), strict=True):
+def test_stages_come_back_as_they_were(target, starts, tempered):
+    for one, again in zip(starts, unpack_basins(pack_basins(starts), target), strict=True):
         np.testing.assert_array_equal(again.unconstrained, one.unconstrained)
         assert again.potential == one.potential
     found = unpack_tempered(pack_tempered(tempered))
@@ -116,9 +124,9 @@ def test_stages_come_back_as_they_were(starts, tempered):
     assert unpack_start(without).others == ()
 
 
-def test_too_few_particles_are_refused(starts):
+def test_too_few_particles_are_refused(target, starts):
     with pytest.raises(ValueError, match="2 starts for 1 particles"):
-        sample_smc(model, y=Y, starts=starts, key=jax.random.key(0), particles=1)
+        sample_smc(target, starts=starts, key=jax.random.key(0), tuning=SmcTuning(particles=1))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pendel.crystal.cell import direct_matrix, u_cartesian
 from pendel.crystal.parameters import adp, displaced
 from pendel.datasets import example
 from pendel.experiment.select import select, thin
-from pendel.infer.layout import inspect_model
+from pendel.infer.target import make_target
 from pendel.model.load import with_thickness
 from pendel.simulate import kinematic_intensities, simulate_intensities
 
@@ -42,14 +42,20 @@ def traces(crystal, datasets):
     return {name: [run(name, seed) for seed in range(3)] for name in MODELS}
 
 
+def target_of(name, crystal, datasets):
+    return make_target(pendel.load_model(name), crystal, datasets, intensities=(datasets[0][0].intensity,))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
-    kwargs = {"intensities": (datasets[0][0].intensity,)}
-    layout = inspect_model(pendel.load_model(name), (crystal, datasets), kwargs, with_fixed=False)
+    target = target_of(name, crystal, datasets)
+    layout = target.layout
     without = {"log_taper"} if name == "kinematic" else set()
     assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES - without
     assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"} - without
     assert layout.plates["frames"][1] == len(datasets[0][0].frame_id)
+    assert target.simulated == {"displacement", "log_strain", "tilt", "log_thickness", "log_taper"} - without
+    assert target.errors == ({"error"} if name == "dynamical" else {"a", "b", "nu"})
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,8 +71,8 @@ def test_prior_predictive_is_finite_and_plausible(name, traces, datasets):
 @pytest.mark.parametrize("name", MODELS)
 def test_mask_takes_measurements_out(name, traces, crystal, datasets):
     model = pendel.load_model(name)
-    sites = inspect_model(model, (crystal, datasets), {"intensities": (datasets[0][0].intensity,)}, with_fixed=True)
-    values = {site.name: traces[name][0][site.name] for site in sites.sites}
+    sites = target_of(name, crystal, datasets).full.sites
+    values = {site.name: traces[name][0][site.name] for site in sites}
     intensity = np.array(datasets[0][0].intensity, dtype=float)
     used = np.ones(len(intensity), dtype=bool)
     used[::3] = False
@@ -117,13 +123,10 @@ def test_network_thickness_is_a_function_of_the_angle_alone(crystal, datasets):
     assert np.all((thickness > 50) & (thickness < 20_000))
     weights = sum(site["value"].size for name, site in sites.items() if name.startswith(("weights", "bias")))
     assert weights == 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2
-    layout = inspect_model(
-        pendel.load_model("neural_thickness"),
-        (crystal, datasets),
-        {"intensities": (datasets[0][0].intensity,)},
-        with_fixed=True,
-    )
-    assert {site.name for site in layout.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+    target = target_of("neural_thickness", crystal, datasets)
+    assert {site.name for site in target.full.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+    network = {site.name for site in target.full.sites if site.name.startswith(("weights", "bias"))}
+    assert target.simulated == {"displacement", "log_strain", "tilt", "log_thickness_mean"} | network
 
 
 def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
