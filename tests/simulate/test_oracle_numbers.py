@@ -10,6 +10,7 @@ from oracles import slow_bloch
 from oracles.read_sites import read_coefficients, read_sites
 from physics_cases import Structure, crystal_of, exit_intensities
 
+pytestmark = pytest.mark.optimized
 CASES = ("quartz_frame_50_elastic", "quartz_frame_20_elastic", "cspbbr3_frame_30_elastic")
 # The constants behind the published numbers are CODATA 2018, SciPy's move with its version: 1e-9 relative in gamma.
 TOLERANCE = 5e-9

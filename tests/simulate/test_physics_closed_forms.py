@@ -19,6 +19,7 @@ from physics_cases import (
     zone_beams,
 )
 
+pytestmark = pytest.mark.optimized
 PROPAGATORS = ["eigen", "chebyshev"]
 
 

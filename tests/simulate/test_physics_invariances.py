@@ -21,6 +21,7 @@ from physics_cases import (
     zone_beams,
 )
 
+pytestmark = pytest.mark.optimized
 THICKNESS = np.array([150.0, 620.0, 1400.0])
 
 

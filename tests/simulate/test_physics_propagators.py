@@ -10,6 +10,7 @@ from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.eigen import propagate_eigen
 from physics_cases import NEAR_ZONE, QUARTZ, crystal_of, eigenproblem, propagate, zone_beams
 
+pytestmark = pytest.mark.optimized
 THICKNESS = np.array([0.0, 150.0, 620.0, 1500.0])
 PROPAGATORS = ["eigen", "chebyshev"]
 TOLERANCE = {"float64": 1e-9, "float32": 3e-6}
