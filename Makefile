@@ -40,7 +40,7 @@ check: install
 	$(BIN)/pyright
 
 # Two workers, a file of tests each: compilation, most of the time, uses one core; it is a fifth shorter without most of
-# XLA's optimisations. The tests of the physics and one whole run, marked `optimized`, have them, as the program does.
+# XLA's optimisations. Tests of the physics that are marked `optimized` have them, as the program does.
 test: check
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not optimized"
 	$(BIN)/pytest -n 2 --dist loadfile -m "optimized and not slow and not gpu" tests

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 import pendel
@@ -30,6 +29,7 @@ def compiled_once(tmp_path: Path):
         jax.config.update(name, value)
 
 
+@pytest.mark.slow  # minutes: most of it is compilation
 @pytest.mark.optimized
 def test_a_small_real_run_from_coarse_to_particles(tmp_path: Path, compiled_once):
     files, out, seen = example(), tmp_path / "run", []
@@ -62,7 +62,6 @@ def check_result(outcome: pendel.Outcome, out: Path) -> None:
     assert summary["converged"]
     assert summary["stage"] == "smc"
     assert summary["smc_temperatures"][-1] == 1.0
+    assert summary["wr2_pooled"] < 0.6  # 0.36 at the maximum
     tree = pendel.Posterior.load(out / "posterior.nc").data
-    calculated = tree["posterior_predictive"]["calculated"].mean(("chain", "draw"))
-    observed = tree["observed_data"]["intensity"]
-    assert np.corrcoef(calculated, observed)[0, 1] > 0.9
+    assert tree["posterior"]["fract"].sizes["draw"] == 4

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 import gemmi
@@ -22,6 +21,7 @@ from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import MclmcTuning
 from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.chains.smc import SmcTuning
+from pendel.infer.guide.svi import SviTuning
 from pendel.judge.compare import read_run
 from pendel.run import fitting
 from pendel.run.tuning import Batching, Coarsening, Tuning
@@ -285,7 +285,7 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     )
     decided = json.loads((out / "run.json").read_text())["decided"]
     assert decided["costly"]["value"] is False
-    assert decided["svi"]["value"] == {"batches": 1, "steps": fitting.STEPS}
+    assert decided["svi"]["value"] == {"batches": 1, "steps": SviTuning().steps}
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)
@@ -334,14 +334,12 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
             return _original(*args, **options)
 
         monkeypatch.setattr(fitting, name, counted)
-    monkeypatch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
-    monkeypatch.setattr(fitting, "STEPS", 30)
-    monkeypatch.setitem(fitting.SAMPLERS, "nuts", partial(fitting.SAMPLERS["nuts"], chains=2, warmup=20, draws=20))
+    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=20, draws=20))
     settings = pendel.Settings(model=str(model), infer="map", **SMALL)
 
     def stages(**changes) -> tuple[str, ...]:
         changed = dataclasses.replace(settings, **changes)
-        made = made_by(lambda: pendel.refine(inputs[0], [inputs[1]], out, changed), monkeypatch)
+        made = made_by(lambda: pendel.refine(inputs[0], [inputs[1]], out, changed, tuning=short), monkeypatch)
         assert json.loads((out / "summary.json").read_text())["stage"] == changed.infer
         return made
 
@@ -461,7 +459,7 @@ def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: P
 
     def listened(*args, **options):
         found = frames(*args, **options)
-        told.append((options["batches"], options["steps"], found))
+        told.append((options["tuning"].batches, options["tuning"].steps, found))
         return found
 
     monkeypatch.setattr(fitting, "fit_svi", listened)

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import pendel
 from pendel.datasets import example
 from pendel.files.cif import NO_HYDROGEN
 from pendel.folder.reader import read_run_files
+from pendel.infer.guide.svi import SviTuning
 from pendel.judge.frames import flagged_frames, r_obs_of_frames
 from pendel.judge.ranks import probability_ranks
 from pendel.judge.verdicts import verdicts
 from pendel.report.page import page, run_card, write_page
-from pendel.run import fitting
+from pendel.run.tuning import Tuning
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -29,10 +29,8 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("report") / "run"
     settings = pendel.Settings(model="kinematic", infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
-        patch.setattr(fitting, "STEPS", 40)
-        pendel.refine(example().structure, [example().data], out, settings)
+    short = Tuning(svi=SviTuning(steps=40, cycles=(2, 2)))
+    pendel.refine(example().structure, [example().data], out, settings, tuning=short)
     return out
 
 

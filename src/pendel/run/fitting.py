@@ -12,7 +12,7 @@ from pendel.crystal.structure import Crystal
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
-from pendel.infer.guide.svi import STEPS, SviFit, SviTuning, end_bound, fit_svi, pareto_k
+from pendel.infer.guide.svi import SviFit, end_bound, fit_svi, pareto_k
 from pendel.infer.maximum.map import MapFit, climb_frames, fit_map
 from pendel.infer.maximum.optimise import APPROXIMATE, CONVERGED, MapTuning
 from pendel.infer.target import Target, make_target
@@ -179,8 +179,8 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
     angles = {data.frames: data.experiment.alpha for data in datasets}
     plans = [data.plan for data in datasets]
     costly = is_costly(plans, run.tuning.coarse) and jax.default_backend() == "cpu"
-    few = run.tuning.batching
-    batches, steps = (few.batches, few.steps) if costly else (1, STEPS)
+    few, usual = run.tuning.batching, run.tuning.svi
+    batches, steps = (few.batches, few.steps) if costly else (usual.batches, usual.steps)
     way = run.folder.decided("svi", run.folder.keys["svi"], lambda: {"batches": batches, "steps": steps})
 
     def one(number: int) -> SviFit:
@@ -189,7 +189,7 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
             start=fit,
             key=jax.random.fold_in(run.key(1), number),
             angles=angles,
-            tuning=SviTuning(steps=way["steps"], batches=way["batches"]),
+            tuning=dataclasses.replace(usual, steps=way["steps"], batches=way["batches"]),
             keeper=run.folder.keeper("svi", suffix(number)),
             progress=run.progress,
         )

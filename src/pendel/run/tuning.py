@@ -9,6 +9,7 @@ import dataclasses
 from pendel.infer.chains.mclmc import MclmcTuning
 from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.chains.smc import SmcTuning
+from pendel.infer.guide.svi import SviTuning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Tuning:
 
     coarse: Coarsening = Coarsening()
     batching: Batching = Batching()
+    svi: SviTuning = SviTuning()
     nuts: ChainTuning = ChainTuning()
     mclmc: MclmcTuning = MclmcTuning()
     smc: SmcTuning = SmcTuning()
