@@ -334,7 +334,7 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
             return _original(*args, **options)
 
         monkeypatch.setattr(fitting, name, counted)
-    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=20, draws=20))
+    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=30, draws=40))
     settings = pendel.Settings(model=str(model), infer="map", **SMALL)
 
     def stages(**changes) -> tuple[str, ...]:
