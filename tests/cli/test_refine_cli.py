@@ -329,7 +329,7 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
         monkeypatch.setattr(fitting, name, counted)
     monkeypatch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
     monkeypatch.setattr(fitting, "STEPS", 30)
-    monkeypatch.setitem(fitting.SAMPLERS, "nuts", partial(fitting.SAMPLERS["nuts"], chains=2, warmup=20, draws=20))
+    monkeypatch.setitem(fitting.SAMPLERS, "nuts", partial(fitting.SAMPLERS["nuts"], chains=2, warmup=30, draws=40))
     settings = pendel.Settings(model=str(model), infer="map", **SMALL)
 
     def stages(**changes) -> tuple[str, ...]:
