@@ -281,7 +281,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    expected = r"The file .*summary.json.*No space left.*Expected .*To fix: choose another place or make room"
+    expected = r"summary.json cannot be written .No space left.*Expected .*To fix: choose another place or make room"
     with pytest.raises(InputError, match=expected):
         write_text(path, "second")
     assert path.read_text() == "first"

@@ -130,7 +130,7 @@ def test_a_restraint_on_simulated_intensities_is_refused(kind, share):
 
     with pytest.raises(
         InputError,
-        match=r"'restraint' without frames, which depends on a simulation.*sample it with infer=\{\"plate\".*\"frame\"",
+        match=r"'restraint' has no frames and depends on a simulation.*sample it with infer=\{\"plate\".*\"frame\"",
     ):
         make_target(model, y=X)
 

@@ -47,7 +47,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def cannot_write(path: Path, error: Exception, do: str = "choose another place or make room") -> InputError:
     """The error that says why a file or folder cannot be written."""
     return InputError(
-        found=f"{path}, which cannot be written ({getattr(error, 'strerror', None) or error})",
+        found=f"{path} cannot be written ({getattr(error, 'strerror', None) or error})",
         expected="an existing, writable folder with free space",
         do=do,
     )

@@ -98,7 +98,7 @@ def read_run_files(path: Path) -> RunFiles:
         ) from error
     if record.get("layout") != LAYOUT or GROUP not in tree.children:
         raise InputError(
-            found=f"{path} is a run of pendel 0.1.0, which kept its results in another way",
+            found=f"the folder {path} has a run of pendel 0.1.0, which kept its results in another way",
             expected="a run of this version",
             do="repeat the run with --force",
         )

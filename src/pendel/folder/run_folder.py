@@ -164,7 +164,7 @@ def check_folder(path: Path, key: Key, *, force: bool) -> bool:
     record = _read_record(path)
     if record and record.get("layout") != LAYOUT:
         raise InputError(
-            found=f"{path} with a run of pendel 0.1.0, which kept its stages in another way",
+            found=f"the folder {path} has a run of pendel 0.1.0, which kept its stages in another way",
             expected="a run of this version",
             do="choose another --out, or overwrite with --force",
         )

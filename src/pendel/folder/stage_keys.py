@@ -51,7 +51,7 @@ def file_hash(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(
-            found=f"{path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
+            found=f"the file {path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
         ) from error
 
 

@@ -158,7 +158,7 @@ def make_target(model: Callable, /, *args: Any, **kwargs: Any) -> Target:
     if np.any(faulty):
         name = list(_priors(trace))[int(np.argmax(faulty))]
         raise InputError(
-            found=f"the site {name!r} without frames, which depends on a simulation",
+            found=f"the observed site {name!r} has no frames and depends on a simulation",
             expected="the plate and the frame of every observation of an intensity",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
         )
