@@ -10,7 +10,7 @@ import pytest
 from oracles import slow_bloch
 from oracles.dense_propagator import propagate_expm
 from oracles.read_sites import read_coefficients
-from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.chebyshev import propagate_chebyshev, spectral_interval
 from pendel.simulate.native import is_native
 from pendel.simulate.plan import inversion_centre, plan_coupling
@@ -194,7 +194,7 @@ def test_matrix_with_absorption_against_the_slow_implementation(structure):
 
 @pytest.fixture(scope="module")
 def centred():
-    """A crystal with an inversion centre away from the origin, its plan, and the arguments of a simulation."""
+    """A crystal with an inversion centre away from the origin, its plan, and the illumination of a simulation."""
     crystal = crystal_of(dataclasses.replace(TRICLINIC, operators=("x,y,z", "1/2-x,-y,1/4-z")))
     orientation = orientation_of(TRICLINIC)
     measured = zone_beams(TRICLINIC, orientation, g_max=0.9, sg_max=0.004)[1:13]
@@ -202,11 +202,8 @@ def centred():
     experiment = experiment_of(TRICLINIC, orientation, **frame)
     plan = make_plan(crystal, experiment, g_max=1.0, sg_max=0.02, tilts=3, thickness_max=1500.0, dtype="float64")
     assert plan.centre == inversion_centre(crystal) == (0.25, 0.0, 0.125)
-    return (
-        crystal,
-        plan,
-        {"tilt": np.zeros((1, 2)), "thickness": np.array([[300.0, 600.0]]), "weights": np.full((1, 2), 0.5)},
-    )
+    nodes, weights = np.array([[300.0, 600.0]]), np.full((1, 2), 0.5)
+    return crystal, plan, Illumination(tilt=np.zeros((1, 2)), thickness=nodes, weights=weights)
 
 
 def absorption_of(crystal, plan, share=0.1):
@@ -220,27 +217,27 @@ def absorption_of(crystal, plan, share=0.1):
 
 def test_absorption_damps_a_centrosymmetric_crystal(centred):
     """With an inversion centre the coupling is real only without absorption, and the centre changes no intensity."""
-    crystal, plan, arguments = centred
+    crystal, plan, illumination = centred
     absorption = absorption_of(crystal, plan)
     assert not jnp.iscomplexobj(plan_coupling(crystal, plan))
     assert jnp.iscomplexobj(plan_coupling(crystal, plan, absorption=absorption))
     simulate = jax.jit(simulate_intensities)
-    elastic = simulate(crystal, plan, **arguments)
-    damped = simulate(crystal, plan, **arguments, absorption=absorption)
-    general = simulate(crystal, dataclasses.replace(plan, centre=None), **arguments, absorption=absorption)
+    elastic = simulate(crystal, plan, illumination)
+    damped = simulate(crystal, plan, illumination, absorption=absorption)
+    general = simulate(crystal, dataclasses.replace(plan, centre=None), illumination, absorption=absorption)
     np.testing.assert_allclose(damped, general, atol=1e-10)
     assert np.sum(damped) < 0.9 * np.sum(elastic)
 
 
 def test_a_change_without_the_centre_is_not_lost(centred):
     """A change of the potential that is not real about the centre gives NaN; one that is gives the general result."""
-    crystal, plan, arguments = centred
+    crystal, plan, illumination = centred
     simulate = jax.jit(simulate_intensities)
     own = 0.2 * absorption_of(crystal, plan)[1:]
     general = dataclasses.replace(plan, centre=None)
     np.testing.assert_allclose(
-        simulate(crystal, plan, **arguments, u_change=own),
-        simulate(crystal, general, **arguments, u_change=own),
+        simulate(crystal, plan, illumination, u_change=own),
+        simulate(crystal, general, illumination, u_change=own),
         atol=1e-10,
     )
-    assert np.all(np.isnan(simulate(crystal, plan, **arguments, u_change=1j * own)))
+    assert np.all(np.isnan(simulate(crystal, plan, illumination, u_change=1j * own)))
