@@ -156,7 +156,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"summary\.json, which cannot be written \(No space left"):
+    with pytest.raises(InputError, match=r"summary\.json cannot be written \(No space left"):
         write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

@@ -124,7 +124,7 @@ def test_a_spread_between_limits_is_refused(linear_data):
 
     target = make_target(model, y=linear_data)
     fit = fit_map(target, tuning=ONE_ROUND)
-    with pytest.raises(InputError, match="'spread' between limits"):
+    with pytest.raises(InputError, match="'spread' has limits"):
         fit_svi(target, start=fit, key=jax.random.key(0))
 
 
