@@ -1,9 +1,13 @@
-"""Gradients per effective sample on real quartz: plain NUTS, NUTS and adjusted MCLMC in pendel's coordinates.
+"""Gradients per effective sample: pendel's chains, NUTS in Laplace coordinates, BlackJAX's low-rank metric, plain NUTS.
 
-Run by hand: python examples/studies/sampler_race.py OUT [--samplers plain nuts mclmc] [--frames ::12] [--tilts 84]. One
-chain each, of the model `robust` and from the same MAP. Plain is NumPyro's NUTS on the model as written, with its own
-mass matrix and warm-up, trees of at most 63 steps. OUT/race_SAMPLER.json holds, for every kind of parameter, the
-smallest effective sample size of its elements and the gradients after warm-up for one effective sample of that element.
+Run by hand: python examples/studies/sampler_race.py OUT [--data demo|quartz] [--frames ::6] [--tilts 84]
+[--samplers nuts mclmc laplace lowrank plain]. One chain each, of the model `robust` and from the same MAP:
+
+nuts, mclmc: pendel's own coordinates with moves between draws. laplace: NumPyro's NUTS in Laplace coordinates with
+the metric 1. lowrank: BlackJAX's NUTS in the same coordinates with its low-rank metric. plain: NumPyro's NUTS on the
+model as written, with its own mass matrix. BlackJAX's Laplace HMC needs third derivatives of the log density; those of
+the simulator are exact to first order, so it cannot be used. OUT/race_SAMPLER.json holds, for every kind of parameter,
+the smallest effective sample size and the gradients after warm-up for one effective sample.
 """
 
 import argparse
@@ -11,98 +15,113 @@ import json
 import time
 from pathlib import Path
 
-import arviz as az
 import jax
+import jax.numpy as jnp
 import numpy as np
+from laplace_space import constrained, fitted, laplace_space, least_effective
 from numpyro.infer import MCMC, NUTS, init_to_value
 
 import pendel
-from pendel.experiment.select import drop_poor_frames
-from pendel.infer.chains.nuts import Sampled
-from pendel.infer.maximum.map import MapFit
+from pendel.infer.chains.mclmc import MclmcTuning
+from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.maximum.objective import differentiable
-from pendel.run.scan import tilt_moves
-from pendel.run.settings import parse_frames
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "quartz"
-KINDS = {
-    "coordinates": ("displacement",),
-    "log strains": ("log_strain",),
-    "errors": ("a", "b", "nu"),
-    "scales, thickness, taper": ("log_scale", "log_thickness", "log_taper"),
-    "tilts": ("tilt",),
-    "spreads": ("scale_spread", "tilt_spread", "thickness_spread", "thickness_jump", "taper_spread", "taper_jump"),
-}
-PLAIN = {"warmup": 40, "draws": 40}
-DEEPEST = 6  # trees of plain NUTS
-NUTS_LENGTH = {"warmup": 60, "draws": 160}
-MCLMC_LENGTH = {"warmup": 250, "draws": 350}
+DEEPEST = 6  # trees of the samplers that are not pendel's
+WARMUP, DRAWS = 100, 160
 
 
 def main() -> None:
     """One chain of every sampler that was asked for, and its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--samplers", nargs="*", default=["nuts", "mclmc", "plain"])
-    parser.add_argument("--frames", default="::12")
+    parser.add_argument("--samplers", nargs="*", default=list(SAMPLERS))
+    parser.add_argument("--data", default="quartz")
+    parser.add_argument("--frames", default="::6")
     parser.add_argument("--tilts", type=int, default=84)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = pendel.thin(pendel.read_pets(DATA / "quartz.cif_pets"), parse_frames(options.frames))
-    experiment = drop_poor_frames(pendel.select(rows, "klar", rsg=0.9, dsg=0.0015), 1)
-    crystal = pendel.read_crystal(DATA / "quartz_dynamical.cif")
-    plan = pendel.make_plan(crystal, experiment, g_max=2.0, sg_max=0.01, tilts=options.tilts, thickness_max=3000.0)
-    data, observed = (crystal, ((experiment, plan),)), {"intensities": (experiment.intensity,)}
-    model = pendel.load_model("robust")
-    start = dict(pendel.find_start(*data).values[0])
-    fit = pendel.fit_map(model, *data, start=start, moves=tilt_moves(data[1]), **observed)
-    print(f"{len(experiment.frame_id)} frames, {len(experiment.hkl)} measurements: {fit.message}", flush=True)
+    target, fit, _ = fitted(options.data, options.frames, options.tilts)
     for name in options.samplers:
         began = time.monotonic()
-        if name == "plain":
-            sampled = plain_nuts(model, data, observed, fit)
-        else:
-            sample, length = {
-                "nuts": (pendel.sample_nuts, NUTS_LENGTH),
-                "mclmc": (pendel.sample_mclmc, MCLMC_LENGTH),
-            }[name]
-            sampled = sample(model, *data, start=fit, key=jax.random.key(1), chains=1, **length, **observed)
-        found = {"seconds": time.monotonic() - began, **table(sampled)}
+        draws, before, after, divergent = SAMPLERS[name](target, fit)
+        found = {"seconds": time.monotonic() - began, "gradients_before": before, "gradients_after": after}
+        found["divergent"] = divergent
+        for kind, ess in least_effective(draws).items():
+            found[kind] = {"ess": ess, "gradients_per_sample": after / ess}
         (options.out / f"race_{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+        np.savez(options.out / f"draws_{name}.npz", **draws)
         print(name, json.dumps(found, indent=1), flush=True)
 
 
-def plain_nuts(model, data: tuple, observed: dict, fit: MapFit) -> Sampled:
+def own(sample, tuning):
+    """One of pendel's samplers."""
+
+    def run(target, fit):
+        found = sample(target, start=fit, key=jax.random.key(1), tuning=tuning)
+        after = found.gradients - found.warmup_gradients
+        return found.draws, found.warmup_gradients, after, int(np.sum(found.statistics["diverging"]))
+
+    return run
+
+
+def in_laplace_coordinates(target, fit):
+    """NumPyro's NUTS, whose step adapts; the metric is 1."""
+    space = laplace_space(target, fit)
+    kernel = NUTS(potential_fn=space.potential, adapt_mass_matrix=False, max_tree_depth=DEEPEST)
+    chain = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, progress_bar=False)
+    first = jax.random.normal(jax.random.key(2), (space.size,))
+    chain.warmup(jax.random.key(1), init_params=first, extra_fields=("num_steps",), collect_warmup=True)
+    before = int(np.sum(chain.get_extra_fields()["num_steps"]))
+    chain.run(chain.post_warmup_state.rng_key, extra_fields=("num_steps", "diverging"))
+    extra = chain.get_extra_fields()
+    draws = constrained(space, chain.get_samples())
+    after, divergent = int(np.sum(extra["num_steps"])), int(np.sum(extra["diverging"]))
+    return {name: value[None] for name, value in draws.items()}, before, after, divergent
+
+
+def with_low_rank_metric(target, fit):
+    """BlackJAX's NUTS with the metric of its low-rank adaptation."""
+    import blackjax
+
+    space = laplace_space(target, fit)
+
+    def log_density(y):
+        return -space.potential(y)
+
+    warmup = blackjax.window_adaptation_low_rank(blackjax.nuts, log_density, max_num_doublings=DEEPEST)
+    first = jax.random.normal(jax.random.key(2), (space.size,))
+    (state, parameters), info = warmup.run(jax.random.key(1), first, num_steps=WARMUP)
+    before = int(np.sum(info.info.num_integration_steps))
+    step = jax.jit(blackjax.nuts(log_density, **parameters).step)
+    points, after, divergent = [], 0, 0
+    for key in jax.random.split(jax.random.key(3), DRAWS):
+        state, one = step(key, state)
+        points.append(state.position)
+        after, divergent = after + int(one.num_integration_steps), divergent + int(one.is_divergent)
+    draws = constrained(space, jnp.stack(points))
+    return {name: value[None] for name, value in draws.items()}, before, after, divergent
+
+
+def plain(target, fit):
     """NumPyro's NUTS on the model itself, started at the MAP."""
-    data, observed = differentiable((data, observed), "reverse")
-    kernel = NUTS(model, init_strategy=init_to_value(values={**fit.values, **fit.spreads}), max_tree_depth=DEEPEST)
-    chain = MCMC(kernel, num_warmup=PLAIN["warmup"], num_samples=PLAIN["draws"], progress_bar=False)
-    chain.warmup(jax.random.key(1), *data, extra_fields=("num_steps",), collect_warmup=True, **observed)
-    warmup = int(np.sum(chain.get_extra_fields()["num_steps"]))
-    chain.run(chain.post_warmup_state.rng_key, *data, extra_fields=("num_steps", "diverging"), **observed)
-    extra = chain.get_extra_fields(group_by_chain=True)
-    statistics = {"n_steps": np.asarray(extra["num_steps"]), "diverging": np.asarray(extra["diverging"])}
+    args, kwargs = differentiable(target, "reverse").data
+    start = init_to_value(values={**fit.values, **fit.spreads})
+    chain = MCMC(NUTS(target.model, init_strategy=start, max_tree_depth=DEEPEST), num_warmup=40, num_samples=40)
+    chain.warmup(jax.random.key(1), *args, extra_fields=("num_steps",), collect_warmup=True, **kwargs)
+    before = int(np.sum(chain.get_extra_fields()["num_steps"]))
+    chain.run(chain.post_warmup_state.rng_key, *args, extra_fields=("num_steps", "diverging"), **kwargs)
+    extra = chain.get_extra_fields()
     draws = {name: np.asarray(value) for name, value in chain.get_samples(group_by_chain=True).items()}
-    return Sampled(draws, statistics, warmup + int(np.sum(extra["num_steps"])), warmup)
+    return draws, before, int(np.sum(extra["num_steps"])), int(np.sum(extra["diverging"]))
 
 
-def table(sampled: Sampled) -> dict:
-    """Effective sample sizes and gradients for each, by kind of parameter."""
-    tree = az.from_dict({"posterior": {name: np.asarray(value) for name, value in sampled.draws.items()}})
-    sizes = az.ess(tree, method="bulk")
-    after = sampled.gradients - sampled.warmup_gradients
-    found = {
-        "gradients": sampled.gradients,
-        "gradients_after_warmup": after,
-        "draws": int(np.size(sampled.statistics["n_steps"])),
-        "steps_a_draw": float(np.mean(sampled.statistics["n_steps"])),
-        "divergent": int(np.sum(sampled.statistics["diverging"])),
-    }
-    for kind, names in KINDS.items():
-        least = min(float(np.min(sizes[name].values)) for name in names if name in sampled.draws)
-        found[kind] = {"ess": least, "gradients_per_sample": after / least}
-    return found
-
+SAMPLERS = {
+    "nuts": own(pendel.sample_nuts, ChainTuning(chains=1, warmup=60, draws=DRAWS)),
+    "mclmc": own(pendel.sample_mclmc, MclmcTuning(chains=1, draws=350)),
+    "laplace": in_laplace_coordinates,
+    "lowrank": with_low_rank_metric,
+    "plain": plain,
+}
 
 if __name__ == "__main__":
     main()

@@ -12,14 +12,17 @@ jax.config.update("jax_enable_x64", True)  # before anything makes an array
 
 from pendel.base import InputError
 from pendel.constants import wavelength
-from pendel.crystal.structure import Crystal, invert
+from pendel.crystal.hand import invert
+from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, split, thin
 from pendel.files.cif import read_crystal
 from pendel.files.pets import read_pets
-from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_table
+from pendel.simulate import Illumination, Plan, make_plan, simulate_intensities, thickness_table
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.scan import find_start
 from pendel.model.load import load_model
+from pendel.infer.target import Target, make_target
 from pendel.infer.maximum.map import MapFit, fit_map, laplace_draws
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.guide.svi import SviFit, fit_svi
@@ -33,7 +36,9 @@ from pendel.check.synthetic import Imperfections, simulate_files
 
 __all__ = [
     "Crystal",
+    "DataSet",
     "Experiment",
+    "Illumination",
     "Imperfections",
     "InputError",
     "MapFit",
@@ -43,8 +48,10 @@ __all__ = [
     "Sampled",
     "Settings",
     "SviFit",
+    "Target",
     "Tempered",
     "agreement",
+    "data_sets",
     "find_start",
     "fit_map",
     "fit_svi",
@@ -52,6 +59,7 @@ __all__ = [
     "laplace_draws",
     "load_model",
     "make_plan",
+    "make_target",
     "read_crystal",
     "read_pets",
     "refine",

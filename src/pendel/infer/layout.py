@@ -1,20 +1,16 @@
 """From a model to a flat vector: which sites it has, how they are constrained, which belong to a frame."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
-from numpyro.infer import init_to_mean
 
 from pendel.base import Array, InputError
-from pendel.infer.prune import pruned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Layout:
         parts = [jnp.ravel(values[site.name]) for site in self.sites if site.plate is None]
         for plate, (_, frames, _) in self.plates.items():
             columns = [jnp.reshape(values[s.name], (frames, -1)) for s in self.sites if s.plate == plate]
-            parts.append(jnp.ravel(jnp.concatenate(columns, axis=1)))
+            parts += [jnp.ravel(jnp.concatenate(columns, axis=1))] if columns else []
         return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
     def constrain(self, z: Float[Array, " n"]) -> dict[str, Array]:
@@ -73,8 +69,8 @@ class Layout:
         return self.constrain_values(self.split(z))
 
     def constrain_values(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Constrained from unconstrained site values."""
-        return {site.name: jnp.asarray(site.transform(values[site.name])) for site in self.sites}
+        """Constrained from unconstrained values of some sites."""
+        return {s.name: jnp.asarray(s.transform(values[s.name])) for s in self.sites if s.name in values}
 
     def constrain_many(self, z: Float[Array, "draws n"]) -> dict[str, Array]:
         """Constrained values of many vectors, the draws on the leading axis."""
@@ -87,9 +83,9 @@ class Layout:
         )
 
     def log_det_jacobian(self, values: Mapping[str, Array]) -> Float[Array, ""]:
-        """log |d constrained / d unconstrained|: makes a density of unconstrained values from one of the sites."""
+        """log |d constrained / d unconstrained| of some sites: turns their density into one of unconstrained values."""
         total = jnp.zeros(())
-        for site in self.sites:
+        for site in (site for site in self.sites if site.name in values):
             value = values[site.name]
             total = total + jnp.sum(site.transform.log_abs_det_jacobian(value, site.transform(value)))
         return total
@@ -126,23 +122,21 @@ class Layout:
         return next(site.shape for site in self.sites if site.name == name)
 
 
-def inspect_model(model: Callable, args: tuple, kwargs: dict[str, Any], *, with_fixed: bool) -> Layout:
-    """Trace the model once, abstractly, and lay out its latent sites.
-
-    A site belongs to a frame when it stands in a plate whose name begins with "frames", or says so with
-    `infer={"plate": name}`; it is a hierarchy's spread when it says `infer={"fixed_in_map": value}`. Observed sites say
-    `infer={"plate": name, "frame": frame of every observation}`.
+def make_layout(trace: Mapping[str, dict], *, with_fixed: bool) -> Layout:
+    """Lay out the latent sites of a traced model; see `pendel.infer.target.make_target` for what a model says of them.
 
     Args:
         with_fixed: include the spreads (SVI, HMC) or leave them out (MAP).
     """
-    trace = _abstract_trace(model, args, kwargs)
     sites, observations, frames_of = [], [], {}
     for name, site in trace.items():
         if site["type"] != "sample":
             continue
         if site["is_observed"]:
-            observations.append((name, *_frames_of_observations(name, site)))
+            if "frame" in site["infer"]:
+                plate, frame = _frames_of_observations(name, site)
+                observations.append((name, plate, frame))
+                frames_of.setdefault(plate, int(np.max(frame, initial=-1)) + 1)  # where frames share every parameter
             continue
         fixed = site["infer"].get("fixed_in_map")
         if fixed is not None and not with_fixed:
@@ -165,48 +159,11 @@ def inspect_model(model: Callable, args: tuple, kwargs: dict[str, Any], *, with_
 
 
 def _frames_of_observations(name: str, site: dict) -> tuple[str, np.ndarray]:
-    try:
-        return site["infer"]["plate"], np.asarray(site["infer"]["frame"])
-    except KeyError as missing:
+    plate = site["infer"].get("plate")
+    if plate is None:
         raise InputError(
-            found=f"the observed site {name!r} without infer[{missing}]",
-            expected="the plate and the frame of every observation",
+            found=f"the observed site {name!r} has frames and no infer['plate']",
+            expected="the name of the plate of frames",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
-        ) from None
-
-
-def fixed_values(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Array]:
-    """The spreads a model fixes in MAP, with the values it names."""
-    trace = _abstract_trace(model, args, kwargs)
-    return {
-        name: jnp.full(site["value"].shape, site["infer"]["fixed_in_map"])
-        for name, site in trace.items()
-        if site["type"] == "sample" and site["infer"].get("fixed_in_map") is not None
-    }
-
-
-def prior_means(
-    model: Callable, layout: Layout, fixed: Mapping[str, Array], args: tuple, kwargs: dict[str, Any]
-) -> dict[str, Array]:
-    """Constrained value of every latent site at the mean of its prior, given those it depends on."""
-
-    def means(fixed):
-        def mean(site):
-            return fixed[site["name"]] if site["name"] in fixed else init_to_mean(site)
-
-        central = handlers.substitute(handlers.seed(model, 0), substitute_fn=mean)
-        trace = handlers.trace(central).get_trace(*args, **kwargs)
-        return {site.name: trace[site.name]["value"] for site in layout.sites}
-
-    return pruned(means, dict(fixed))(dict(fixed))
-
-
-def _abstract_trace(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, dict]:
-    captured: dict[str, dict] = {}
-
-    def run():
-        captured.update(handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(*args, **kwargs))
-        return 0
-
-    jax.eval_shape(run)
-    return captured
+        )
+    return plate, np.asarray(site["infer"]["frame"])

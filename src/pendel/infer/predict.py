@@ -10,7 +10,8 @@ import numpy as np
 from numpyro import handlers
 
 from pendel.base import Array
-from pendel.infer.layout import fixed_values
+from pendel.infer.target import is_measured, spread_values
+from pendel.model.simulation import skipped
 
 CHUNK = 8  # draws per compiled call: progress and Ctrl-C between them
 
@@ -47,7 +48,7 @@ def predict(
         progress: called as progress(stage, step, total, info).
     """
     kwargs = {"intensities": intensities}
-    fixed = fixed_values(model, args, kwargs)
+    fixed = spread_values(model, args, kwargs)
     count = len(next(iter(draws.values())))
     keys = jax.random.split(key, count)
     size = min(CHUNK, count)
@@ -69,12 +70,15 @@ def _predict_chunk(model, args, kwargs, fixed, keys, chunk):
         key, draw = item
         sites = _trace(model, args, kwargs, {**fixed, **draw}, key)
         samples = [site for site in sites.values() if site["type"] == "sample"]
-        observed = {site["name"]: site for site in samples if site["is_observed"]}
+        observed = {site["name"]: site for site in samples if is_measured(site)}
         terms = [jnp.sum(site["fn"].log_prob(site["value"])) for site in samples]
         return {
             "deterministic": _deterministic(sites),
             "log_likelihood": {name: site["fn"].log_prob(site["value"]) for name, site in observed.items()},
-            "replicated": {name: site["fn"].sample(key) for name, site in observed.items()},
+            "replicated": {
+                name: site["fn"].sample(jax.random.fold_in(key, number))
+                for number, (name, site) in enumerate(observed.items())
+            },
             "scale": {name: _scale(site) for name, site in observed.items()},
             "log_density": sum(terms, jnp.zeros(())),
         }
@@ -87,7 +91,7 @@ def derive(model: Callable, args: tuple, draws: Draws, *, leave_out: tuple[str, 
 
     What only those left out need is not computed, so that thousands of draws cost little.
     """
-    fixed = fixed_values(model, args, {})
+    fixed = spread_values(model, args, {})
     values = {name: jnp.asarray(value) for name, value in draws.items()}
     return jax.tree.map(np.asarray, _derive(model, leave_out, args, fixed, values))
 
@@ -95,7 +99,7 @@ def derive(model: Callable, args: tuple, draws: Draws, *, leave_out: tuple[str, 
 @partial(jax.jit, static_argnums=(0, 1))
 def _derive(model, leave_out, args, fixed, draws):
     def one(draw):
-        sites = _trace(model, args, {}, {**fixed, **draw}, jax.random.key(0))
+        sites = _trace(skipped(model), args, {}, {**fixed, **draw}, jax.random.key(0))
         return {name: x for name, x in _deterministic(sites).items() if not name.startswith(leave_out)}
 
     return jax.vmap(one)(draws)
@@ -111,8 +115,9 @@ def prior_draws(
 @partial(jax.jit, static_argnums=(0, 1))
 def _draw_prior(model, leave_out, args, keys):
     def one(key):
-        sites = _trace(model, args, {}, {}, key)
-        latent = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+        sites = _trace(skipped(model), args, {}, {}, key)
+        samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
+        latent = {name: site["value"] for name, site in samples.items() if not site["is_observed"]}
         found = {**latent, **_deterministic(sites)}
         return {name: x for name, x in found.items() if not name.startswith(leave_out)}
 

@@ -3,13 +3,12 @@
 A sampler in the coordinates of `whitening` moves spreads and frames together, which is right where the
 likelihood of a frame is about normal. Where it is sharper than it looks from the MAP point, a spread is stuck to its
 frames. Given the frames, however, a spread costs nothing: the simulator does not know it, nor the errors. So both are
-moved with all else held, too, by a random walk; each of the two ways of moving is efficient where the other one is not.
+moved with all else fixed, too, by a random walk; each of the two moves is efficient where the other one is not.
 
 Source: Yu & Meng, J. Comput. Graph. Stat. 20, 531 (2011).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from pendel.infer.chains.frame_jumps import frame_jumps, frame_maxima
 from pendel.infer.chains.whitening import Place, Whitened
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 
 SWEEPS = 10  # over all spreads and errors
 WALK = 0.5  # step of an unconstrained spread, a log where it is positive
@@ -30,9 +30,7 @@ type Between = Callable[[Float[Array, " n"], Array], tuple[Float[Array, " n"], I
 
 
 def between_draws(
-    model: Callable,
-    args: tuple,
-    kwargs: dict[str, Any],
+    target: Target,
     start: MapFit,
     space: Whitened,
     key: Array,
@@ -44,12 +42,12 @@ def between_draws(
     neither spreads nor errors.
 
     Args:
-        space: coordinates of this model, data and fit.
+        space: coordinates of this target and fit.
         key: of the search for maxima.
     """
-    jump, errors = None, space.cut.errors
-    if len(space.cut.frames):
-        maxima = frame_maxima(model, args, kwargs, start, space.cut, key, progress)
+    jump, errors = None, space.replay.errors
+    if len(space.replay.frames):
+        maxima = frame_maxima(target, start, space.replay, key, progress)
         jump = frame_jumps(space, maxima) if np.any(maxima.count > 1) else None
     if jump is None and not start.spreads and not len(errors):
         return None
@@ -60,8 +58,8 @@ def between_draws(
         place, _ = space.place(y)
         first, second = jax.random.split(key)
         z, taken = jump(place, first) if jump is not None else (place.z, jnp.zeros((), dtype=int))
-        simulated = space.cut.simulate(z, place.spreads) if jump is not None else place.simulated
-        free = {name: value for name, value in place.spreads.items() if name not in space.cut.seen}
+        simulated = space.replay.simulate(z, place.spreads) if jump is not None else place.simulated
+        free = {name: value for name, value in place.spreads.items() if name not in target.simulated}
         of_spreads, unravel = ravel_pytree(free)
 
         def changed(x):
@@ -69,7 +67,7 @@ def between_draws(
 
         x = jnp.concatenate([z[errors], of_spreads])
         width = jnp.concatenate([width_of_errors, jnp.full(of_spreads.shape, WALK)])
-        x = random_walk(lambda x: -space.cut.negative_log_density(simulated, *changed(x)), x, width, second)
+        x = random_walk(lambda x: -space.replay.negative_log_density(simulated, *changed(x)), x, width, second)
         there, _ = space.back(Place(*changed(x), simulated))
         sound = jnp.all(jnp.isfinite(there))  # as it is wherever the posterior has any mass
         return jnp.where(sound, there, y), jnp.where(sound, taken, 0)

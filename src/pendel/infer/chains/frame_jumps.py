@@ -2,11 +2,12 @@
 
 Fringes give some frames several maxima along their tilts, which a chain crosses once in hundreds of draws. The
 maxima are found beforehand, given everything else at the MAP point. A chain then tries, for all frames at once, to move
-what the simulator sees of a frame from around the nearest of its maxima to around another one; what it does not see
-(the scale) goes along by the difference of its best values here and there. That is a shift with the Jacobian 1 whose
-reverse is as likely, so the Metropolis rule holds. One simulation serves all frames: given what they share, the
-observations of a frame know nothing of the others, and priors that couple frames are cheap, so frame after frame is
-taken or left. Where the simulator sees nothing of a frame (`kinematic`), all its parameters move by fixed shifts.
+the parameters of a frame that reach a simulation (tilt, thickness) from around the nearest of their maxima to around
+another one. The other parameters of the frame (the scale) move with them, by the difference of their best values at the
+two places. That is a shift with the Jacobian 1 whose reverse is as likely, so the Metropolis rule is exact. One
+simulation serves all frames: given the shared parameters, the observations of a frame do not depend on the other
+frames, and priors that couple frames cost little, so each frame is accepted or rejected by itself. Where no parameter
+of a frame reaches a simulation, all its parameters move by fixed shifts.
 """
 
 import dataclasses
@@ -19,20 +20,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
-from pendel.infer.chains.unseen import Cut
+from pendel.infer.chains.replay import Replay
 from pendel.infer.chains.whitening import Place, Whitened
-from pendel.infer.maximum.frame_moves import climber
+from pendel.infer.maximum.frame_moves import ClimbTuning, climber
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import differentiable, objective
 from pendel.infer.maximum.optimise import Progress
 from pendel.infer.plates import frame_count, frame_of_elements
+from pendel.infer.target import Target
 
 TRIALS = 16  # starts of climbs, drawn from the prior around the MAP point
 CLIMB = 8  # steps of scoring from a start, and again from where they lead to
 APART = 3.0  # standard deviations between two maxima
 DEEP = 10.0  # in log density; a maximum that far below the best of its frame is left out
 MOST = 4  # maxima of a frame
-FOLLOWING = 3  # scoring steps of what the simulator does not see
+FOLLOWING = 3  # scoring steps of the parameters of a frame that reach no simulation
 TRIES = 2  # of a jump, after every draw
 
 type Jump = Callable[[Place, Array], tuple[Float[Array, " n"], Int[Array, ""]]]
@@ -52,27 +54,26 @@ class Maxima:
 
 
 def frame_maxima(
-    model: Callable,
-    args: tuple,
-    kwargs: dict[str, Any],
+    target: Target,
     start: MapFit,
-    cut: Cut,
+    replay: Replay,
     key: Array,
     progress: Progress | None = None,
 ) -> Maxima:
     """Climb from many places, and once more from where the best climbs ended.
 
     Args:
-        cut: says which elements are moved.
+        replay: says which elements are moved.
         progress: called as progress("maxima", climb, climbs, {}).
     """
-    data = differentiable((args, kwargs), "forward")
+    target = differentiable(target, "forward")
+    data = target.data
     spreads = {name: jnp.asarray(value) for name, value in start.spreads.items()}
-    scores, centre = objective(model, start.layout, spreads, data).frames, jnp.asarray(start.unconstrained)
-    climb = climber(scores, centre, spreads, data, CLIMB)
+    scores, centre = objective(target).frames, jnp.asarray(start.unconstrained)
+    climb = climber(scores, centre, spreads, data, ClimbTuning(steps=CLIMB))
     curvature = np.asarray(scores.prior(centre, spreads, data)[1])
     width = np.zeros(start.layout.size)
-    width[cut.frames] = 1 / np.sqrt(np.maximum(-curvature[cut.frames], 1e-6))
+    width[replay.frames] = 1 / np.sqrt(np.maximum(-curvature[replay.frames], 1e-6))
     precision = np.linalg.inv(start.covariance)
 
     def ends(starts, done):
@@ -118,10 +119,10 @@ def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
 
     It leaves the posterior as it is. One simulation for every try.
     """
-    cut, peaks, count = space.cut, jnp.asarray(maxima.z), jnp.asarray(np.maximum(maxima.count, 1))
-    owner, several = frame_of_elements(cut.layout), jnp.asarray(np.flatnonzero(maxima.count > 1))
+    replay, peaks, count = space.replay, jnp.asarray(maxima.z), jnp.asarray(np.maximum(maxima.count, 1))
+    owner, several = frame_of_elements(replay.layout), jnp.asarray(np.flatnonzero(maxima.count > 1))
     elements = np.arange(len(owner))
-    moved, unseen = np.isin(elements, cut.frames), np.isin(elements, cut.unseen) & (owner >= 0)
+    moved, free = np.isin(elements, replay.frames), np.isin(elements, replay.free) & (owner >= 0)
 
     def nearest(z):
         """Number of the maximum every frame is nearest to."""
@@ -130,7 +131,7 @@ def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
         return jnp.argmin(jnp.where(jnp.arange(len(peaks))[:, None] < count, of_frame, jnp.inf), axis=0)
 
     def jump(place, key):
-        spreads, best_unseen = place.spreads, _best_unseen(space, place, peaks[0], owner, unseen)
+        spreads, best_free = place.spreads, _best_free(space, place, peaks[0], owner, free)
 
         def attempt(now, key):
             z, best, likelihood, taken = now
@@ -138,10 +139,10 @@ def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
             here = nearest(z)
             there = (here + 1 + jax.random.randint(which, count.shape, 0, jnp.maximum(count - 1, 1))) % count
             trial = z + jnp.where(moved, peaks[there[owner], elements] - peaks[here[owner], elements], 0.0)
-            simulated = cut.simulate(trial, spreads)
-            trial_best = best_unseen(simulated, trial)
-            trial = trial + jnp.where(unseen, trial_best - best, 0.0)
-            trial_likelihood = cut.frame_log_likelihood(simulated, trial, spreads)
+            simulated = replay.simulate(trial, spreads)
+            trial_best = best_free(simulated, trial)
+            trial = trial + jnp.where(free, trial_best - best, 0.0)
+            trial_likelihood = replay.frame_log_likelihood(simulated, trial, spreads)
             gain = jnp.where(nearest(trial) == there, trial_likelihood - likelihood, -jnp.inf)
 
             def decide(now, item):
@@ -158,36 +159,36 @@ def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
             best = jnp.where((owner >= 0) & accepted[owner], trial_best, best)
             return (z, best, jnp.where(accepted, trial_likelihood, likelihood), taken + jnp.sum(accepted)), None
 
-        likelihood = cut.frame_log_likelihood(place.simulated, place.z, spreads)
-        start = place.z, best_unseen(place.simulated, place.z), likelihood, jnp.zeros((), dtype=int)
+        likelihood = replay.frame_log_likelihood(place.simulated, place.z, spreads)
+        start = place.z, best_free(place.simulated, place.z), likelihood, jnp.zeros((), dtype=int)
         (z, _, _, taken), _ = jax.lax.scan(attempt, start, jax.random.split(key, TRIES))
         return z, taken
 
     return jump
 
 
-def _best_unseen(
-    space: Whitened, place: Place, centre: Float[Array, " n"], owner: Int[np.ndarray, " n"], unseen: Bool[Array, " n"]
+def _best_free(
+    space: Whitened, place: Place, centre: Float[Array, " n"], owner: Int[np.ndarray, " n"], free: Bool[Array, " n"]
 ) -> Callable[[Any, Float[Array, " n"]], Float[Array, " n"]]:
-    """A function (simulated, z) -> z with the unseen elements of frames near their maximum, whatever they were in z.
+    """A function (simulated, z) -> z with the free elements of frames near their maximum, whatever they were in z.
 
     Every frame for itself, the others at `centre`: the result in a frame may not know where the others are.
     """
-    cut, spreads = space.cut, place.spreads
+    replay, spreads = space.replay, place.spreads
     still = jnp.where(owner >= 0, centre, place.z)
-    middle, owners = still[cut.unseen], owner[cut.unseen]
+    middle, owners = still[replay.free], owner[replay.free]
 
     def log_prior(x):
-        return space.log_prior(still.at[cut.unseen].set(x), spreads)
+        return space.log_prior(still.at[replay.free].set(x), spreads)
 
     slope = jax.grad(log_prior)(middle)
     precision = jnp.where(owners[:, None] == owners[None, :], -jax.hessian(log_prior)(middle), 0.0)
 
     def settle(simulated, z):
-        z = jnp.where(unseen, still, z)
-        for _ in range(FOLLOWING if np.any(unseen) else 0):
-            of_prior = slope - precision @ (z[cut.unseen] - middle), precision
-            z = z.at[cut.unseen].add(cut.frame_scoring_step(simulated, z, spreads, of_prior))
+        z = jnp.where(free, still, z)
+        for _ in range(FOLLOWING if np.any(free) else 0):
+            of_prior = slope - precision @ (z[replay.free] - middle), precision
+            z = z.at[replay.free].add(replay.frame_scoring_step(simulated, z, spreads, of_prior))
         return z
 
     return settle

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo over every dimension of a model, in the coordinates of `pendel.infer.chains.whitening`.
 
-Nothing is held at its MAP value: the spreads of hierarchies, which MAP holds, are sampled too. NumPyro's NUTS does the
+Nothing stays at its MAP value: the spreads of hierarchies, which MAP fixes, are sampled too. NumPyro's NUTS does the
 sampling; this module hands it the density and counts gradients.
 """
 
@@ -14,27 +14,43 @@ from numpyro.infer.util import ParamInfo
 
 from pendel.base import Array
 from pendel.infer.chains.between_draws import between_draws
-from pendel.infer.chains.loop import run_chains
-from pendel.infer.chains.whitening import unit_curvature, whitened
+from pendel.infer.chains.loop import Kernel, followed_by, run_chains
+from pendel.infer.chains.whitening import Whitened, unit_curvature, whitened
 from pendel.infer.keeper import Keeper
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
-WARMUP, DRAWS, CHAINS = 90, 210, 4
-FIRST_STEP = 0.3  # of the integrator, in standard deviations, before it adapts
-TARGET = 0.6  # acceptance, on average over places that ask for steps of different lengths
-DEEPEST = 4  # tree: at most 15 leapfrog steps a draw; at steps of 0.3 they are 4.5 standard deviations
-STATISTICS = ("diverging", "acceptance_rate", "energy", "n_steps", "lp", "jumps")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChainTuning:
+    """Numbers of a run of Markov chains.
+
+    `chains`, and steps of each before (`warmup`) and after (`draws`) its adaptation ends: with half the draws the
+    uncertainties have 1.4 times the error. `at_once`: chains moved together, a divisor of their number; all on a
+    graphics card and one on processors when None. `first_step` of the integrator in standard deviations, before it
+    adapts. `acceptance` that the step is adapted to: higher values ask for shorter steps, lower ones reject more.
+    `deepest` tree: 2^deepest - 1 leapfrog steps a draw at most; one less halves how far a draw can go, one more doubles
+    the cost of the draws that use it.
+    """
+
+    chains: int = 4
+    warmup: int = 90
+    draws: int = 210
+    at_once: int | None = None
+    first_step: float = 0.3
+    acceptance: float = 0.6
+    deepest: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
     """Draws of a Markov chain Monte Carlo run.
 
-    `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: STATISTICS of them [chain draw];
-    `gradients`: evaluations, those of the metric and of the warm-up included; what jumps simulate and the search for
-    maxima are not.
+    `draws`: constrained values of all latent sites [chain draw ...]; `statistics`: those of `loop.STATISTICS` [chain
+    draw]; `gradients`: evaluations, those of the metric and of the warm-up included; what jumps simulate and the search
+    for maxima are not.
     """
 
     draws: dict[str, Array]
@@ -45,83 +61,99 @@ class Sampled:
 
 @one_blas_thread
 def sample_nuts(
-    model: Callable,
-    *args: Any,
+    target: Target,
+    *,
     start: MapFit,
     key: Array,
-    chains: int = CHAINS,
-    warmup: int = WARMUP,
-    draws: int = DRAWS,
+    tuning: ChainTuning = ChainTuning(),
     keeper: Keeper | None = None,
     progress: Progress | None = None,
-    at_once: int | None = None,
-    **kwargs: Any,
 ) -> Sampled:
-    """Sample the posterior of a model with the No-U-Turn sampler and, after every draw, `between_draws`.
+    """Sample the posterior of a target with the No-U-Turn sampler and, after every draw, `between_draws`.
 
     Chains start at independent draws from the Laplace approximation and adapt their step. Between draws frames jump
-    between their maxima, and spreads and errors move with all else held.
+    between their maxima, and spreads and errors move with all else fixed.
 
     Args:
-        model: a NumPyro model, called as model(*args, **kwargs).
+        target: model and data, from `make_target`.
         start: a MAP fit, around which the coordinates are made.
         key: random key.
-        chains, warmup, draws: number of chains, and of steps of each before and after adaptation ends.
+        tuning: numbers of chains and draws, and those of the sampler.
         keeper: holds the state of an unfinished run, which is continued exactly.
         progress: called as progress(stage, step, total, info) after every step.
-        at_once: chains moved together, a divisor of their number; all on a graphics card when not given, else one.
     """
-    key_curvature, key_maxima, key_between, key = jax.random.split(key, 4)
-    space = unit_curvature(whitened(model, args, kwargs, start), key_curvature, progress)
-    between = between_draws(model, args, kwargs, start, space, key_maxima, progress)
-    kernel = NUTS(
+    return sample_chains("nuts", nuts_kernel, target, start, key, tuning=tuning, keeper=keeper, progress=progress)
+
+
+def sample_chains(
+    name: str,
+    make_kernel: Callable[[Whitened, Any], Kernel],
+    target: Target,
+    start: MapFit,
+    key: Array,
+    *,
+    tuning: Any,
+    keeper: Keeper | None,
+    progress: Progress | None,
+) -> Sampled:
+    """Chains of a kernel in whitened coordinates, followed by `between_draws`; arguments as of `sample_nuts`."""
+    key_curvature, key_maxima, key = jax.random.split(key, 3)
+    space = unit_curvature(whitened(target, start), key_curvature, progress)
+    kernel = make_kernel(space, tuning)
+    between = between_draws(target, start, space, key_maxima, progress)
+    points, found = run_chains(
+        name,
+        kernel if between is None else followed_by(kernel, between),
+        key,
+        shape=(tuning.chains, tuning.warmup + tuning.draws, space.size),
+        keeper=keeper,
+        progress=progress,
+        at_once=tuning.at_once,
+    )
+    gradients, adapting = found.pop("gradients"), found.pop("tuning_gradients")
+    before = space.gradients + int(adapting.sum() + gradients[:, : tuning.warmup].sum())
+    return Sampled(
+        draws=space.constrained_chains(points[:, tuning.warmup :]),
+        statistics={name: value[:, tuning.warmup :] for name, value in found.items()},
+        gradients=before + int(gradients[:, tuning.warmup :].sum()),
+        warmup_gradients=before,
+    )
+
+
+def nuts_kernel(space: Whitened, tuning: ChainTuning) -> Kernel:
+    """NumPyro's NUTS, whose step adapts during the warm-up; the metric is that of the coordinates."""
+    sampler = NUTS(
         potential_fn=space.potential,
-        step_size=FIRST_STEP,
-        target_accept_prob=TARGET,
-        max_tree_depth=DEEPEST,
+        step_size=tuning.first_step,
+        target_accept_prob=tuning.acceptance,
+        max_tree_depth=tuning.deepest,
         adapt_mass_matrix=False,  # a hundred draws would make it worse
     )
-    size = space.size
 
-    def initial(chain):
-        first, second = jax.random.split(jax.random.fold_in(key, chain))
-        y = jax.random.normal(first, (size,))
-        return kernel.init(jax.random.key_data(second), warmup, ParamInfo(y, *space.evaluate(y)), (), {})
+    def init(key):
+        first, second = jax.random.split(key)
+        y = jax.random.normal(first, (space.size,))
+        return sampler.init(jax.random.key_data(second), tuning.warmup, ParamInfo(y, *space.evaluate(y)), (), {})
 
-    jax.eval_shape(initial, 0)  # a resumed kernel must know its functions, too
-    sample = jax.jit(lambda state: kernel.sample(state, (), {}))
+    jax.eval_shape(init, jax.random.key(0))  # a resumed sampler must know its functions, too
+    sample = jax.jit(lambda key, state: sampler.sample(state._replace(rng_key=jax.random.key_data(key)), (), {}))
 
-    def advance(state, chain, step):  # in compiled parts, one of which `space` and `initial` have, too
-        state = sample(state)
-        numbers = {
+    def step(key, state):
+        state = sample(key, state)
+        info = {
             "diverging": state.diverging,
             "acceptance_rate": state.accept_prob,
             "energy": state.energy,
             "n_steps": state.num_steps,
             "lp": -state.potential_energy,
             "jumps": 0,
+            "gradients": state.num_steps,
+            "tuning_gradients": 0,
         }
-        if between is not None:
-            y, taken = between(state.z, jax.random.fold_in(jax.random.fold_in(key_between, chain), step))
-            potential, slope = space.evaluate(y)
-            state = state._replace(z=y, potential_energy=potential, z_grad=slope)
-            numbers |= {"lp": -potential, "jumps": taken}
-        return state, state.z, numbers
+        return state, state.z, info
 
-    points, found = run_chains(
-        "nuts",
-        initial,
-        advance,
-        shape=(chains, warmup + draws, size),
-        statistics=STATISTICS,
-        keeper=keeper,
-        progress=progress,
-        at_once=at_once,
-    )
-    gradients = found["n_steps"] + (between is not None)
-    return Sampled(
-        draws=space.constrained_chains(points[:, warmup:]),
-        statistics={name: value[:, warmup:] for name, value in found.items()},
-        gradients=int(gradients.sum()) + space.gradients,
-        warmup_gradients=int(gradients[:, :warmup].sum()) + space.gradients,
-    )
+    def moved_to(state, y):
+        potential, slope = space.evaluate(y)
+        return state._replace(z=y, potential_energy=potential, z_grad=slope), -potential
+
+    return Kernel(init, step, moved_to)

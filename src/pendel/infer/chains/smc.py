@@ -25,15 +25,32 @@ from pendel.infer.chains.whitening import Place, Whitened, unit_curvature, white
 from pendel.infer.keeper import Keeper, packed_state, unpacked_state
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.optimise import Progress
+from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
-PARTICLES = 96
-KEPT = 0.5  # effective share of the particles after a step of l
-MOVES, LEAPFROGS, FIRST_STEP = 3, 8, 0.3  # of every particle at every l; the step in standard deviations
-ON_CARD = 16  # particles moved together on a graphics card
-TARGET = 0.7  # acceptance, towards which the step is changed from l to l
-MOST_STEPS = 100  # of l
 IMPOSSIBLE = -1e30  # log density where it is not finite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmcTuning:
+    """Numbers of a tempered run.
+
+    `particles`: the error of a probability falls with the square root of their number. `kept`: effective share of the
+    particles after a step of l; a smaller one takes larger steps, whose evidence is noisier. `moves` of every particle
+    at every l, each of `leapfrogs` steps; `first_step` in standard deviations; `acceptance` towards which the step is
+    changed from l to l. `most_steps` of l, after which the run is given up. `at_once`: particles moved together; on a
+    graphics card `on_card`, else one, when None.
+    """
+
+    particles: int = 96
+    kept: float = 0.5
+    moves: int = 3
+    leapfrogs: int = 8
+    first_step: float = 0.3
+    acceptance: float = 0.7
+    most_steps: int = 100
+    at_once: int | None = None
+    on_card: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,46 +87,92 @@ class _Moving(NamedTuple):
 
 @one_blas_thread
 def sample_smc(
-    model: Callable,
-    *args: Any,
+    target: Target,
+    *,
     starts: Sequence[MapFit],
     key: Array,
-    particles: int = PARTICLES,
+    tuning: SmcTuning = SmcTuning(),
     keeper: Keeper | None = None,
     progress: Progress | None = None,
-    at_once: int | None = None,
-    **kwargs: Any,
 ) -> Tempered:
     """Sample the posterior around several maxima together.
 
     Args:
-        model: a NumPyro model, called as model(*args, **kwargs).
-        starts: MAP fits of this model and data from different starts; equal ones add nothing.
+        target: model and data, from `make_target`.
+        starts: MAP fits of this target from different starts; equal ones add nothing.
         key: random key.
-        particles: their number; split evenly among the starts.
+        tuning: number of particles, split evenly among the starts, and numbers of their moves.
         keeper: holds the state of an unfinished run, which is continued exactly.
         progress: called as progress("smc", percent of l, 100, info) after every step of l.
-        at_once: particles moved together; some on a graphics card when not given, else one.
-    """
-    # Imported here: importing BlackJAX computes, and JAX must not before processes are joined.
-    from blackjax import adaptive_tempered_smc, hmc
-    from blackjax.smc.resampling import systematic
 
-    if not 0 < len(starts) <= particles:
+    Raises:
+        ValueError: no start, or fewer particles than starts.
+        FloatingPointError: l does not reach 1.
+    """
+    count = tuning.particles
+    if not 0 < len(starts) <= count:
         raise ValueError(
-            f"found {len(starts)} starts for {particles} particles; expected one start or more, and as many particles; "
-            "do: give MAP fits from different starts"
+            f"{len(starts)} starts for {count} particles. Expected one start or more, and as many particles. "
+            "To fix: give MAP fits from different starts."
         )
     key_curvature, key_first, key = jax.random.split(key, 3)
     spaces = [
-        unit_curvature(whitened(model, args, kwargs, start), jax.random.fold_in(key_curvature, number), progress)
+        unit_curvature(whitened(target, start), jax.random.fold_in(key_curvature, number), progress)
         for number, start in enumerate(starts)
     ]
-    size, kernel = spaces[0].size, hmc.build_kernel()
-    width = at_once or (1 if jax.default_backend() == "cpu" else ON_CARD)
+    # In blocks: systematic resampling of alternating weights would take all of one kind or none.
+    start = jnp.sort(jnp.arange(count) % len(spaces))
+    first = _Particle(jax.random.normal(key_first, (count, spaces[0].size)), start)
+    state, done = _tempered(_advance(spaces, tuning), first, key, tuning, keeper, progress)
+    basin = np.asarray(state.particles.start)
+    return Tempered(
+        draws=_values(spaces, state.particles),
+        basin=basin,
+        probability=np.bincount(basin, minlength=len(starts)) / count,
+        log_evidence=float(done[:, 1].sum()),
+        log_evidence_se=float(np.sqrt(np.sum(np.maximum(done[:, 4], 0.0)))),
+        temperatures=(0.0, *done[:-1, 0].tolist()),
+        acceptance=tuple(done[:, 2].tolist()),
+        gradients=count * len(done) * (tuning.moves * tuning.leapfrogs + 1) + sum(space.gradients for space in spaces),
+    )
 
-    def log_reference(particle):
-        return _standard_normal(particle.y)
+
+def _tempered(advance: Callable, first: _Particle, key: Array, tuning: SmcTuning, keeper, progress):
+    """BlackJAX's state at l = 1; of every step l, log of mean weight, acceptance, step size, variance of that log."""
+    from blackjax import adaptive_tempered_smc  # importing BlackJAX computes: not before processes are joined
+
+    state, done = adaptive_tempered_smc.init(first), np.zeros((0, 5))
+    unfinished = keeper.load() if keeper is not None else None
+    if unfinished is not None:
+        state, done = unpacked_state(jax.tree.structure(state), unfinished), np.array(unfinished["done"])
+    while not len(done) or np.sum(done[:, 0] >= 1) < 2:  # at l = 1 the particles are resampled and moved once more
+        step_size = done[-1, 3] * math.exp(done[-1, 2] - tuning.acceptance) if len(done) else tuning.first_step
+        noise = jax.random.fold_in(key, len(done))
+        if len(done) > tuning.most_steps:
+            raise FloatingPointError(
+                f"l = {done[-1, 0]:.3f} after {tuning.most_steps} steps. Expected 1. To fix: use --infer nuts, as the "
+                "approximations are far from the posterior."
+            )
+        state, increment, acceptance = advance(jax.random.key_data(noise), state, jnp.asarray(step_size))
+        # 1 / effective number, less that of equal weights
+        variance = jnp.sum(state.weights**2) - 1 / tuning.particles
+        numbers = state.tempering_param, increment, acceptance, step_size, variance
+        done = np.vstack([done, list(map(float, numbers))])
+        if keeper is not None:
+            keeper.save({"done": done, **packed_state(state)})
+        if progress is not None:
+            info = {"acceptance": done[-1, 2], "log_evidence": done[:, 1].sum()}
+            progress("smc", round(100 * done[-1, 0]), 100, info)
+    return state, done
+
+
+def _advance(spaces: Sequence[Whitened], tuning: SmcTuning) -> Callable:
+    """Compiled (key, state, step size) -> state after a step of l, log of the mean weight, acceptance of the moves."""
+    from blackjax import adaptive_tempered_smc, hmc  # importing BlackJAX computes: not before processes are joined
+    from blackjax.smc.resampling import systematic
+
+    size, kernel = spaces[0].size, hmc.build_kernel()
+    width = tuning.at_once or (1 if jax.default_backend() == "cpu" else tuning.on_card)
 
     def init(particle, log_density):
         return _Moving(particle, hmc.init(particle.y, lambda y: log_density(_Particle(y, particle.start))))
@@ -123,69 +186,39 @@ def sample_smc(
         # Steps of one length could add up to half a turn, which changes nothing but signs.
         first, second = jax.random.split(key)
         step_size = step_size * jax.random.uniform(first, minval=0.6, maxval=1.2)
-        inner, information = kernel(second, state.inner, of_y, step_size, jnp.ones(size), LEAPFROGS)
+        inner, information = kernel(second, state.inner, of_y, step_size, jnp.ones(size), tuning.leapfrogs)
         return _Moving(_Particle(inner.position, start), inner), information.acceptance_rate
 
     temper = adaptive_tempered_smc.build_kernel(
-        log_reference, _log_ratio(spaces), move, init, systematic, KEPT, batch_size=width
+        lambda particle: _standard_normal(particle.y),
+        _log_ratio(spaces),
+        move,
+        init,
+        systematic,
+        tuning.kept,
+        batch_size=width,
     )
 
     @jax.jit
     def advance(key, state, step_size):
-        state, information = temper(key, state, MOVES, {"step_size": step_size[None]})
+        state, information = temper(key, state, tuning.moves, {"step_size": step_size[None]})
         return state, information.log_likelihood_increment, jnp.mean(information.update_info)
 
-    # In blocks: systematic resampling of alternating weights would take all of one kind or none.
-    first = _Particle(jax.random.normal(key_first, (particles, size)), jnp.sort(jnp.arange(particles) % len(spaces)))
-    state = adaptive_tempered_smc.init(first)
-    done = np.zeros((0, 5))  # of every step: l, log of the mean weight, acceptance, step size, variance of the log mean
-    kept = keeper.load() if keeper is not None else None
-    if kept is not None:
-        state, done = unpacked_state(jax.tree.structure(state), kept), np.array(kept["done"])
-    while not len(done) or np.sum(done[:, 0] >= 1) < 2:  # at l = 1 the particles are resampled and moved once more
-        step_size = done[-1, 3] * math.exp(done[-1, 2] - TARGET) if len(done) else FIRST_STEP
-        noise = jax.random.fold_in(key, len(done))
-        if len(done) > MOST_STEPS:
-            raise FloatingPointError(
-                f"found l = {done[-1, 0]:.3f} after {MOST_STEPS} steps; expected 1; "
-                "do: the approximations are far from the posterior, use --infer nuts"
-            )
-        state, increment, acceptance = advance(jax.random.key_data(noise), state, jnp.asarray(step_size))
-        variance = jnp.sum(state.weights**2) - 1 / particles  # 1 / effective number, less that of equal weights
-        numbers = state.tempering_param, increment, acceptance, step_size, variance
-        done = np.vstack([done, list(map(float, numbers))])
-        if keeper is not None:
-            keeper.save({"done": done, **packed_state(state)})
-        if progress is not None:
-            progress(
-                "smc", round(100 * done[-1, 0]), 100, {"acceptance": done[-1, 2], "log_evidence": done[:, 1].sum()}
-            )
-
-    basin = np.asarray(state.particles.start)
-    return Tempered(
-        draws=_values(spaces, state.particles),
-        basin=basin,
-        probability=np.bincount(basin, minlength=len(starts)) / particles,
-        log_evidence=float(done[:, 1].sum()),
-        log_evidence_se=float(np.sqrt(np.sum(np.maximum(done[:, 4], 0.0)))),
-        temperatures=(0.0, *done[:-1, 0].tolist()),
-        acceptance=tuple(done[:, 2].tolist()),
-        gradients=particles * len(done) * (MOVES * LEAPFROGS + 1) + sum(space.gradients for space in spaces),
-    )
+    return advance
 
 
 def _log_ratio(spaces: Sequence[Whitened]) -> Callable[[_Particle], Float[Array, ""]]:
     """log p(z) - log q(z) of a particle; the densities of y have the same Jacobian, which drops out."""
     before, after = [space.before for space in spaces], [space.after for space in spaces]
-    cut = spaces[0].cut
+    replay = spaces[0].replay
 
     def ratio(particle):
         # One simulation: where particles are mapped, every branch of a switch is computed for each.
         half = jax.lax.switch(particle.start, before, particle.y)
-        place, _ = jax.lax.switch(particle.start, after, cut.simulate(half.z, half.spreads), half)
+        place, _ = jax.lax.switch(particle.start, after, replay.simulate(half.z, half.spreads), half)
         around = jnp.stack([_log_density_at(space, place) for space in spaces])
         log_mixture = jax.scipy.special.logsumexp(around) - math.log(len(spaces))
-        value = -cut.negative_log_density(place.simulated, place.z, place.spreads) - log_mixture
+        value = -replay.negative_log_density(place.simulated, place.z, place.spreads) - log_mixture
         return jnp.where(jnp.isfinite(value), value, IMPOSSIBLE)
 
     return ratio

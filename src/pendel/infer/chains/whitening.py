@@ -1,6 +1,6 @@
 """Coordinates in which the posterior of a hierarchy is nearly standard normal, spreads and all.
 
-The parameters fall into those that the simulator sees of a frame (tilt, thickness; z_f), those that it does not see
+The parameters are those of frames that reach a simulation (tilt, thickness; z_f), those that reach none
 (scales and the means of hierarchies; z_c), and the others, which all frames share (structure, errors; z_g). With s the
 spreads and F the information of the observations at the MAP point z*, (z_c, z_f) given all else are nearly normal with
 
@@ -11,8 +11,8 @@ so z_g = z*_g + L y_g (L L^T the Laplace covariance), log s = log s_0 + w y_s an
 standard normal (y_g, y_s, y_f) to about the posterior. A plain whitening by the Laplace covariance would keep the
 funnel: at small spreads P is hundreds of times larger than at the MAP point.
 
-A frame's scale follows its thickness profile along a bent ridge, ten times longer than wide. So z_c is not held to the
-line that P gives: with the simulation in hand, scoring steps from there lead to its maximum given all else, and
+A frame's scale follows its thickness profile along a bent ridge, ten times longer than wide. So z_c is not fixed to the
+line that P gives: with the results of the simulation, scoring steps from there lead to its maximum given all else, and
 z_c = maximum + H^(-1/2) y_c with the matrix H of the last step. The Jacobian of it all is in the density, so the
 approximations cost efficiency, not correctness.
 
@@ -32,20 +32,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pendel.base import Array
-from pendel.infer.chains.unseen import Cut, cut_off_simulation
-from pendel.infer.density import prior_and_prediction
-from pendel.infer.layout import inspect_model
+from pendel.infer.chains.replay import Replay, make_replay
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import differentiable
-from pendel.infer.prune import pruned
+from pendel.infer.target import Target, Values
 
 SECANT = 0.25  # standard deviations to either side over which a curvature is taken
 POINTS = 3  # at which it is taken, beside the centre
 LEAST_CURVATURE, MOST_CURVATURE = 0.2, 100.0  # where the density is flatter or sharper than that, it is not quadratic
-SCORING = 3  # steps to the maximum of what the simulator does not see
+SCORING = 3  # steps to the maximum of the parameters that reach no simulation
 SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before a warm-up finds it
 TOGETHER = 50  # points turned back into values at once on a graphics card
 
@@ -59,7 +57,7 @@ class Place(NamedTuple):
 
 
 class Half(NamedTuple):
-    """Half of the way from y to a place: all that the simulator sees is there, and what the rest will need."""
+    """Half of the way from y to a place: the parameters that reach a simulation, and what the rest will need."""
 
     z: Float[Array, " n"]
     spreads: Mapping[str, Array]
@@ -82,13 +80,13 @@ class Whitened:
     after: Callable[[Any, Half], tuple[Place, Float[Array, ""]]]  # (what the simulator makes of it, half of the way)
     back: Callable[[Place], tuple[Float[Array, " n"], Float[Array, ""]]]  # y and the same log |d place / dy|
     log_prior: Callable[[Float[Array, " n"], Mapping[str, Array]], Float[Array, ""]]  # of `Place.z` and its spreads
-    cut: Cut
+    replay: Replay
     gradients: int = 0  # that it took to make it
 
     def place(self, y: Float[Array, " n"]) -> tuple[Place, Float[Array, ""]]:
         """Where y is, and log |d place / dy|."""
         half = self.before(y)
-        return self.after(self.cut.simulate(half.z, half.spreads), half)
+        return self.after(self.replay.simulate(half.z, half.spreads), half)
 
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains; a simulation for each."""
@@ -126,8 +124,8 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
             total, found = total + (vector * np.abs(value)) @ vector.T, found + 1
         elif number == 0:
             raise FloatingPointError(
-                "found a gradient that is not finite beside the MAP; expected a smooth log density there; "
-                "do: check the model's priors, or fit with --infer svi first"
+                "A gradient beside the maximum is not finite. Expected a smooth log density there. To fix: check the "
+                "priors of the model, or fit with --infer svi first."
             )
     value, vector = np.linalg.eigh(total / found)
     scale = np.sqrt(np.clip(value, LEAST_CURVATURE, MOST_CURVATURE))
@@ -158,92 +156,138 @@ def unit_curvature(space: Whitened, key: Array, progress: Callable | None = None
     )
 
 
-def whitened(model: Callable, args: tuple, kwargs: dict[str, Any], start: MapFit) -> Whitened:
-    """Coordinates from a MAP fit of the same model and data; y is (y_g, y_s, y_c, y_f)."""
-    args, kwargs = differentiable((args, kwargs), "reverse")
-    inner, full = start.layout, inspect_model(model, args, kwargs, with_fixed=True)
-    centre = jnp.asarray(start.unconstrained)
-    spread_sites = {site.name: site for site in full.sites if site.name in start.spreads}
-    middle, unravel = ravel_pytree(
-        {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in spread_sites.items()}
-    )
-
-    def predicted(values):
-        return prior_and_prediction(model, full, values, {}, args, kwargs)
-
-    cut = cut_off_simulation(inner, predicted, {**inner.split(centre), **unravel(middle)})
-    shared, rest = cut.shared, np.concatenate([cut.unseen, cut.frames])
-    sizes = len(shared), len(middle), len(cut.unseen)
-    own, scoring_steps = len(cut.unseen), SCORING if len(cut.unseen) else 0
-
-    log_prior = pruned(lambda z, spreads: predicted({**inner.split(z), **spreads})[0], centre, unravel(middle))
-    covariance = np.asarray(start.covariance)
-    information = np.linalg.inv(covariance) + np.asarray(jax.hessian(log_prior)(centre, unravel(middle)))
-    of_rest, border = information[np.ix_(rest, rest)], information[np.ix_(rest, shared)]
-    pull = -np.asarray(jax.grad(log_prior)(centre, unravel(middle)))[rest]  # of the likelihood, at a maximum
-    root = jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)]))
-    constant = jnp.sum(jnp.log(jnp.diag(root))) + len(middle) * np.log(SPREAD_WIDTH)
-
-    def conditional(shift, s):
-        """z_g moved, z_c and z_f at their mean m; the precision P, its Cholesky factor and the prior's part of it."""
-        z = centre.at[shared].add(shift)
-
-        def rest_prior(x):
-            return log_prior(z.at[rest].set(x), unravel(s))
-
-        slope = jax.grad(rest_prior)(centre[rest]) + pull - border @ shift
-        of_prior = -jax.hessian(rest_prior)(centre[rest])
-        precision = of_rest + of_prior
-        lower = jnp.linalg.cholesky(precision)
-        return z.at[rest].add(cho_solve((lower, True), slope)), precision, lower, of_prior
-
-    def settled(simulated, z, spreads, step_f, precision, lower, of_prior):
-        """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
-        factor = lower[:own, :own]
-        z = z.at[cut.unseen].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
-        for _ in range(scoring_steps):
-            step, factor = cut.scoring_step(simulated, z, spreads, of_prior[:own, :own])
-            z = z.at[cut.unseen].add(step)
-        return z, factor
-
-    def volume(lower, factor):
-        return constant - jnp.sum(jnp.log(jnp.diag(lower)[own:])) - jnp.sum(jnp.log(jnp.diag(factor)))
-
-    def before(y):
-        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
-        s = middle + SPREAD_WIDTH * y_s
-        z, precision, lower, of_prior = conditional(root @ y_g, s)
-        step_f = solve_triangular(lower[own:, own:], y_f, trans=1, lower=True)
-        return Half(z.at[cut.frames].add(step_f), unravel(s), y_c, step_f, precision, lower, of_prior)
-
-    def after(simulated, half):
-        z, spreads, y_c, *known = half
-        z, factor = settled(simulated, z, spreads, *known)
-        z = z.at[cut.unseen].add(solve_triangular(factor, y_c, trans=1, lower=True))
-        return Place(z, spreads, simulated), volume(half.lower, factor)
+def whitened(target: Target, start: MapFit) -> Whitened:
+    """Coordinates from a MAP fit of the same target; y is (y_g, y_s, y_c, y_f)."""
+    target = differentiable(target, "reverse")
+    way = _way(target, start)
+    inner, replay = target.layout, way.replay
 
     def transform(y):
-        half = before(y)
-        return after(cut.simulate(half.z, half.spreads), half)
-
-    def back(place):
-        s = ravel_pytree(dict(place.spreads))[0]
-        shift = place.z[shared] - centre[shared]
-        z, precision, lower, of_prior = conditional(shift, s)
-        step_f = (place.z - z)[cut.frames]
-        z = z.at[cut.frames].set(place.z[cut.frames])
-        z, factor = settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
-        y_g, y_c = solve_triangular(root, shift, lower=True), factor.T @ (place.z - z)[cut.unseen]
-        y = jnp.concatenate([y_g, (s - middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
-        return y, volume(lower, factor)
+        half = way.before(y)
+        return way.after(replay.simulate(half.z, half.spreads), half)
 
     def potential(y):
         place, log_volume = transform(y)
-        return cut.negative_log_density(place.simulated, place.z, place.spreads) - log_volume
+        return replay.negative_log_density(place.simulated, place.z, place.spreads) - log_volume
 
     def values(y):
         place, _ = transform(y)
-        return full.constrain_values({**inner.split(place.z), **place.spreads})
+        return target.full.constrain_values({**inner.split(place.z), **place.spreads})
 
-    evaluate = jax.jit(jax.value_and_grad(potential))
-    return Whitened(len(centre) + len(middle), potential, evaluate, values, before, after, back, log_prior, cut)
+    return Whitened(
+        size=len(way.centre) + len(way.middle),
+        potential=potential,
+        evaluate=jax.jit(jax.value_and_grad(potential)),
+        values=values,
+        before=way.before,
+        after=way.after,
+        back=way.back,
+        log_prior=way.log_prior,
+        replay=replay,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """The map between y and places; letters as in the module's formulas."""
+
+    replay: Replay
+    centre: Float[Array, " n"]  # z*
+    middle: Float[Array, " spreads"]  # s_0, unconstrained
+    unravel: Callable  # to spreads by site
+    rest: Int[np.ndarray, " rest"]  # elements of z_c and z_f
+    of_rest: Float[Array, "rest rest"]  # F
+    border: Float[Array, "rest shared"]  # F_g
+    pull: Float[Array, " rest"]  # slope of the likelihood at z*
+    root: Float[Array, "shared shared"]  # L
+
+    @property
+    def own(self) -> int:
+        """Number of the elements of z_c."""
+        return len(self.replay.free)
+
+    def log_prior(self, z: Float[Array, " n"], spreads: Values) -> Float[Array, ""]:
+        return self.replay.target.log_prior({**self.replay.layout.split(z), **spreads})
+
+    def conditional(self, shift, s):
+        """z_g moved, z_c and z_f at their mean m; the precision P, its Cholesky factor and the prior's part of it."""
+        z, rest = jnp.asarray(self.centre).at[self.replay.shared].add(shift), self.rest
+
+        def rest_prior(x):
+            return self.log_prior(z.at[rest].set(x), self.unravel(s))
+
+        slope = jax.grad(rest_prior)(self.centre[rest]) + self.pull - self.border @ shift
+        of_prior = -jax.hessian(rest_prior)(self.centre[rest])
+        precision = self.of_rest + of_prior
+        lower = jnp.linalg.cholesky(precision)
+        return z.at[rest].add(cho_solve((lower, True), slope)), precision, lower, of_prior
+
+    def settled(self, simulated, z, spreads, step_f, precision, lower, of_prior):
+        """z with z_c at its maximum, reached from the line along which P moves it with z_f, and the factor of H."""
+        own, free = self.own, self.replay.free
+        factor = lower[:own, :own]
+        z = z.at[free].add(-cho_solve((factor, True), precision[:own, own:] @ step_f))
+        for _ in range(SCORING if own else 0):
+            step, factor = self.replay.scoring_step(simulated, z, spreads, of_prior[:own, :own])
+            z = z.at[free].add(step)
+        return z, factor
+
+    def volume(self, lower, factor):
+        """log |d place / dy|."""
+        constant = jnp.sum(jnp.log(jnp.diag(self.root))) + len(self.middle) * np.log(SPREAD_WIDTH)
+        return constant - jnp.sum(jnp.log(jnp.diag(lower)[self.own :])) - jnp.sum(jnp.log(jnp.diag(factor)))
+
+    def before(self, y: Float[Array, " m"]) -> Half:
+        sizes = len(self.replay.shared), len(self.middle), self.own
+        y_g, y_s, y_c, y_f = jnp.split(y, np.cumsum(sizes))
+        s = self.middle + SPREAD_WIDTH * y_s
+        z, precision, lower, of_prior = self.conditional(self.root @ y_g, s)
+        step_f = solve_triangular(lower[self.own :, self.own :], y_f, trans=1, lower=True)
+        return Half(z.at[self.replay.frames].add(step_f), self.unravel(s), y_c, step_f, precision, lower, of_prior)
+
+    def after(self, simulated: Any, half: Half) -> tuple[Place, Float[Array, ""]]:
+        z, spreads, y_c, *known = half
+        z, factor = self.settled(simulated, z, spreads, *known)
+        z = z.at[self.replay.free].add(solve_triangular(factor, y_c, trans=1, lower=True))
+        return Place(z, spreads, simulated), self.volume(half.lower, factor)
+
+    def back(self, place: Place) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+        own, frames = self.own, self.replay.frames
+        s = ravel_pytree(dict(place.spreads))[0]
+        shift = place.z[self.replay.shared] - self.centre[self.replay.shared]
+        z, precision, lower, of_prior = self.conditional(shift, s)
+        step_f = (place.z - z)[frames]
+        z = z.at[frames].set(place.z[frames])
+        z, factor = self.settled(place.simulated, z, place.spreads, step_f, precision, lower, of_prior)
+        y_g = solve_triangular(self.root, shift, lower=True)
+        y_c = factor.T @ (place.z - z)[self.replay.free]
+        y = jnp.concatenate([y_g, (s - self.middle) / SPREAD_WIDTH, y_c, lower[own:, own:].T @ step_f])
+        return y, self.volume(lower, factor)
+
+
+def _way(target: Target, start: MapFit) -> _Way:
+    """What the map needs from a MAP fit."""
+    centre, replay = jnp.asarray(start.unconstrained), make_replay(target)
+    sites = {site.name: site for site in target.full.sites if site.name in start.spreads}
+    middle, unravel = ravel_pytree(
+        {name: site.transform.inv(jnp.asarray(start.spreads[name])) for name, site in sites.items()}
+    )
+
+    def log_prior(z, spreads):
+        return target.log_prior({**target.layout.split(z), **spreads})
+
+    shared, rest = replay.shared, np.concatenate([replay.free, replay.frames])
+    covariance = np.asarray(start.covariance)
+    of_prior = np.asarray(jax.jit(jax.hessian(log_prior))(centre, unravel(middle)))
+    information = np.linalg.inv(covariance) + of_prior
+    return _Way(
+        replay=replay,
+        centre=centre,
+        middle=middle,
+        unravel=unravel,
+        rest=rest,
+        of_rest=information[np.ix_(rest, rest)],
+        border=information[np.ix_(rest, shared)],
+        pull=-np.asarray(jax.jit(jax.grad(log_prior))(centre, unravel(middle)))[rest],  # at a maximum
+        root=jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)])),
+    )

@@ -21,12 +21,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
-from pendel.infer.density import pointwise_log_likelihood, prior_and_prediction
-from pendel.infer.layout import Layout
 from pendel.infer.maximum.map import MapFit
-from pendel.infer.maximum.objective import kept
+from pendel.infer.maximum.objective import compiled_once
 from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
-from pendel.infer.prune import pruned
+from pendel.infer.target import Target
 
 
 @partial(
@@ -74,24 +72,23 @@ class Batches:
         return self.parts[which], self.data[which]
 
 
-def frame_batches(model: Callable, data: tuple, fit: MapFit, count: int) -> Batches:
+def frame_batches(target: Target, fit: MapFit, count: int) -> Batches:
     """Batches of every `count`-th frame.
 
     Args:
-        model: the NumPyro model of the fit.
-        data: its arguments (args, kwargs).
+        target: of the fit.
         fit: MAP and Laplace covariance.
         count: of batches, at most one for each frame.
     """
     layout, centre, frames = fit.layout, jnp.asarray(fit.unconstrained), frame_count(fit.layout)
     count = min(count, frames)
-    likelihood = kept("likelihood of a batch", lambda: _likelihood(model, layout), model, layout, fit.spreads, data)
-    information = _information(model, data, fit)
+    likelihood = compiled_once("likelihood of a batch", lambda: _likelihood(target), target, fit.spreads)
+    information = _information(target, fit)
     batch: Int[np.ndarray, " frames"] = np.arange(frames) % count
     shared = frame_of_elements(layout) < 0
     elements = [shared | by_element(layout, batch == number) for number in range(count)]
     observations = [jnp.asarray(batch[frame_of_observations(layout)] == number) for number in range(count)]
-    some = tuple(working_on(data, layout, batch == number) for number in range(count))
+    some = tuple(working_on(target.data, layout, batch == number) for number in range(count))
     own = [likelihood(centre, fit.spreads, *pair) for pair in zip(some, observations, strict=True)]
     of_all = jax.tree.map(lambda *values: jnp.sum(jnp.stack(values), axis=0), *own)
     parts = tuple(
@@ -101,27 +98,26 @@ def frame_batches(model: Callable, data: tuple, fit: MapFit, count: int) -> Batc
     return Batches(parts, some)
 
 
-def _likelihood(model: Callable, layout: Layout) -> Callable:
+def _likelihood(target: Target) -> Callable:
     """Log likelihood of the chosen observations, and its gradient."""
 
     @jax.jit
     @jax.value_and_grad
     def likelihood(z, spreads, data, observations):
-        prediction = prior_and_prediction(model, layout, layout.split(z), spreads, *data)[1]
-        pointwise = pointwise_log_likelihood(prediction.parameters, prediction.observed, prediction.used)
-        return jnp.sum(jnp.where(observations, pointwise, 0.0))
+        prediction = target.predict(target.layout.split(z), spreads, data)[1]
+        return jnp.sum(jnp.where(observations, prediction.pointwise(), 0.0))
 
     return likelihood
 
 
-def _information(model: Callable, data: tuple, fit: MapFit) -> Float[Array, "n n"]:
+def _information(target: Target, fit: MapFit) -> Float[Array, "n n"]:
     """Of the likelihood: what Laplace has beyond the prior. Frames share none, also where Laplace is a diagonal."""
     layout, centre = fit.layout, jnp.asarray(fit.unconstrained)
 
     def prior(z):
-        return prior_and_prediction(model, layout, layout.split(z), fit.spreads, *data)[0]
+        return target.log_prior(layout.split(z), fit.spreads)
 
-    information = np.linalg.inv(fit.covariance) + np.asarray(jax.hessian(pruned(prior, centre))(centre))
+    information = np.linalg.inv(fit.covariance) + np.asarray(jax.jit(jax.hessian(prior))(centre))
     owner = frame_of_elements(layout)
     apart = (owner[:, None] >= 0) & (owner >= 0) & (owner[:, None] != owner)
     return jnp.asarray(np.where(apart, 0.0, information))

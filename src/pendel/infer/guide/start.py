@@ -60,7 +60,7 @@ def neural_guide(
         "global_root_by_spreads": jnp.asarray(of_root.T),
     }
     plates = []
-    for name in layout.plates:
+    for name in [name for name, (_, _, width) in layout.plates.items() if width]:
         key, sub = jax.random.split(key)
         plate, own = _plate(layout, name, laplace, beside, np.asarray(angles[name]), sub)
         start |= {f"{name}_{site}": value for site, value in own.items()}

@@ -7,7 +7,6 @@ Fisher-scoring steps of every frame by itself lead to the nearest maximum, and e
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +14,25 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array
-from pendel.infer.density import fisher_information, pointwise_log_likelihood, prior_and_prediction
 from pendel.infer.layout import Layout
 from pendel.infer.maximum.normal_matrix import compressed_jacobian, frame_columns
 from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
-from pendel.infer.prune import pruned
+from pendel.infer.target import Data, Target, Values
 
-LEAST_GAIN = 0.2  # in log density, for a frame to move
-STEPS = 4  # of scoring after a move, at most
-SETTLED = 0.05  # in log density; a frame that gains less in a step is left alone
-DAMPING = 1e-2
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClimbTuning:
+    """Numbers of a climb of single frames to their maxima; all gains are in log density.
+
+    `steps` of scoring from a start, at most: with fewer, frames stop short of their maximum and the fit that follows is
+    longer; more cost simulations. `least_gain`, for a frame to move: with less, noise moves frames; with more, frames
+    stay in lower maxima. `converged`: a frame that gains less in a step takes no more of them. `damping` at the start.
+    """
+
+    steps: int = 4
+    least_gain: float = 0.2
+    converged: float = 0.05
+    damping: float = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,34 +48,27 @@ class FrameScores:
     score: Callable
 
 
-def frame_scores(model: Callable, layout: Layout, fixed: Mapping[str, Array], data: tuple) -> FrameScores:
-    """Functions for arguments shaped like `fixed` (spreads) and `data` (the model's args and kwargs)."""
+def frame_scores(target: Target) -> FrameScores:
+    """Functions for the spreads and data of a target, and others of the same shapes."""
+    layout = target.layout
     columns, owner, frame = frame_columns(layout), frame_of_elements(layout), frame_of_observations(layout)
     of_frames = [site.name for site in layout.sites if site.plate is not None]
 
-    def log_prior(z, fixed, data):
-        return prior_and_prediction(model, layout, layout.split(z), fixed, *data)[0]
+    def log_prior(z, spreads, data):
+        return target.log_prior(layout.split(z), spreads, data)
 
-    log_prior = pruned(log_prior, jnp.zeros(layout.size), dict(fixed), data)
+    def prior(z, spreads, data):
+        curvature = jnp.diag(jax.hessian(log_prior)(z, spreads, data))
+        return jnp.stack([jax.grad(log_prior)(z, spreads, data), curvature])
 
-    def prior(z, fixed, data):
-        curvature = jnp.diag(jax.hessian(log_prior)(z, dict(fixed), data))
-        return jnp.stack([jax.grad(log_prior)(z, dict(fixed), data), curvature])
-
-    def score(z, anchor, prior, fixed, data):
+    def score(z, anchor, prior, spreads, data):
         values = layout.split(z)
-
-        def predict(some):
-            return prior_and_prediction(model, layout, {**values, **some}, fixed, *data)[1].parameters
-
-        prediction = prior_and_prediction(model, layout, values, fixed, *data)[1]
-        rest = prediction.observed, prediction.used
-        likelihood = pointwise_log_likelihood(prediction.parameters, *rest)
-        slope = jax.grad(lambda p: jnp.sum(pointwise_log_likelihood(p, *rest)))(prediction.parameters)
-        jacobian = compressed_jacobian(layout, predict, {name: values[name] for name in of_frames})[layout.globals :]
-        information = fisher_information(prediction.parameters) * prediction.used
+        results = target.simulate(values, spreads, data)
+        prediction = target.predict(values, spreads, data, results)[1]
+        slope, information = prediction.slope(), prediction.information()
+        jacobian = compressed_jacobian(target, values, spreads, data, results, of_frames)[layout.globals :]
         moved = jnp.where(owner >= 0, z - anchor, 0.0)
-        total = jnp.zeros(frame_count(layout)).at[frame].add(likelihood)
+        total = jnp.zeros(frame_count(layout)).at[frame].add(prediction.pointwise())
         total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
         gradient = (prior[0] + prior[1] * moved).at[columns].add(jnp.einsum("am,pam->pm", slope, jacobian))
         blocks = jnp.einsum("abm,pbm,qam->pqm", information, jacobian, jacobian)
@@ -81,10 +82,10 @@ def moved_frames(
     scores: FrameScores,
     z: Float[Array, " n"],
     moves: Sequence[Mapping[str, Array]],
-    fixed: Mapping[str, Array],
-    data: Any,
+    spreads: Values,
+    data: Data,
     *,
-    steps: int = STEPS,
+    tuning: ClimbTuning = ClimbTuning(),
     tell: Callable[[int, float], None] | None = None,
 ) -> Float[Array, " n"]:
     """z with every frame at the best maximum found from z and from each move of it; globals stay.
@@ -93,10 +94,10 @@ def moved_frames(
 
     Args:
         moves: by frame site, what is added to its unconstrained value in every frame.
-        steps: of scoring from z and from each move, at most.
-        tell: called with the number of climbs done and the log density of all frames, priors held.
+        tuning: of the climbs.
+        tell: called with the number of climbs done and the log density of all frames.
     """
-    climb = climber(scores, z, fixed, data, steps)
+    climb = climber(scores, z, spreads, data, tuning)
     tell = tell or (lambda done, total: None)
     best, record = climb(z)
     tell(1, float(np.sum(record)))
@@ -104,7 +105,7 @@ def moved_frames(
         values = scores.layout.split(z)
         shifted = {site: values[site] + change for site, change in move.items() if site in values}
         trial, found = climb(scores.layout.join({**values, **shifted}))
-        better = found > record + LEAST_GAIN
+        better = found > record + tuning.least_gain
         best = jnp.where(by_element(scores.layout, better), trial, best)
         record = np.where(better, found, record)
         tell(number + 2, float(np.sum(record)))
@@ -112,26 +113,26 @@ def moved_frames(
 
 
 def climber(
-    scores: FrameScores, anchor: Float[Array, " n"], fixed: Mapping[str, Array], data: Any, steps: int
+    scores: FrameScores, anchor: Float[Array, " n"], spreads: Values, data: Data, tuning: ClimbTuning
 ) -> Callable[[Float[Array, " n"]], tuple[Float[Array, " n"], Float[np.ndarray, " frames"]]]:
     """A function from a start to the maxima that frames reach from there, and the log density of every frame at its.
 
     Args:
         anchor: the prior of a frame is its conditional next to the frames of this z, taken as quadratic.
-        steps: of scoring, at most.
+        tuning: of the climb.
     """
-    prior = scores.prior(anchor, fixed, data)
+    prior = scores.prior(anchor, dict(spreads), data)
 
     def climb(start):
         def score(trial, moving):
-            return scores.score(trial, anchor, prior, fixed, working_on(data, scores.layout, moving))
+            return scores.score(trial, anchor, prior, dict(spreads), working_on(data, scores.layout, moving))
 
-        return _scoring(scores.layout, start, score, steps)
+        return _scoring(scores.layout, start, score, tuning)
 
     return climb
 
 
-def _scoring(layout: Layout, z, score, steps):
+def _scoring(layout: Layout, z, score, tuning: ClimbTuning):
     """A few Levenberg-Marquardt steps, every frame with its own damping; z and the log density of the frames.
 
     score: (z, frames that still move) -> log densities, gradient and matrix; those of settled frames are not used.
@@ -139,16 +140,17 @@ def _scoring(layout: Layout, z, score, steps):
     moving = np.ones(frame_count(layout), dtype=bool)
     total, gradient, matrix = map(np.asarray, score(z, moving))
     total = np.nan_to_num(total, nan=-np.inf)
-    damping = np.full(len(total), DAMPING)
-    for _ in range(steps):
+    damping = np.full(len(total), tuning.damping)
+    for _ in range(tuning.steps):
         step = _step(layout, gradient, matrix, damping)
         trial = z + step
         new_total, new_gradient, new_matrix = map(np.asarray, score(trial, moving))
         new_total = np.nan_to_num(new_total, nan=-np.inf)
         better = moving & (new_total > total)
-        promised = np.bincount(frame_of_elements(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
+        promised, own = np.zeros(len(total)), slice(layout.globals, None)
+        np.add.at(promised, frame_of_elements(layout)[own], (0.5 * gradient * step)[own])
         gained = np.subtract(new_total, total, out=promised, where=better)  # promised elsewhere
-        moving &= gained > SETTLED
+        moving &= gained > tuning.converged
         element = by_element(layout, better)
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)

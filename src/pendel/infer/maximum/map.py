@@ -1,8 +1,7 @@
-"""Maximum a posteriori and the Laplace approximation around it: rounds of fits, between which what they hold moves."""
+"""Maximum a posteriori and the Laplace approximation around it: rounds of fits, with spreads that move between them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +9,24 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array
-from pendel.infer.layout import Layout, fixed_values, inspect_model, prior_means
+from pendel.infer.layout import Layout
 from pendel.infer.maximum.errors import positive_inverse
-from pendel.infer.maximum.objective import Held, differentiable, objective
-from pendel.infer.maximum.optimise import CONVERGED, ROUGH, Density, Progress, from_near, from_start, in_metric, moved
+from pendel.infer.maximum.objective import Fixed, differentiable, objective
+from pendel.infer.maximum.optimise import (
+    APPROXIMATE,
+    Density,
+    MapTuning,
+    Progress,
+    from_fitted,
+    from_start,
+    in_metric,
+    moved,
+)
 from pendel.infer.maximum.spreads import best_spreads
+from pendel.infer.target import Target, Values, prior_means
 from pendel.infer.threads import one_blas_thread
 
-LARGEST = 1000  # globals for which the matrix is made once, at the end
-FAR = 16  # scoring steps of frames that start from a scan
+FROM_A_SCAN = 16  # scoring steps of frames that start from a scan; with half as many some stop short of their maximum
 PASSES = 2  # of climbing, each with fresh damping: the second gained more than eight larger moves of every frame
 
 
@@ -27,7 +35,7 @@ class MapFit:
     """A maximum of the posterior density and the Laplace approximation around it.
 
     `values`: constrained value of every latent site, the spreads included; `unconstrained`: the vector z [n] of
-    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n], above LARGEST globals of its diagonal only;
+    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n], for very many globals of its diagonal only;
     `potential`: negative log density.
     """
 
@@ -45,38 +53,30 @@ class MapFit:
 
 @one_blas_thread
 def fit_map(
-    model: Callable,
-    *args: Any,
-    start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
-    spreads: Mapping[str, Array] | None = None,
-    moves: Sequence[Sequence[Mapping[str, Array]]] = (),
-    near: bool = False,
-    max_steps: int = 200,
-    spread_rounds: int = 3,
-    tolerance: float = CONVERGED,
+    target: Target,
+    *,
+    start: Values | Sequence[Values] = (),
+    spreads: Values | None = None,
+    moves: Sequence[Sequence[Values]] = (),
+    globals_fitted: bool = False,
+    tuning: MapTuning = MapTuning(),
     progress: Progress | None = None,
-    **kwargs: Any,
 ) -> MapFit:
-    """Maximise the log density of a model over its unconstrained parameters.
+    """Maximise the log density of a target over its unconstrained parameters.
 
-    The spreads of hierarchies have no joint mode with what they spread; they are held, and moved in every round to the
-    maximum of their expected log density under the Laplace approximation (one EM step each). Errors have one, but
-    a poor one: from the second round on they get the credit of `error_credit`. The last round converges.
+    The spreads of hierarchies have no joint mode with what they spread. They are fixed, and moved in every round to the
+    maximum of their expected log density under the Laplace approximation (one EM step each). Errors have a joint mode,
+    but a poor one: from the second round on they get the correction of `error_correction`. The last round converges.
 
     Args:
-        model: a NumPyro model, called as model(*args, **kwargs).
+        target: model and data, from `make_target`.
         start: constrained start values by site (others start at the mean of their prior), or several such sets: each
             is fitted and the best one is returned.
         spreads: values of the spreads; the model's own when not given.
         moves: for every round what is tried on every frame, see `moved_frames`.
-        near: the globals start near the maximum, as after a fit of some of the frames. Then every frame climbs by
-            itself first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and `spread_rounds=0` for a
-            single round.
-        max_steps: of the optimisers, per start and round.
-        spread_rounds: how often the spreads are moved, and the credit of the errors.
-        tolerance: converged when a pass of L-BFGS gained less log density than this, or a Newton step from its end
-            promises less than ten times as much; with `near` the default is 0.002 for every parameter. Above
-            `CONVERGED` the last round is one pass, which others go on from.
+        globals_fitted: the globals start near the maximum, as after a fit of some of the frames. Then every frame
+            climbs by itself first, and one Gauss-Newton matrix serves to the end. Pass no `moves` and no rounds.
+        tuning: tolerance, rounds, and the numbers of the optimisers.
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
@@ -85,44 +85,44 @@ def fit_map(
     Raises:
         FloatingPointError: the density is not finite at any start.
     """
-    density, held, centre = _density(model, args, kwargs, spreads, progress)
+    density, fixed, centre = _density(target, spreads, progress, tuning)
     functions, forward, layout = density.functions, density.forward, density.functions.layout
     starts = [{**centre, **one} for one in ([start] if isinstance(start, Mapping) else list(start) or [{}])]
-    rounds = max(spread_rounds, len(moves))
-    rough = max(ROUGH, tolerance)
-    begin = from_near if near else from_start
-    fits = [begin(density, layout.unconstrain(one), held, max_steps, rough if rounds else tolerance) for one in starts]
+    rounds, tolerance = max(tuning.rounds, len(moves)), tuning.tolerance
+    approximate = max(APPROXIMATE, tolerance)
+    begin = from_fitted if globals_fitted else from_start
+    fits = [begin(density, layout.unconstrain(one), fixed, approximate if rounds else tolerance) for one in starts]
     best = min(fits, key=lambda fit: fit.potential if np.isfinite(fit.potential) else np.inf)
     if not np.isfinite(best.potential):
         raise FloatingPointError(
-            "found a log density that is not finite; expected finite intensities at the start; "
-            "do: check structure, U and --thickness, or make the plan with a larger thickness_max (in Python)"
+            "The log density is not finite at the start. Expected finite intensities there. To fix: check structure, U "
+            "and --thickness, or make the plan with a larger thickness_max (in Python)."
         )
     steps = best.steps
     for number in range(1, rounds + 1):
-        if number < rounds and not (held.spreads or moves or np.any(best.credit)):
+        if number < rounds and not (fixed.spreads or moves or np.any(best.correction)):
             continue  # nothing but the tolerance changes
-        spreads = held.spreads
+        spreads = fixed.spreads
         if spreads:
             found = best_spreads(functions.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
             spreads = _as_arrays(found)
-        held = Held(spreads, best.credit)
-        z = density.cheap(best.z, held)
+        fixed = Fixed(spreads, best.correction)
+        z = density.settled(best.z, fixed)
         if number <= len(moves):
-            z = moved(density, z, held, moves[number - 1])
-        best = in_metric(density, z, best.matrix, held, max_steps, tolerance if number == rounds else rough)
+            z = moved(density, z, fixed, moves[number - 1])
+        best = in_metric(density, z, best.matrix, fixed, tolerance if number == rounds else approximate)
         steps += best.steps
     matrix = best.matrix
-    if density.is_large and layout.globals <= LARGEST:
-        matrix = functions.matrix(best.z, held, forward)[2]
+    if density.is_large and layout.globals <= tuning.largest:
+        matrix = functions.matrix(best.z, fixed, forward)[2]
     method = "L-BFGS in a diagonal metric" if density.is_large else "Fisher scoring, then L-BFGS in its metric"
     state = "converged" if best.converged else "NOT converged"
     return MapFit(
-        values={**layout.constrain(best.z), **held.spreads},
+        values={**layout.constrain(best.z), **fixed.spreads},
         unconstrained=np.asarray(best.z),
         covariance=_inverse(matrix),
         layout=layout,
-        spreads=dict(held.spreads),
+        spreads=dict(fixed.spreads),
         potential=best.potential,
         steps=steps,
         converged=best.converged,
@@ -134,14 +134,9 @@ def fit_map(
 
 @one_blas_thread
 def climb_frames(
-    model: Callable,
-    *args: Any,
-    start: Mapping[str, Array],
-    spreads: Mapping[str, Array] | None = None,
-    progress: Progress | None = None,
-    **kwargs: Any,
+    target: Target, *, start: Values, spreads: Values | None = None, progress: Progress | None = None
 ) -> dict[str, Array]:
-    """Every frame by itself at the maximum it climbs to from the start; all else that the simulator sees is held.
+    """Every frame by itself at the maximum it climbs to from the start; what else reaches a simulation stays.
 
     Args:
         as those of `fit_map`, but `start` is one set of values.
@@ -149,11 +144,11 @@ def climb_frames(
     Returns:
         constrained values of all sites of the model but its spreads.
     """
-    density, held, centre = _density(model, args, kwargs, spreads, progress)
+    density, fixed, centre = _density(target, spreads, progress, MapTuning())
     layout = density.functions.layout
-    z = density.cheap(layout.unconstrain({**centre, **start}), held)
+    z = density.settled(layout.unconstrain({**centre, **start}), fixed)
     for _ in range(PASSES):
-        z = moved(density, z, held, [], FAR)
+        z = moved(density, z, fixed, [], FROM_A_SCAN)
     return layout.constrain(z)
 
 
@@ -170,22 +165,19 @@ def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
 
 
 def laplace_evidence(fit: MapFit) -> float:
-    """Log of the integral of the density around a maximum, the spreads held: -U + log det(2 pi C) / 2.
+    """Log of the integral of the density around a maximum, the spreads fixed: -U + log det(2 pi C) / 2.
 
     Source: MacKay, Information Theory, Inference, and Learning Algorithms (2003), eq. 27.4.
     """
     return float(-fit.potential + 0.5 * np.linalg.slogdet(2 * np.pi * fit.covariance)[1])
 
 
-def _density(model, args, kwargs, spreads, progress):
-    """The density of a model, what it holds (no credit yet), and the means of the priors by site."""
-    forward = differentiable((args, kwargs), "forward")
-    layout = inspect_model(model, *forward, with_fixed=False)
-    spreads = _as_arrays({**fixed_values(model, *forward), **(spreads or {})})
-    functions = objective(model, layout, spreads, forward)
-    density = Density(functions, forward, differentiable(forward, "reverse"), progress)
-    held = Held(spreads, jnp.zeros(layout.size))
-    return density, held, prior_means(model, layout, spreads, *forward)
+def _density(target: Target, spreads: Values | None, progress: Progress | None, tuning: MapTuning):
+    """The density of a target, what is fixed in it (no correction yet), and the means of the priors by site."""
+    forward, reverse = differentiable(target, "forward"), differentiable(target, "reverse")
+    values = _as_arrays({**target.spreads, **(spreads or {})})
+    density = Density(objective(forward), forward.data, reverse.data, progress, tuning)
+    return density, Fixed(values, jnp.zeros(target.layout.size)), prior_means(target, values)
 
 
 def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:

@@ -3,12 +3,12 @@
 Given the global parameters, frames are independent: an observation of frame f depends on the parameters of frame f
 only. So one forward pass with the same tangent in every frame gives the Jacobian of one per-frame parameter for all
 frames, and the whole bordered block-diagonal matrix costs (globals + numbers per frame) passes. Passes are made site by
-site, because a tilt leaves U_g alone and a thickness leaves the recurrence alone; sites that reach no loop of the
-simulator share one pass. The prior may couple frames in any way; its Hessian is added exactly. Curvature of the
-likelihood is its Fisher information, so the matrix is positive definite where the prior is.
+site, because a tilt leaves U_g alone and a thickness leaves the recurrence alone. Sites that reach no simulation are
+differentiated with its results replayed. The prior may couple frames in any way; its Hessian is added exactly.
+Curvature of the likelihood is its Fisher information, so the matrix is positive definite where the prior is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,59 +17,36 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array
-from pendel.infer.density import fisher_information, log_likelihood, prior_and_prediction
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.errors import error_credit
-from pendel.infer.prune import pruned
+from pendel.infer.maximum.errors import error_correction
+from pendel.infer.target import Data, Target, Values
 
-PROBES = 16  # of the diagonal
-TANGENTS = 32  # of one site that pass through the simulator together, at most; more take memory and save no time
-LOOPS = frozenset({"while", "scan", "ffi_call", "eigh"})  # primitives that make a computation expensive
-
-
-def negative_log_density(
-    model: Callable,
-    layout: Layout,
-    z: Float[Array, " n"],
-    fixed: Mapping[str, Array],
-    args: tuple,
-    kwargs: dict[str, Any],
-) -> Float[Array, ""]:
-    """-log p(z, observations) with the spreads in `fixed` held."""
-    log_prior, prediction = prior_and_prediction(model, layout, layout.split(z), fixed, args, kwargs)
-    return -(log_prior + log_likelihood(prediction.parameters, prediction.observed, prediction.used))
+PROBES = 16  # of the diagonal; the error of an element falls with the square root of their number
+TANGENTS = 32  # of one site that pass through the simulator together; more take memory and save no time
 
 
 def normal_matrix(
-    model: Callable,
-    layout: Layout,
+    target: Target,
     z: Float[Array, " n"],
-    fixed: Mapping[str, Array],
-    args: tuple,
-    kwargs: dict[str, Any],
+    spreads: Values,
+    data: Data,
     columns: Int[Array, "frame_passes observations"],
 ) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, "n n"], Float[Array, " n"]]:
-    """Negative log density, its exact gradient, Fisher information of the likelihood plus Hessian of the prior, credit.
+    """Negative log density, its gradient, Fisher information plus Hessian of the prior, and `error_correction`.
 
     Args:
         columns: from `frame_columns`; which element of z a per-frame pass differentiates, for every observation.
-
-    Returns:
-        the last is `error_credit`.
     """
+    layout, values = target.layout, target.layout.split(z)
 
-    def predict(values):
-        return prior_and_prediction(model, layout, values, fixed, args, kwargs)[1].parameters
+    def prior(x):
+        return target.log_prior(layout.split(x), spreads, data)
 
-    prior = pruned(lambda x: prior_and_prediction(model, layout, layout.split(x), fixed, args, kwargs)[0], z)
-
-    log_prior, prediction = prior_and_prediction(model, layout, layout.split(z), fixed, args, kwargs)
-    finite = jnp.isfinite(prediction.parameters)
-    likelihood, slope = jax.value_and_grad(log_likelihood)(prediction.parameters, prediction.observed, prediction.used)
-    information = fisher_information(prediction.parameters) * prediction.used
-
-    jacobian = jnp.where(finite, compressed_jacobian(layout, predict, layout.split(z)), 0.0)
-    slopes = jnp.einsum("am,pam->pm", jnp.where(finite, slope, 0.0), jacobian)
+    results = target.simulate(values, spreads, data)
+    log_prior, prediction = target.predict(values, spreads, data, results)
+    information = prediction.information()
+    jacobian = compressed_jacobian(target, values, spreads, data, results)
+    slopes = jnp.einsum("am,pam->pm", prediction.slope(), jacobian)
     weighted = jnp.einsum("abm,pbm->pam", information, jacobian)
 
     count = layout.globals
@@ -84,95 +61,81 @@ def normal_matrix(
     blocks = jnp.einsum("pam,qam->pqm", weighted[count:], jacobian[count:])
     matrix = matrix.at[columns[:, None, :], columns[None, :, :]].add(blocks)
     matrix = 0.5 * (matrix + matrix.T)
-    credit = error_credit(layout, jacobian, prediction.parameters, information[0, 0], matrix, columns)
-    return -(log_prior + likelihood), gradient, matrix, credit
+    correction = error_correction(layout, jacobian, prediction, matrix, columns)
+    return -(log_prior + prediction.log_likelihood()), gradient, matrix, correction
 
 
 def normal_diagonal(
-    model: Callable,
-    layout: Layout,
-    z: Float[Array, " n"],
-    fixed: Mapping[str, Array],
-    args: tuple,
-    kwargs: dict[str, Any],
+    target: Target, z: Float[Array, " n"], spreads: Values, data: Data
 ) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, " n"]]:
     """Negative log density, its gradient, and an estimate of the diagonal of `normal_matrix`, in reverse mode.
 
     J^T c with c drawn from a normal distribution whose covariance is the Fisher information F has the mean square
     diag(J^T F J), whatever the number of parameters; so PROBES gradients give every element within some 30 %.
     """
+    layout = target.layout
 
     def predicted(z):
-        log_prior, prediction = prior_and_prediction(model, layout, layout.split(z), fixed, args, kwargs)
-        parameters = prediction.parameters
-        rest = parameters, prediction.observed, prediction.used
-        return jnp.where(jnp.isfinite(parameters), parameters, 0.0), (log_prior, rest)
+        log_prior, prediction = target.predict(layout.split(z), spreads, data)
+        return prediction.parameters, (log_prior, prediction)
 
-    _, pull, (log_prior, rest) = jax.vjp(predicted, z, has_aux=True)
-    finite = jnp.isfinite(rest[0])
-    likelihood, slope = jax.value_and_grad(log_likelihood)(*rest)
-    information = jnp.moveaxis(fisher_information(rest[0]) * rest[2], -1, 0)
-    value, vector = jnp.linalg.eigh(information)
+    def prior(x):
+        return target.log_prior(layout.split(x), spreads, data)
+
+    _, pull, (log_prior, prediction) = jax.vjp(predicted, z, has_aux=True)
+    value, vector = jnp.linalg.eigh(jnp.moveaxis(prediction.information(), -1, 0))
     noise = jax.random.normal(jax.random.key(0), (PROBES, *value.shape))
     scores = jnp.einsum("mij,pmj->pim", vector * jnp.sqrt(jnp.maximum(value, 0.0))[:, None, :], noise)
-    squares = jax.lax.map(lambda c: pull(jnp.where(finite, c, 0.0))[0] ** 2, scores)
+    squares = jax.lax.map(lambda c: pull(c)[0] ** 2, scores)
 
-    prior = pruned(lambda x: prior_and_prediction(model, layout, layout.split(x), fixed, args, kwargs)[0], z)
     prior_slope = jax.grad(prior)
     # The prior's own curvature along every axis; a curve's elements hold each other, which a diagonal cannot say.
     curvature = -jax.lax.map(lambda e: jnp.vdot(e, jax.jvp(prior_slope, (z,), (e,))[1]), jnp.eye(layout.size))
-    gradient = -(prior_slope(z) + pull(jnp.where(finite, slope, 0.0))[0])
-    return -(log_prior + likelihood), gradient, jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
+    gradient = -(prior_slope(z) + pull(prediction.slope())[0])
+    diagonal = jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
+    return -(log_prior + prediction.log_likelihood()), gradient, diagonal
 
 
 def compressed_jacobian(
-    layout: Layout, predict: Callable, values: dict[str, Array]
-) -> Float[Array, "passes 3 observations"]:
+    target: Target,
+    values: Values,
+    spreads: Values,
+    data: Data,
+    results: Mapping[str, Any],
+    names: Sequence[str] | None = None,
+) -> Float[Array, "passes rows observations"]:
     """Derivatives of all predictions: by every global element of z, then by every per-frame number, in all frames.
 
     Args:
-        predict: from unconstrained site values to the predictions.
-        values: unconstrained site values.
+        values: unconstrained, by site. results: what the simulations make of them.
+        names: sites by which it is differentiated, zero for the others; all when not given.
     """
-    looped = sites_in_loops(predict, values)
-    cheap = [name for name in values if name not in looped]
+    layout = target.layout
+    names = [site.name for site in layout.sites if names is None or site.name in names]
+
+    def simulating(some):
+        return target.predict({**values, **some}, spreads, data)[1].parameters
+
+    def replaying(some):
+        return target.predict({**values, **some}, spreads, data, results)[1].parameters
+
     width = max((width for _, _, width in layout.plates.values()), default=0)
-    rows = jnp.zeros((layout.globals + width, *jax.eval_shape(predict, values).shape))
+    rows = jnp.zeros((layout.globals + width, *jax.eval_shape(replaying, {}).shape))
     places = layout.passes()
-    for names in [*([name] for name in looped), cheap]:
-        some = {name: values[name] for name in names}
+    free = [name for name in names if name not in target.simulated]
+    groups = [([name], simulating) for name in names if name in target.simulated] + [(free, replaying)]
+    for group, predict in groups:
+        some = {name: values[name] for name in group}
         tangents, place = _tangents(layout, some, places)
         if len(place) == 0:
             continue
 
-        def push(tangent, some=some):
-            return jax.jvp(lambda x: predict({**values, **x}), (some,), (tangent,))[1]
+        def push(tangent, some=some, predict=predict):
+            return jax.jvp(predict, (some,), (tangent,))[1]
 
         few = len(place) <= TANGENTS
         rows = rows.at[place].add(jax.vmap(push)(tangents) if few else jax.lax.map(push, tangents, batch_size=TANGENTS))
     return rows
-
-
-def sites_in_loops(predict: Callable, values: dict[str, Array]) -> list[str]:
-    """Names of the sites whose values reach a loop of the computation, i.e. the simulator."""
-    closed = jax.make_jaxpr(predict)(values)
-    names = sorted(values)  # the order of a dict's leaves
-    reached: dict[Any, set[str]] = {variable: {name} for variable, name in zip(closed.jaxpr.invars, names, strict=True)}
-    found: set[str] = set()
-    for equation in closed.jaxpr.eqns:
-        inputs: Any = [v for v in equation.invars if not hasattr(v, "val")]
-        origin = set().union(*(reached.get(v, set()) for v in inputs))
-        if _has_loop(equation):
-            found |= origin
-        reached.update(dict.fromkeys(equation.outvars, origin))
-    return [name for name in values if name in found]
-
-
-def _has_loop(equation) -> bool:
-    if equation.primitive.name in LOOPS:
-        return True
-    inner = [getattr(value, "jaxpr", None) for value in equation.params.values()]
-    return any(_has_loop(e) for jaxpr in inner if jaxpr is not None for e in getattr(jaxpr, "eqns", ()))
 
 
 def _tangents(layout: Layout, some: dict[str, Array], places: Mapping[str, np.ndarray]):
@@ -200,7 +163,7 @@ def frame_columns(layout: Layout) -> Int[np.ndarray, "frame_passes observations"
     A plate with fewer numbers per frame repeats its first one, where the pass has no tangent and the derivative is 0.
     """
     width = max((width for _, _, width in layout.plates.values()), default=0)
-    columns = []
+    columns = [np.zeros((width, 0), dtype=np.int32)]
     for _, plate, frame in layout.observations:
         offset, _, numbers = layout.plates[plate]
         number = np.arange(width)

@@ -1,8 +1,7 @@
-"""The compiled functions of one model and one shape of data, kept for the next data of the same shape."""
+"""The compiled functions of one target, kept for the next data of the same shape."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,29 +10,30 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.cheap import cheap_maximiser
 from pendel.infer.maximum.frame_moves import FrameScores, frame_scores
-from pendel.infer.maximum.normal_matrix import frame_columns, negative_log_density, normal_diagonal, normal_matrix
+from pendel.infer.maximum.normal_matrix import frame_columns, normal_diagonal, normal_matrix
+from pendel.infer.maximum.settle import settler
 from pendel.infer.maximum.spreads import spread_loss
+from pendel.infer.target import Target, Values
 
-KEPT = 8  # sets of compiled functions
+MOST = 8  # sets of compiled functions that are kept
 
 
-class Held(NamedTuple):
-    """What stays while z moves: `spreads` of hierarchies, and the `credit` [n] of the errors, see `error_credit`."""
+class Fixed(NamedTuple):
+    """What stays while z moves: the spreads of hierarchies, and the `correction` [n], see `error_correction`."""
 
-    spreads: Mapping[str, Array]
-    credit: Float[Array, " n"]
+    spreads: Values
+    correction: Float[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Functions of (z, held, data), data being the model's (args, kwargs); nothing is compiled before it is called.
+    """Functions of (z, fixed, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
-    They are about U = -log p(z, observations) - credit z. `value`: U; `gradient`: U and its gradient, reverse mode;
-    `matrix`: U, gradient, Gauss-Newton matrix and the credit there, forward mode; `diagonal`: U, gradient and an
-    estimate of the matrix's diagonal, reverse mode; `cheap`: z with the parameters that the simulator does not see at
-    their maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
+    They are about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse
+    mode; `matrix`: U, gradient, Gauss-Newton matrix and the correction there, forward mode; `diagonal`: U, gradient and
+    an estimate of the matrix's diagonal, reverse mode; `settle`: z with the sites that reach no simulation at their
+    maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
     """
 
     layout: Layout
@@ -41,54 +41,54 @@ class Objective:
     gradient: Callable
     matrix: Callable
     diagonal: Callable
-    cheap: Callable
+    settle: Callable
     frames: FrameScores
     spread: Callable
 
 
-_kept: dict[Any, Any] = {}
+_functions: dict[Any, Any] = {}
 
 
-def kept(kind: str, make: Callable[[], Any], model: Callable, layout: Layout, *shaped: Any) -> Any:
-    """What `make` makes, or what it made for an earlier call with the same model, layout and shapes of `shaped`."""
-    key = (kind, model, _layout_key(layout), _shapes(shaped))
-    if key not in _kept:
-        while len(_kept) >= KEPT:
-            _kept.pop(next(iter(_kept)))
-        _kept[key] = make()
-    return _kept[key]
+def compiled_once(kind: str, make: Callable[[], Any], target: Target, *shaped: Any) -> Any:
+    """What `make` makes, or what it made for an earlier call with the same model, layout and shapes of all data."""
+    key = (kind, target.model, _layout_key(target.full), _shapes((target.data, shaped)))
+    if key not in _functions:
+        while len(_functions) >= MOST:
+            _functions.pop(next(iter(_functions)))
+        _functions[key] = make()
+    return _functions[key]
 
 
-def objective(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
-    """Functions for a model; those of an earlier call when model, layout and all shapes are the same."""
-    make = partial(_make, model, layout, spreads, data)
-    return kept("objective", make, model, layout, dict(spreads), data)
+def objective(target: Target) -> Objective:
+    """Functions for a target; those of an earlier call when model, layout and all shapes are the same."""
+    return compiled_once("objective", lambda: _make(target), target)
 
 
-def differentiable(tree: Any, mode: str) -> Any:
-    """Arguments that know several ways of being differentiated are switched to the given one."""
-    return jax.tree.map(
-        lambda leaf: leaf.with_mode(mode) if hasattr(leaf, "with_mode") else leaf,
-        tree,
-        is_leaf=lambda leaf: hasattr(leaf, "with_mode"),
-    )
+def differentiable(target: Target, mode: str) -> Target:
+    """The target with data that know several ways of being differentiated switched to one, "forward" or "reverse"."""
+
+    def switched(leaf):
+        return leaf.with_mode(mode) if hasattr(leaf, "with_mode") else leaf
+
+    return target.with_data(jax.tree.map(switched, target.data, is_leaf=lambda leaf: hasattr(leaf, "with_mode")))
 
 
-def _make(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple) -> Objective:
+def _make(target: Target) -> Objective:
+    layout = target.layout
     columns = frame_columns(layout)
 
-    def value(z, held, data):
-        return negative_log_density(model, layout, z, held.spreads, *data) - held.credit @ z
+    def value(z, fixed, data):
+        return target.negative_log_density(layout.split(z), fixed.spreads, data) - fixed.correction @ z
 
-    def with_credit(found, z, held):
+    def corrected(found, z, fixed):
         potential, gradient, *rest = found
-        return potential - held.credit @ z, gradient - held.credit, *rest
+        return potential - fixed.correction @ z, gradient - fixed.correction, *rest
 
-    def matrix(z, held, data):
-        return with_credit(normal_matrix(model, layout, z, held.spreads, data[0], data[1], columns), z, held)
+    def matrix(z, fixed, data):
+        return corrected(normal_matrix(target, z, fixed.spreads, data, columns), z, fixed)
 
-    def diagonal(z, held, data):
-        return with_credit(normal_diagonal(model, layout, z, held.spreads, *data), z, held)
+    def diagonal(z, fixed, data):
+        return corrected(normal_diagonal(target, z, fixed.spreads, data), z, fixed)
 
     return Objective(
         layout=layout,
@@ -96,9 +96,9 @@ def _make(model: Callable, layout: Layout, spreads: Mapping[str, Array], data: t
         gradient=jax.jit(jax.value_and_grad(value)),
         matrix=jax.jit(matrix),
         diagonal=jax.jit(diagonal),
-        cheap=cheap_maximiser(model, layout, spreads, data),
-        frames=frame_scores(model, layout, spreads, data),
-        spread=spread_loss(model, layout),
+        settle=settler(target),
+        frames=frame_scores(target),
+        spread=spread_loss(target),
     )
 
 
@@ -110,7 +110,7 @@ def _shapes(tree: Any) -> tuple:
 def _layout_key(layout: Layout) -> tuple:
     """What compiled functions know of a layout beyond its shapes: transforms, and the frames of observations."""
     sites = tuple(
-        (site.name, site.shape, site.event_dims, site.plate, site.profile, _contents(site.transform))
+        (site.name, site.shape, site.event_dims, site.plate, site.profile, site.fixed, _contents(site.transform))
         for site in layout.sites
     )
     return sites, tuple((name, plate, np.asarray(frame).tobytes()) for name, plate, frame in layout.observations)

@@ -18,18 +18,43 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.base import Array
-from pendel.infer.maximum.frame_moves import STEPS, moved_frames
-from pendel.infer.maximum.objective import Held, Objective
+from pendel.infer.maximum.frame_moves import ClimbTuning, moved_frames
+from pendel.infer.maximum.objective import Fixed, Objective
 
-MANY_GLOBALS = 200  # above this many, forward passes cost more than reverse-mode steps save
-CONVERGED = 0.1  # gain of a pass in log density
-ROUGH = 20 * CONVERGED  # where the spreads still move, or more frames or beams follow
-DAMPED_STEPS = 3
-SMALL_GAIN = 30.0  # in log density; below it L-BFGS is cheaper than another matrix
-NOISE = 2e-3  # log density a parameter (draws scatter by half): gain too small for a costly step
-SETTLING = 6  # of frames that have been near their maximum with other beams or globals
-SHORT = 1.0  # standard deviations an element, up to which a matrix is still good
-MEMORY = 40  # gradients L-BFGS remembers
+CONVERGED = 0.1  # gain of a pass of L-BFGS in log density
+APPROXIMATE = 20 * CONVERGED  # where the spreads still move, or more frames or beams follow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapTuning:
+    """Numbers of a maximisation; gains are in log density.
+
+    `rounds` in which spreads move (an EM step each): with fewer, spreads stay near where they begin; more change the
+    maximum by less than the tolerance. `max_steps` of L-BFGS in a round: a fit that needs more is reported as not
+    converged. `tolerance`: the fit has converged when a pass of L-BFGS gained less, or a Newton step from its end
+    promises less than ten times as much; above CONVERGED the last round is one pass, which others go on from.
+    `many_globals`: above it forward passes cost more than reverse-mode steps save. `largest`: globals up to which the
+    matrix is made at the end; it costs a pass each. `damped_steps` before L-BFGS: with fewer, L-BFGS starts in a
+    poorer metric; more are dearer than its steps. `small_gain`: below it L-BFGS costs less than another matrix.
+    `noise`: gain for each parameter that is too small for a costly step, as draws of the posterior scatter by half a
+    unit. `frame_steps`: of scoring for frames that have been at their maximum with other beams or globals. `short`:
+    standard deviations an element up to which a matrix serves on; with larger ones L-BFGS works in a wrong metric.
+    `memory`: gradients that L-BFGS remembers; with fewer it takes more steps.
+    """
+
+    rounds: int = 3
+    max_steps: int = 200
+    tolerance: float = CONVERGED
+    many_globals: int = 200
+    largest: int = 1000
+    damped_steps: int = 3
+    small_gain: float = 30.0
+    noise: float = 2e-3
+    frame_steps: int = 6
+    short: float = 1.0
+    memory: int = 40
+
+
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
@@ -41,29 +66,30 @@ class Density:
     forward: tuple
     reverse: tuple
     progress: Progress | None
+    tuning: MapTuning = MapTuning()
 
-    def value(self, z: Array, held: Held) -> float:
+    def value(self, z: Array, fixed: Fixed) -> float:
         """Potential at z."""
-        return float(self.functions.value(z, held, self.forward))
+        return float(self.functions.value(z, fixed, self.forward))
 
-    def gradient(self, z: Array, held: Held) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+    def gradient(self, z: Array, fixed: Fixed) -> tuple[Float[Array, ""], Float[Array, " n"]]:
         """Potential and its gradient."""
-        return self.functions.gradient(z, held, self.reverse)
+        return self.functions.gradient(z, fixed, self.reverse)
 
     @property
     def is_large(self) -> bool:
         """Whether there are too many globals for a matrix."""
-        return self.functions.layout.globals > MANY_GLOBALS
+        return self.functions.layout.globals > self.tuning.many_globals
 
-    def matrix(self, z: Array, held: Held) -> tuple[Array, Array, Array, Array]:
-        """Potential, gradient, the Gauss-Newton matrix and the credit of the errors; its diagonal for many globals."""
+    def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Array, Array]:
+        """Potential, gradient, Gauss-Newton matrix and correction; the diagonal of the matrix for many globals."""
         if self.is_large:
-            return *self.functions.diagonal(z, held, self.reverse), held.credit
-        return self.functions.matrix(z, held, self.forward)
+            return *self.functions.diagonal(z, fixed, self.reverse), fixed.correction
+        return self.functions.matrix(z, fixed, self.forward)
 
-    def cheap(self, z: Array, held: Held) -> Float[Array, " n"]:
-        """z with the parameters that the simulator does not see at their maximum."""
-        return self.functions.cheap(z, held.spreads, self.forward, held.credit)
+    def settled(self, z: Array, fixed: Fixed) -> Float[Array, " n"]:
+        """z with the parameters that reach no simulation at their maximum."""
+        return self.functions.settle(z, fixed.spreads, self.forward, fixed.correction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +97,9 @@ class Optimum:
     """A maximum, or the place where the steps ran out."""
 
     z: Float[Array, " n"]
-    potential: float  # without the credit of the errors
+    potential: float  # without the correction of the errors
     matrix: Float[Array, "n n"] | Float[Array, " n"]  # a diagonal for many globals
-    credit: Float[Array, " n"]  # of the errors there
+    correction: Float[Array, " n"]  # of the errors there
     steps: int
     converged: bool
 
@@ -89,7 +115,7 @@ class _Pass(NamedTuple):
 
 
 def moved(
-    density: Density, z: Array, held: Held, moves: Sequence[Mapping[str, Array]], steps: int = STEPS
+    density: Density, z: Array, fixed: Fixed, moves: Sequence[Mapping[str, Array]], steps: int = ClimbTuning().steps
 ) -> Float[Array, " n"]:
     """z with frames moved to better maxima where the log density of all of it grows."""
     began = time.monotonic()
@@ -99,49 +125,51 @@ def moved(
             info = {"log_likelihood": log_likelihood, "seconds": time.monotonic() - began}
             density.progress("frames", done, len(moves) + 1, info)
 
-    trial = moved_frames(density.functions.frames, z, moves, held.spreads, density.forward, steps=steps, tell=tell)
-    trial = density.cheap(trial, held)
-    return trial if density.value(trial, held) < density.value(z, held) else z
+    trial = moved_frames(
+        density.functions.frames, z, moves, fixed.spreads, density.forward, tuning=ClimbTuning(steps=steps), tell=tell
+    )
+    trial = density.settled(trial, fixed)
+    return trial if density.value(trial, fixed) < density.value(z, fixed) else z
 
 
-def from_start(density: Density, z: Array, held: Held, max_steps: int, tolerance: float) -> Optimum:
-    """Cheap parameters, damped Fisher-scoring steps where the globals are few, then `in_metric`."""
-    z = density.cheap(z, held)
-    potential, gradient, matrix, _ = density.matrix(z, held)
+def from_start(density: Density, z: Array, fixed: Fixed, tolerance: float) -> Optimum:
+    """Parameters without simulation, damped Fisher-scoring steps where the globals are few, then `in_metric`."""
+    z = density.settled(z, fixed)
+    potential, gradient, matrix, _ = density.matrix(z, fixed)
     steps = 0
     if not density.is_large:
-        z, matrix, steps = _damped_scoring(density, z, (potential, gradient, matrix), held, DAMPED_STEPS)
-    return in_metric(density, z, matrix, held, max_steps, tolerance, steps)
+        z, matrix, steps = _damped_scoring(density, z, (potential, gradient, matrix), fixed)
+    return in_metric(density, z, matrix, fixed, tolerance, steps)
 
 
-def from_near(density: Density, z: Array, held: Held, max_steps: int, tolerance: float) -> Optimum:
-    """Cheap parameters, every frame to its maximum, then L-BFGS in the metric of the matrix there, errors credited.
+def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> Optimum:
+    """Every frame to its maximum, then L-BFGS in the metric of the matrix there, with the correction of the errors.
 
-    The matrix is made again only if the fit ends farther from there than `SHORT` standard deviations an element. A
+    The matrix is made again only if the fit ends farther from there than `short` standard deviations an element. A
     tolerance above `CONVERGED` asks for one pass in the first metric; `CONVERGED` grows with the number of parameters.
     """
-    z = moved(density, density.cheap(z, held), held, [], SETTLING)
-    matrix, credit = density.matrix(z, held)[2:]
-    held = held._replace(credit=jnp.asarray(credit))
-    steps, made_at, is_rough = 0, z, tolerance > CONVERGED
+    z = moved(density, density.settled(z, fixed), fixed, [], density.tuning.frame_steps)
+    matrix, correction = density.matrix(z, fixed)[2:]
+    fixed = fixed._replace(correction=jnp.asarray(correction))
+    steps, made_at, is_approximate = 0, z, tolerance > CONVERGED
     if tolerance == CONVERGED:
-        tolerance = min(max(CONVERGED, NOISE * len(z)), ROUGH)
+        tolerance = min(max(CONVERGED, density.tuning.noise * len(z)), APPROXIMATE)
     while True:
-        z, before, potential, promised, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
+        z, before, potential, promised, more = _metric_lbfgs(
+            density, z, matrix, fixed, density.tuning.max_steps - steps, tolerance
+        )
         steps += more
-        if is_rough:
-            return _optimum(z, potential, matrix, credit, held, steps, promised < 10 * tolerance)
-        if _distance(matrix, z - made_at) > SHORT:
-            potential, gradient, matrix, credit = density.matrix(z, held)
+        if is_approximate:
+            return _optimum(z, potential, matrix, correction, fixed, steps, promised < 10 * tolerance)
+        if _distance(matrix, z - made_at) > density.tuning.short:
+            potential, gradient, matrix, correction = density.matrix(z, fixed)
             made_at, promised = z, _promise(matrix, gradient)
         converged = promised < 10 * tolerance or before - float(potential) < tolerance
-        if converged or steps >= max_steps or not np.isfinite(float(potential)):
-            return _optimum(z, potential, matrix, credit, held, steps, converged)
+        if converged or steps >= density.tuning.max_steps or not np.isfinite(float(potential)):
+            return _optimum(z, potential, matrix, correction, fixed, steps, converged)
 
 
-def in_metric(
-    density: Density, z: Array, matrix: Array, held: Held, max_steps: int, tolerance: float, steps: int = 0
-) -> Optimum:
+def in_metric(density: Density, z: Array, matrix: Array, fixed: Fixed, tolerance: float, steps: int = 0) -> Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
     A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
@@ -149,51 +177,52 @@ def in_metric(
     """
     before = np.inf
     while True:
-        z, _, _, _, more = _metric_lbfgs(density, z, matrix, held, max_steps - steps, tolerance)
+        z, _, _, _, more = _metric_lbfgs(density, z, matrix, fixed, density.tuning.max_steps - steps, tolerance)
         steps += more
-        potential, gradient, matrix, credit = density.matrix(z, held)
+        potential, gradient, matrix, correction = density.matrix(z, fixed)
         promised, gained = _promise(matrix, gradient), before - float(potential)
         converged = promised < 10 * tolerance or gained < tolerance
-        if converged or tolerance > CONVERGED or steps >= max_steps or not np.isfinite(float(potential)):
-            return _optimum(z, potential, matrix, credit, held, steps, converged)
+        if converged or tolerance > CONVERGED or steps >= density.tuning.max_steps or not np.isfinite(float(potential)):
+            return _optimum(z, potential, matrix, correction, fixed, steps, converged)
         before = float(potential)
 
 
-def _optimum(z, potential, matrix, credit, held, steps, converged) -> Optimum:
-    return Optimum(z, float(potential + held.credit @ z), matrix, credit, steps, converged)
+def _optimum(z, potential, matrix, correction, fixed, steps, converged) -> Optimum:
+    return Optimum(z, float(potential + fixed.correction @ z), matrix, correction, steps, converged)
 
 
-def _damped_scoring(density, z, state, held, max_steps):
+def _damped_scoring(density, z, state, fixed):
     """Levenberg-Marquardt; the damping follows the ratio of actual to predicted gain (Nielsen 1999)."""
     damping, growth, step, began = 1e-3, 2.0, 0, time.monotonic()
+    max_steps = density.tuning.damped_steps
     potential, gradient, matrix = state
     for step in range(1, max_steps + 1):
         move, predicted = damped_step(matrix, gradient, damping)
-        trial = density.value(z + move, held)
+        trial = density.value(z + move, fixed)
         gain = (float(potential) - trial) / float(predicted)
         if np.isfinite(trial) and gain > 1e-3:
             damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             improvement = float(potential) - trial
-            z = density.cheap(z + move, held)
-            potential, gradient, matrix, _ = density.matrix(z, held)
+            z = density.settled(z + move, fixed)
+            potential, gradient, matrix, _ = density.matrix(z, fixed)
         else:
             improvement = np.inf
             damping, growth = damping * growth, growth * 2
-        _report(density, step, max_steps, -float(potential + held.credit @ z), began)
-        if improvement < SMALL_GAIN:
+        _report(density, step, max_steps, -float(potential + fixed.correction @ z), began)
+        if improvement < density.tuning.small_gain:
             break
     return z, matrix, step
 
 
-def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance) -> _Pass:
+def _metric_lbfgs(density, z, matrix, fixed, max_steps, tolerance) -> _Pass:
     """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
     forth, back = whitening(np.asarray(matrix))
     origin, began, count = np.asarray(z), time.monotonic(), 0
-    first = density.gradient(jnp.asarray(origin), held)
+    first = density.gradient(jnp.asarray(origin), fixed)
     before = float(first[0])
 
     def whitened(y):
-        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), held) if np.any(y) else first
+        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), fixed) if np.any(y) else first
         if not np.isfinite(float(potential)):
             return 1e30, np.zeros_like(y)
         return float(potential), back(np.asarray(gradient))
@@ -201,11 +230,11 @@ def _metric_lbfgs(density, z, matrix, held, max_steps, tolerance) -> _Pass:
     def tell(intermediate_result):
         nonlocal count
         count += 1
-        bonus = float(held.credit @ (origin + forth(intermediate_result.x)))
+        bonus = float(fixed.correction @ (origin + forth(intermediate_result.x)))
         _report(density, count, max_steps, -float(intermediate_result.fun) - bonus, began)
 
     ftol = tolerance / max(abs(before), 1.0)  # SciPy's is relative to the value
-    options = {"maxiter": max_steps, "maxcor": MEMORY, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
+    options = {"maxiter": max_steps, "maxcor": density.tuning.memory, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
     end = minimize(whitened, np.zeros(len(origin)), jac=True, method="L-BFGS-B", callback=tell, options=options)
     promised = 0.5 * float(end.jac @ end.jac)
     return _Pass(jnp.asarray(origin + forth(end.x)), before, float(end.fun), promised, max(count, 1))

@@ -2,25 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
-from numpyro import handlers
 from scipy.optimize import minimize
 
 from pendel.base import Array
-from pendel.infer.density import prior_and_prediction
 from pendel.infer.layout import Layout
 from pendel.infer.maximum.errors import positive_inverse
-from pendel.infer.prune import pruned
+from pendel.infer.target import Data, Target
 
 FARTHEST = 2.0  # that the log of a spread is moved at once
 NARROWEST, WIDEST = 0.03, 1.0  # standard deviation of the log of a spread, along the axes of their covariance
-HELD_WIDTH = 0.3  # the same where it is not known
+UNKNOWN_WIDTH = 0.3  # the same where it is not known
 DIFFERENCE = 1e-3  # of a log, for its curvature
 
 
@@ -51,7 +49,7 @@ def best_spreads(
     z: Float[Array, " n"],
     covariance: Float[Array, "n n"],
     spreads: Mapping[str, Array],
-    data: tuple,
+    data: Data,
     draws: int = 16,
 ) -> dict[str, Array]:
     """Spreads that maximise the expected log prior under the Laplace approximation: the M step of EM.
@@ -62,7 +60,7 @@ def best_spreads(
         loss: from `spread_loss`, compiled.
         z, covariance: centre and covariance of the Laplace approximation, unconstrained.
         spreads: current values, constrained and positive.
-        data: the model's (args, kwargs).
+        data: arguments of the model.
         draws: number of (antithetic) draws in the expectation.
     """
     noise = np.random.default_rng(0).standard_normal((draws // 2, layout.size))
@@ -78,21 +76,13 @@ def best_spreads(
     return {name: jnp.exp(value) for name, value in unravel(jnp.asarray(result.x)).items()}
 
 
-def spread_loss(model: Callable, layout: Layout) -> Callable:
-    """Compiled function (log spreads, points [draws n], (args, kwargs)) -> minus mean log prior, and its slope."""
+def spread_loss(target: Target) -> Callable:
+    """Compiled function (log spreads, points [draws n], data) -> minus mean log prior, and its slope."""
 
-    def loss(log_spreads: dict[str, Array], points: Float[Array, "draws n"], data: tuple[tuple, dict[str, Any]]):
-        def log_prior(z, log_spreads):
-            spreads = {name: jnp.exp(value) for name, value in log_spreads.items()}
-            values: Any = {**layout.constrain(z), **spreads}
-            trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*data[0], **data[1])
-            latent = [site for site in trace.values() if site["type"] == "sample" and not site["is_observed"]]
-            return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in latent)
-
-        one = pruned(log_prior, points[0], log_spreads)
-        return -jnp.mean(jax.vmap(lambda z: one(z, log_spreads))(points)) - sum(
-            jnp.sum(value) for value in log_spreads.values()
-        )
+    def loss(log_spreads: dict[str, Array], points: Float[Array, "draws n"], data: Data):
+        spreads = {name: jnp.exp(value) for name, value in log_spreads.items()}
+        mean = jnp.mean(jax.vmap(lambda z: target.log_prior(target.layout.split(z), spreads, data))(points))
+        return -mean - sum(jnp.sum(value) for value in log_spreads.values())
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -102,7 +92,7 @@ def integrated_spreads(
     z: Float[Array, " n"],
     covariance: Float[Array, "n n"],
     spreads: Mapping[str, Array],
-    data: tuple,
+    data: Data,
 ) -> Integrated:
     """Spreads at the maximum of their own density, all else integrated out under the Laplace approximation.
 
@@ -112,7 +102,7 @@ def integrated_spreads(
     Args:
         functions: from `integrated_functions`.
         z, covariance, spreads: of the Laplace approximation; spreads are constrained and positive.
-        data: the model's (args, kwargs).
+        data: arguments of the model.
     """
     start, unravel = _log_vector(spreads)
     z = jnp.asarray(z)
@@ -132,11 +122,14 @@ def integrated_spreads(
     return Integrated(x, unravel, _covariance_root(loss, x), at)
 
 
-def held_spreads(z: Float[Array, " n"], covariance: Float[Array, "n n"], spreads: Mapping[str, Array]) -> Integrated:
-    """Spreads where a Laplace approximation holds them, which does not follow them: for very many parameters."""
+def fixed_spreads(z: Float[Array, " n"], covariance: Float[Array, "n n"], spreads: Mapping[str, Array]) -> Integrated:
+    """Spreads at their values in MAP, the Laplace approximation being the same at all of them: for many parameters."""
     start, unravel = _log_vector(spreads)
     return Integrated(
-        np.asarray(start), unravel, HELD_WIDTH * np.eye(len(start)), lambda _: (np.asarray(z), np.asarray(covariance))
+        np.asarray(start),
+        unravel,
+        UNKNOWN_WIDTH * np.eye(len(start)),
+        lambda _: (np.asarray(z), np.asarray(covariance)),
     )
 
 
@@ -167,21 +160,18 @@ def _covariance_root(loss: Callable, x: Float[np.ndarray, " spreads"]) -> Float[
     return np.linalg.cholesky((vector / np.clip(value, WIDEST**-2, NARROWEST**-2)) @ vector.T)
 
 
-def integrated_functions(
-    model: Callable, layout: Layout, spreads: Mapping[str, Array], data: tuple
-) -> IntegratedFunctions:
-    """Functions of arguments shaped like `spreads` and `data`.
+def integrated_functions(target: Target) -> IntegratedFunctions:
+    """Functions of arguments shaped like the spreads and data of a target.
 
     The prior is taken as normal in unconstrained parameters, which that of frames is.
     """
-    first, unravel = _log_vector(spreads)
+    layout = target.layout
+    _, unravel = _log_vector(target.spreads)
 
     def minus_log_prior(z, log_spreads, data):
         values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
-        log_prior = prior_and_prediction(model, layout, layout.split(z), values, *data)[0]
-        return -log_prior - jnp.sum(log_spreads)
+        return -target.log_prior(layout.split(z), values, data) - jnp.sum(log_spreads)
 
-    minus_log_prior = pruned(minus_log_prior, jnp.zeros(layout.size), first, data)
     slope, curvature = jax.grad(minus_log_prior), jax.hessian(minus_log_prior)
 
     def prior(log_spreads, z, data):
