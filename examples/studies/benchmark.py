@@ -198,7 +198,7 @@ def data_problem(name, frames):
 
     def loss(parameters, plan, mean):
         fract, u_aniso, occupancy, tilt, nodes = parameters
-        structure = pendel.crystal.structure.replace(crystal, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
+        structure = dataclasses.replace(crystal, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
         illumination = pendel.Illumination(tilt=tilt, thickness=nodes, weights=jnp.full(shape, 1 / len(NODES)))
         calculated = pendel.simulate_intensities(structure, plan, illumination)
         return jnp.sum((jnp.sqrt(calculated + 1e-9) * mean - observed) ** 2)

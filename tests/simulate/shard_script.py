@@ -3,6 +3,7 @@
 Run by test_shard.py in processes of their own: the number of devices is fixed when JAX starts. Prints one JSON line.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -31,7 +32,7 @@ def main():
     direction = {name: jnp.asarray(rng.standard_normal(value.shape)) for name, value in values.items()}
 
     def loss(values, plan):
-        structure = pendel.crystal.structure.replace(crystal, fract=values["fract"])
+        structure = dataclasses.replace(crystal, fract=values["fract"])
         equal = jnp.full((plan.frames, 2), 0.5)
         illumination = pendel.Illumination(tilt=values["tilt"], thickness=values["thickness"], weights=equal)
         intensity = pendel.simulate_intensities(structure, plan, illumination)
