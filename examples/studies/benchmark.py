@@ -5,6 +5,7 @@ crystals of growing cells at one sg_max, 8 tilts over 0.35 degrees, 600 Å. Publ
 `../shared/data` has them. Writes docs/benchmark.md, docs/benchmark.json and docs/benchmark.png.
 """
 
+import dataclasses
 import json
 import os
 import platform
