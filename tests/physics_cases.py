@@ -9,6 +9,7 @@ import numpy as np
 
 from oracles import slow_bloch
 from pendel.crystal.form_factors import form_factors
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box
@@ -62,12 +63,14 @@ def crystal_of(structure: Structure) -> Crystal:
         spacegroup=structure.name,
         rotations=np.array([rotation for rotation, _ in operations]).astype(int),
         translations=np.array([translation for _, translation in operations]),
-        labels=tuple(f"{element}{i}" for i, element in enumerate(elements)),
-        elements=elements,
-        fract=np.array([site[1] for site in structure.sites], dtype=float),
-        u_aniso=np.array([site[2] for site in structure.sites]),
-        occupancy=np.array([site[3] for site in structure.sites]),
-        isotropic=(False,) * len(elements),
+        sites=Sites(
+            labels=tuple(f"{element}{i}" for i, element in enumerate(elements)),
+            elements=elements,
+            fract=np.array([site[1] for site in structure.sites], dtype=float),
+            u_aniso=np.array([site[2] for site in structure.sites]),
+            occupancy=np.array([site[3] for site in structure.sites]),
+            isotropic=(False,) * len(elements),
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 import pendel
 from pendel.check.synthetic import simulate_experiment
 from pendel.crystal.cell import reciprocal_matrix
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import make_crystal
 from pendel.datasets import example
 from pendel.infer.maximum.objective import Fixed, differentiable, objective
@@ -59,12 +60,14 @@ def simulated(sites: int):
         spacegroup="P 1",
         rotations=np.eye(3, dtype=int)[None],
         translations=np.zeros((1, 3)),
-        labels=tuple(f"C{n}" for n in range(sites)),
-        elements=tuple(generator.choice(["C", "N", "O"], sites)),
-        fract=fract,
-        u_aniso=np.tile(0.012 * np.eye(3), (sites, 1, 1)),
-        occupancy=np.ones(sites),
-        isotropic=(True,) * sites,
+        sites=Sites(
+            labels=tuple(f"C{n}" for n in range(sites)),
+            elements=tuple(generator.choice(["C", "N", "O"], sites)),
+            fract=fract,
+            u_aniso=np.tile(0.012 * np.eye(3), (sites, 1, 1)),
+            occupancy=np.ones(sites),
+            isotropic=(True,) * sites,
+        ),
     )
     measured = pendel.thin(pendel.read_pets(example().data), slice(None, None, 2))
     frames = len(measured.frame_id)

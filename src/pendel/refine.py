@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pendel.base import suffix
+from pendel.crystal.refined import Refined
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
-from pendel.folder.structure_group import Refined
 from pendel.model.load import load_model, model_file, with_options
 from pendel.report.page import write_page
 from pendel.run.clock import CompileClock

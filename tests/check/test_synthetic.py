@@ -11,10 +11,10 @@ import pendel
 from pendel.check.synthetic import measured, simulate_experiment, write_synthetic
 from pendel.check.truth import demo_rows, free_coordinates, free_tensor_components
 from pendel.crystal.cell import direct_matrix
+from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.datasets import example
 from pendel.experiment.frames import is_observed
-from pendel.folder.structure_group import Refined
 
 FEW = {"tilts": 3, "g_max": 1.0, "sg_max": 0.004}
 

@@ -7,11 +7,13 @@ import gemmi
 import numpy as np
 import pytest
 
+from made_crystals import symmetry_of
 from pendel.base import InputError
 from pendel.crystal.bonds import Bond, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.crystal.cell import direct_matrix, u_from_cartesian
 from pendel.crystal.elements import covalent_radii
 from pendel.crystal.hand import invert
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif import read_crystal
 
@@ -22,19 +24,18 @@ TETRAHEDRAL = float(np.degrees(np.arccos(-1 / 3)))
 
 def made(group: str, cell, sites, *, occupancy=None) -> Crystal:
     """A crystal from (label, element, coordinates) rows and a space-group symbol."""
-    operations = list(gemmi.find_spacegroup_by_name(group).operations())
     return make_crystal(
         name="made.cif",
         cell=cell,
-        spacegroup=group,
-        rotations=np.array([operation.rot for operation in operations]) // gemmi.Op.DEN,
-        translations=np.array([operation.tran for operation in operations]) / gemmi.Op.DEN,
-        labels=tuple(label for label, _, _ in sites),
-        elements=tuple(element for _, element, _ in sites),
-        fract=np.array([position for _, _, position in sites], dtype=float),
-        u_aniso=np.asarray(u_from_cartesian(np.tile(0.01 * np.eye(3), (len(sites), 1, 1)), cell)),
-        occupancy=np.ones(len(sites)) if occupancy is None else np.array(occupancy),
-        isotropic=(False,) * len(sites),
+        **symmetry_of(group),
+        sites=Sites(
+            labels=tuple(label for label, _, _ in sites),
+            elements=tuple(element for _, element, _ in sites),
+            fract=np.array([position for _, _, position in sites], dtype=float),
+            u_aniso=np.asarray(u_from_cartesian(np.tile(0.01 * np.eye(3), (len(sites), 1, 1)), cell)),
+            occupancy=np.ones(len(sites)) if occupancy is None else np.array(occupancy),
+            isotropic=(False,) * len(sites),
+        ),
     )
 
 

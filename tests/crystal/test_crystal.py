@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from made_crystals import remade, symmetry_of
 from pendel.base import InputError
 from pendel.crystal import cell as cells
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import expanded_atoms, is_centrosymmetric, make_crystal
 from pendel.files.cif import read_crystal
 from pendel.files.structure_cif import write_structure_cif
@@ -20,21 +22,20 @@ TRICLINIC = (5.1, 6.2, 7.3, 81.0, 95.0, 103.0)
 
 def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=None, **options):
     """A crystal from {label: position}; elements are the letters of the labels."""
-    operations = list(gemmi.SpaceGroup(spacegroup).operations())
     count = len(sites)
     sphere = np.asarray(cells.u_from_cartesian(0.01 * np.eye(3), cell))
     return make_crystal(
         name="test",
         cell=cell,
-        spacegroup=spacegroup,
-        rotations=np.array([operator.rot for operator in operations]) // gemmi.Op.DEN,
-        translations=np.array([operator.tran for operator in operations]) / gemmi.Op.DEN,
-        labels=tuple(sites),
-        elements=tuple(label.rstrip("0123456789") for label in sites),
-        fract=np.array(list(sites.values()), dtype=float).reshape(-1, 3),
-        u_aniso=np.tile(sphere, (count, 1, 1)) if u_aniso is None else u_aniso,
-        occupancy=np.ones(count) if occupancy is None else np.array(occupancy),
-        isotropic=(False,) * count if isotropic is None else isotropic,
+        **symmetry_of(spacegroup),
+        sites=Sites(
+            labels=tuple(sites),
+            elements=tuple(label.rstrip("0123456789") for label in sites),
+            fract=np.array(list(sites.values()), dtype=float).reshape(-1, 3),
+            u_aniso=np.tile(sphere, (count, 1, 1)) if u_aniso is None else u_aniso,
+            occupancy=np.ones(count) if occupancy is None else np.array(occupancy),
+            isotropic=(False,) * count if isotropic is None else isotropic,
+        ),
         **options,
     )
 
@@ -103,15 +104,10 @@ def test_constrained_parameters_keep_the_symmetry():
     change = jnp.einsum("k,ksij->sij", 1e-3 * jax.random.normal(key, (10,)), found.adp_basis)
     u_aniso = cells.u_from_cartesian(cells.u_cartesian(found.u_aniso, QUARTZ) + change, QUARTZ)
     moved = replace(found, fract=np.asarray(found.fract + shift), u_aniso=np.asarray(u_aniso))
-    again = make_crystal(**{key: getattr(moved, key) for key in MAKE_FIELDS})
+    again = remade(moved)
     assert np.allclose(again.fract, moved.fract, atol=1e-12)
     assert np.allclose(again.u_aniso, moved.u_aniso, atol=1e-12)
     assert again.notes == ()
-
-
-MAKE_FIELDS = (
-    "name cell spacegroup rotations translations labels elements fract u_aniso occupancy isotropic".split()  # noqa: SIM905
-)
 
 
 def test_gradients_are_finite_at_special_positions():
@@ -213,7 +209,7 @@ def test_inversion_is_recognised():
 def test_refused(message, change):
     good = crystal("P -1", TRICLINIC, {"O1": (0.1, 0.2, 0.3)})
     with pytest.raises(InputError, match=rf"(?i){message}.*Expected .*To fix: "):
-        make_crystal(**{key: getattr(good, key) for key in MAKE_FIELDS} | change)
+        remade(good, **change)
 
 
 def test_atoms_too_close_and_repeated_labels_are_refused():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from CifFile import ReadCif
 
-from pendel.crystal.structure import Crystal, make_crystal
+from made_crystals import mixed_site_crystal
+from pendel.crystal.refined import unrefined
+from pendel.crystal.structure import Crystal
 from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
@@ -160,21 +162,7 @@ def crystal() -> Crystal:
 
 @pytest.fixture(scope="module")
 def mixed() -> Crystal:
-    """Centrosymmetric, monoclinic, with the identity not first, a mixed, an isotropic and a special site."""
-    operations = list(gemmi.find_spacegroup_by_name("P 1 21/c 1").operations())[::-1]
-    return make_crystal(
-        name="mixed site.cif",
-        cell=(7.0, 8.0, 9.0, 90.0, 101.0, 90.0),
-        spacegroup="P 1 21/c 1",
-        rotations=np.array([operation.rot for operation in operations]) // gemmi.Op.DEN,
-        translations=np.array([operation.tran for operation in operations]) / gemmi.Op.DEN,
-        labels=("Al1", "Si1", "O1", "O2'", "Zn1"),
-        elements=("Al", "Si", "O", "O", "Zn"),
-        fract=np.array([(0.1, 0.2, 0.3), (0.1, 0.2, 0.3), (0.25, 0.33, 0.36), (0.05, 0.05, 0.17), (0.5, 0.0, 0.5)]),
-        u_aniso=np.tile(np.diag([0.01, 0.012, 0.014]), (5, 1, 1)),
-        occupancy=np.array([0.4, 0.6, 1.0, 1.0, 1.0]),
-        isotropic=(False, False, False, True, False),
-    )
+    return mixed_site_crystal()
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +181,16 @@ def written(path, crystal, experiments, results=RESULTS, *, everything=True) -> 
         used=[np.arange(len(e.hkl)) % 10 > 0 for e in experiments],
         scale=[np.linspace(1e5, 2e5, len(e.frame_id)) for e in experiments],
     )
+    refined = dataclasses.replace(
+        unrefined(crystal),
+        fract_su=draws.std(axis=0).round(12),
+        u_aniso_su=np.full((sites, 3, 3), 0.0011 * everything),
+        u_equivalent_su=np.full(sites, 0.0011 * everything),
+        occupancy_su=np.where(np.asarray(crystal.occupancy) < 1, 0.013, 0.0),
+    )
     write_refined_cif(
         path,
-        crystal,
-        fract_su=draws.std(axis=0).round(12),
-        u_aniso_su=np.full((sites, 3, 3), 0.0011) if everything else None,
-        occupancy_su=np.where(np.asarray(crystal.occupancy) < 1, 0.013, 0.0),
+        refined,
         experiments=experiments,
         facts=facts_of(results),
         fract_draws=draws if everything else None,

@@ -10,8 +10,11 @@ import gemmi
 import numpy as np
 import pytest
 
+from made_crystals import symmetry_of
 from pendel.base import InputError
 from pendel.crystal.cell import reciprocal_matrix, u_equivalent
+from pendel.crystal.refined import unrefined
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment, goniometer_rotations
 from pendel.experiment.select import select, thin
@@ -41,7 +44,6 @@ RESULTS = {
 @pytest.fixture
 def crystal() -> Crystal:
     """A trigonal crystal with a special position, an isotropic site and a partly occupied one."""
-    operations = gemmi.find_spacegroup_by_name("P 32 2 1").operations()
     u_aniso = np.array(
         [
             [[0.012, 0.006, -0.001], [0.006, 0.012, -0.0005], [-0.001, -0.0005, 0.005]],
@@ -52,15 +54,15 @@ def crystal() -> Crystal:
     return make_crystal(
         name="made.cif",
         cell=TRIGONAL,
-        spacegroup="P 32 2 1",
-        rotations=np.array([operation.rot for operation in operations]) // gemmi.Op.DEN,
-        translations=np.array([operation.tran for operation in operations]) / gemmi.Op.DEN,
-        labels=("Si1", "O1", "O2'"),
-        elements=("Si", "O", "O"),
-        fract=np.array([[0.0, 0.47125671, 5 / 6], [0.85472912, 0.58581934, 0.61868213], [0.2, 0.15, 0.1]]),
-        u_aniso=u_aniso,
-        occupancy=np.array([1.0, 1.0, 0.25]),
-        isotropic=(False, False, True),
+        **symmetry_of("P 32 2 1"),
+        sites=Sites(
+            labels=("Si1", "O1", "O2'"),
+            elements=("Si", "O", "O"),
+            fract=np.array([[0.0, 0.47125671, 5 / 6], [0.85472912, 0.58581934, 0.61868213], [0.2, 0.15, 0.1]]),
+            u_aniso=u_aniso,
+            occupancy=np.array([1.0, 1.0, 0.25]),
+            isotropic=(False, False, True),
+        ),
     )
 
 
@@ -94,14 +96,13 @@ def experiment() -> Experiment:
 def write_example(path, crystal, experiment, *, su=0.0003, results=RESULTS):
     fract_su = np.full((3, 3), su)
     fract_su[0, [0, 2]] = 0
-    write_refined_cif(
-        path,
-        crystal,
+    refined = dataclasses.replace(
+        unrefined(crystal),
         fract_su=fract_su,
         u_aniso_su=np.full((3, 3, 3), 0.0011),
-        experiments=[experiment],
-        facts=facts_of(results),
+        u_equivalent_su=np.full(3, 0.0011),
     )
+    write_refined_cif(path, refined, experiments=[experiment], facts=facts_of(results))
 
 
 def assert_same(first: Experiment, second: Experiment, rtol=1e-8):
@@ -218,25 +219,10 @@ def test_refined_structure_has_its_own_uncertainties_only(tmp_path, crystal, exp
     sphere = block.find_values("_atom_site_U_iso_or_equiv")
     assert sphere[2] == "0.0200(11)"
     assert gemmi.cif.as_number(sphere[1]) == pytest.approx(float(u_equivalent(crystal.u_aniso, TRIGONAL)[1]), abs=1e-4)
-    write_refined_cif(
-        tmp_path / "plain.cif", crystal, fract_su=None, u_aniso_su=None, experiments=[experiment], facts=Facts()
-    )
+    write_refined_cif(tmp_path / "plain.cif", unrefined(crystal), experiments=[experiment], facts=Facts())
     text = (tmp_path / "plain.cif").read_text()
     assert not re.search(r"\d\(\d+\)", text)
     assert "sample_thickness" not in text
-
-
-def test_uncertainty_of_the_equivalent_displacement(tmp_path, crystal, experiment):
-    """Against the spread of U_eq over draws of six independent U_ij."""
-    path = tmp_path / "refined.cif"
-    write_example(path, crystal, experiment)
-    written = gemmi.cif.read_file(str(path)).sole_block().find_values("_atom_site_U_iso_or_equiv")[1]
-    rng = np.random.default_rng(5)
-    noise = np.triu(rng.normal(scale=0.0011, size=(20000, 3, 3)))
-    noise += np.swapaxes(np.triu(noise, 1), 1, 2)
-    spread = np.std(np.asarray(u_equivalent(noise, TRIGONAL)))
-    su = int(written.partition("(")[2].rstrip(")")) * 1e-4
-    assert su == pytest.approx(spread, abs=0.6e-4)
 
 
 def test_facts_of_the_refinement(tmp_path, crystal, experiment):
@@ -258,9 +244,7 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     assert {tag: gemmi.cif.as_string(block.find_value(tag)) for tag in expected} == expected
     assert "robust" in block.find_value("_refine.diffraction_theory_details")
     rotation = dataclasses.replace(experiment, geometry="rotation", wavelength=0.0197)
-    write_refined_cif(
-        path, crystal, fract_su=None, u_aniso_su=None, experiments=[experiment, rotation], facts=facts_of(RESULTS)
-    )
+    write_refined_cif(path, unrefined(crystal), experiments=[experiment, rotation], facts=facts_of(RESULTS))
     mixed = gemmi.cif.read_file(str(path)).sole_block()
     assert list(mixed.find_values("_diffrn_radiation_wavelength")) == ["0.0197", "0.0250793"]
     assert mixed.find_value("_diffrn_measurement.rotation_mode") is None

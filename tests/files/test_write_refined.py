@@ -7,12 +7,14 @@ import gemmi
 import numpy as np
 import pytest
 
-from pendel.crystal.structure import Crystal, make_crystal
+from made_crystals import mixed_site_crystal
+from pendel.crystal.refined import unrefined
+from pendel.crystal.structure import Crystal
 from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import Facts, facts_of, write_hand
+from pendel.files.cif_facts import facts_of, write_hand
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -31,23 +33,7 @@ def quartz() -> Crystal:
 
 @pytest.fixture(scope="module")
 def monoclinic() -> Crystal:
-    """Sites in several cells, one on a centre of symmetry, two on one place, and the identity not first in the list."""
-    operations = list(gemmi.find_spacegroup_by_name("P 1 21/c 1").operations())[::-1]
-    return make_crystal(
-        name="mixed site.cif",
-        cell=(7.0, 8.0, 9.0, 90.0, 101.0, 90.0),
-        spacegroup="P 1 21/c 1",
-        rotations=np.array([operation.rot for operation in operations]) // gemmi.Op.DEN,
-        translations=np.array([operation.tran for operation in operations]) / gemmi.Op.DEN,
-        labels=("Al1", "Si1", "O1", "O2'", "Zn1", "O3"),
-        elements=("Al", "Si", "O", "O", "Zn", "O"),
-        fract=np.array(
-            [(0.1, 0.2, 0.3)] * 2 + [(-0.7, 1.28, 0.34), (1.05, 0.05, -0.83), (0.5, 0.0, 1.5), (0.6, 0.2, 0.55)]
-        ),
-        u_aniso=np.tile(np.diag([0.01, 0.012, 0.014]), (6, 1, 1)),
-        occupancy=np.array([0.4, 0.6, 1.0, 1.0, 1.0, 1.0]),
-        isotropic=(False, False, False, True, False, False),
-    )
+    return mixed_site_crystal()
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +51,9 @@ def draws_of(crystal: Crystal, count=40) -> np.ndarray:
 
 
 def write(path, crystal, experiments, *, results=None, **options) -> gemmi.cif.Block:
-    arguments = {"fract_su": None, "u_aniso_su": None, "facts": facts_of(results or {}), **options}
-    write_refined_cif(path, crystal, experiments=experiments, **arguments)
+    known = {name: options.pop(name) for name in list(options) if name.endswith("_su")}
+    refined = dataclasses.replace(unrefined(crystal), **known)
+    write_refined_cif(path, refined, experiments=experiments, **{"facts": facts_of(results or {}), **options})
     return gemmi.cif.read(str(path)).sole_block()
 
 
@@ -371,7 +358,7 @@ def test_a_flat_ellipsoid_is_written_so_that_it_can_be_read(quartz, tmp_path):
     crystal = dataclasses.replace(quartz, u_aniso=flat, isotropic=(False, False))
     su = np.full((2, 3, 3), 2e-3)
     path = tmp_path / "flat.cif"
-    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], facts=Facts())
+    write(path, crystal, [], u_aniso_su=su)
     again = read_crystal(path)
     np.testing.assert_allclose(again.u_aniso[1], flat[1], atol=1e-5)
     row = [text for text in path.read_text().splitlines() if text.startswith("O1 ")][-1]

@@ -8,8 +8,9 @@ import xarray as xr
 from pendel import read_crystal
 from pendel.base import kind_of
 from pendel.crystal.checks import OVERFULL
+from pendel.crystal.refined import Refined
 from pendel.datasets import example
-from pendel.folder.structure_group import Refined, read_structure, structure_group
+from pendel.folder.structure_group import read_structure, structure_group
 
 
 def test_a_structure_comes_back_whole(tmp_path):

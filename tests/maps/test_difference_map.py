@@ -14,6 +14,7 @@ from pendel.check.synthetic import measured, simulate_experiment
 from pendel.constants import relativistic_gamma
 from pendel.crystal.cell import direct_matrix, u_from_cartesian
 from pendel.crystal.form_factors import form_factors
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.crystal.symmetry import images, lattice_distance
 from pendel.datasets import example
@@ -61,12 +62,14 @@ def with_sites(crystal: Crystal, keep: list[int], *extra: tuple[str, tuple[float
         spacegroup=crystal.spacegroup,
         rotations=crystal.rotations,
         translations=crystal.translations,
-        labels=(*(crystal.labels[k] for k in keep), *(f"X{n}" for n, _ in enumerate(extra))),
-        elements=(*(crystal.elements[k] for k in keep), *(element for element, _ in extra)),
-        fract=np.array([*np.asarray(crystal.fract)[keep], *(place for _, place in extra)]),
-        u_aniso=np.array([*np.asarray(crystal.u_aniso)[keep], *(sphere for _ in extra)]),
-        occupancy=np.ones(len(keep) + len(extra)),
-        isotropic=(*(crystal.isotropic[k] for k in keep), *(True for _ in extra)),
+        sites=Sites(
+            labels=(*(crystal.labels[k] for k in keep), *(f"X{n}" for n, _ in enumerate(extra))),
+            elements=(*(crystal.elements[k] for k in keep), *(element for element, _ in extra)),
+            fract=np.array([*np.asarray(crystal.fract)[keep], *(place for _, place in extra)]),
+            u_aniso=np.array([*np.asarray(crystal.u_aniso)[keep], *(sphere for _ in extra)]),
+            occupancy=np.ones(len(keep) + len(extra)),
+            isotropic=(*(crystal.isotropic[k] for k in keep), *(True for _ in extra)),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import pendel.simulate.forward as forward_module
 from pendel.simulate import Illumination, make_plan, simulate_intensities
+from pendel.simulate.plan import plan_with
 from physics_cases import NEAR_ZONE, QUARTZ, along_axis, crystal_of, experiment_of, zone_beams
 
 NAMES = ("fract", "u_aniso", "occupancy", "tilt", "thickness", "weights")
@@ -179,7 +180,8 @@ def test_one_trace_per_padded_size(monkeypatch):
     second = simulate(moved(values, direction(values, "fract", 1), 1.0), crystal, plan)
     assert len(traced) == len(plan.groups)
     assert np.abs(np.asarray(first - second)).max() > 1e-6
-    peng = make_plan(crystal, experiment, form_factor_table="peng", **options).support_form_factor
+    settings = dataclasses.replace(plan.settings, form_factor_table="peng")
+    peng = plan_with(crystal, experiment, settings, None).support_form_factor
     for other in ({"wavelength": 0.9 * plan.wavelength}, {"support_form_factor": peng}):
         third = simulate(values, crystal, dataclasses.replace(plan, **other))
         assert len(traced) == len(plan.groups)

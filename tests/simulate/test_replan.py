@@ -13,6 +13,7 @@ from pendel.run.evaluate import klar_agreement
 from pendel.run.inputs import read_problem
 from pendel.run.rocking import spread_over_tilts, strongest
 from pendel.run.settings import Settings
+from pendel.simulate.plan import PlanSettings, plan_with
 from pendel.simulate.replan import replan
 
 OPTIONS = {"g_max": 1.2, "sg_max": 0.006, "tilts": 3, "thickness_max": 700.0, "form_factor_table": "peng"}
@@ -30,7 +31,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def plan(crystal, experiment):
-    made = pendel.make_plan(crystal, experiment, **OPTIONS, dtype="float64")
+    made = plan_with(crystal, experiment, PlanSettings(**OPTIONS, dtype="float64"), None)
     return dataclasses.replace(made, matrix_numbers=5_000).with_mode("forward")
 
 
@@ -65,7 +66,7 @@ def test_published_r_factors_see_the_form_factors_of_the_plan(crystal):
     found = []
     for table in ("lobato", "peng"):
         (measured,) = problem.experiments
-        plan = pendel.make_plan(problem.crystal, measured, **OPTIONS | {"form_factor_table": table})
+        plan = plan_with(problem.crystal, measured, PlanSettings(**OPTIONS | {"form_factor_table": table}), None)
         frames = plan.frames
         point = {
             **{"displacement": np.zeros(len(problem.crystal.position_basis))},

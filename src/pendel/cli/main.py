@@ -194,14 +194,7 @@ def _refine_and_print(
     errors, console = Console(stderr=True, quiet=not is_first()), Console(quiet=not is_first())
     for note in outcome.notes:
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    refined = outcome.refined
-    table = closing_table(
-        outcome.summary,
-        refined.crystal,
-        fract_su=refined.fract_su,
-        u_equivalent_su=refined.u_equivalent_su,
-    )
-    console.print(table)
+    console.print(closing_table(outcome.summary, outcome.refined))
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
     console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
     return outcome

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from pendel.base import Array, InputError, Note
 from pendel.crystal import symmetry
 from pendel.crystal.cell import Cell, direct_matrix
+from pendel.crystal.sites import Sites
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
@@ -48,8 +49,9 @@ def check_operations(
     return [f"the cell misses the symmetry of its space group by {100 * misfit:.2f} %"] if misfit > CELL_NOTE else []
 
 
-def check_sites(name: str, labels: tuple[str, ...], occupancy: Float[Array, " sites"]) -> None:
+def check_sites(name: str, sites: Sites) -> None:
     """Raises InputError without sites, for repeated labels or an occupancy outside (0, 1]."""
+    labels = sites.labels
     if not labels:
         raise InputError(found=f"no atoms in {name}", expected="at least one site", do="give a file with atoms")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
@@ -59,7 +61,7 @@ def check_sites(name: str, labels: tuple[str, ...], occupancy: Float[Array, " si
             expected="one site per label",
             do="rename the sites",
         )
-    for label, value in zip(labels, np.asarray(occupancy), strict=True):
+    for label, value in zip(labels, np.asarray(sites.occupancy), strict=True):
         if not 0 < value <= FULL_OCCUPANCY:
             raise InputError(
                 found=f"occupancy {value:g} of {label} in {name}",
@@ -84,9 +86,7 @@ def check_tensors(name: str, labels: tuple[str, ...], u_cart: Float[Array, "site
 
 def check_distances(
     name: str,
-    labels: tuple[str, ...],
-    occupancy: Float[Array, " sites"],
-    fract: Float[Array, "sites 3"],
+    sites: Sites,
     atoms: Float[Array, "atoms 3"],
     atom_site: Int[Array, " atoms"],
     direct: Float[Array, "3 3"],
@@ -99,10 +99,10 @@ def check_distances(
     Args:
         fullest: largest sum that is no error.
     """
-    occupancy, told = np.asarray(occupancy), set()
+    labels, occupancy, told = sites.labels, np.asarray(sites.occupancy), set()
     notes: list[str] = []
     for site, label in enumerate(labels):
-        distance = symmetry.lattice_distance(atoms - fract[site], direct)
+        distance = symmetry.lattice_distance(atoms - sites.fract[site], direct)
         close = np.flatnonzero(distance < SHORTEST_DISTANCE)
         if len(close) == 1:
             continue

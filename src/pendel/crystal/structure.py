@@ -1,7 +1,9 @@
 """The crystal: cell, operations and asymmetric-unit sites as arrays, with the constraints of every special position."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+import gemmi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +24,9 @@ from pendel.crystal.checks import (
     check_sites,
     check_tensors,
 )
+from pendel.crystal.sites import Sites
 
-ELEMENTS = tuple(
-    """
-    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
-    Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au
-    Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr
-    """.split()  # noqa: SIM905
-)  # symbol of atomic number Z at index Z - 1
+ELEMENTS = tuple(gemmi.Element(z).name for z in range(1, 104))  # H to Lr; symbol of atomic number Z at index Z - 1
 POSITION_NOTE = 1e-3  # Å; smaller moves onto a special position are rounding and go unmentioned
 TENSOR_NOTE = 0.05  # of U_eq, likewise
 SHARED_POSITION, SHARED_TENSOR = 1e-3, 1e-6  # Å, Å²; sites that agree so well are refined as one
@@ -73,12 +70,7 @@ def make_crystal(
     spacegroup: str,
     rotations: Int[Array, "ops 3 3"],
     translations: Float[Array, "ops 3"],
-    labels: tuple[str, ...],
-    elements: tuple[str, ...],
-    fract: Float[Array, "sites 3"],
-    u_aniso: Float[Array, "sites 3 3"],
-    occupancy: Float[Array, " sites"],
-    isotropic: tuple[bool, ...],
+    sites: Sites,
     notes: tuple[str, ...] = (),
     fullest: float = FULL_OCCUPANCY,
 ) -> Crystal:
@@ -88,8 +80,8 @@ def make_crystal(
     forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
     polar groups the mean position, weighted with occupancy times atomic number, is fixed and with it the origin.
 
-    Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
-    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies at one position.
+    Args as the fields of `Crystal`: cell [Å, degrees], operations x' = R x + t.
+    fullest: largest sum of the occupancies at one position.
 
     Raises InputError for an impossible cell, operations that form no group or do not fit the cell, unknown elements,
     repeated labels, occupancies out of range, tensors that are not positive definite, atoms closer than 0.5 Å.
@@ -98,42 +90,49 @@ def make_crystal(
     found = list(notes)
     direct = check_cell(name, cell)
     found += check_operations(name, direct, rotations, translations)
-    check_sites(name, labels, occupancy)
-    numbers = atomic_numbers(elements)
-    fract, held, moved = _symmetrised_positions(labels, fract, rotations, translations, direct)
+    check_sites(name, sites)
+    numbers = atomic_numbers(sites.elements)
+    fract, held, moved = _symmetrised_positions(sites, rotations, translations, direct)
     turns = symmetry.cartesian_rotations(rotations, direct)
-    u_aniso, changed = _symmetrised_tensors(labels, isotropic, u_aniso, [turns[ops] for ops in held], cell)
-    check_tensors(name, labels, np.asarray(u_cartesian(u_aniso, cell)))
+    site_turns = [turns[ops] for ops in held]
+    u_aniso, changed = _symmetrised_tensors(sites, site_turns, cell)
+    check_tensors(name, sites.labels, np.asarray(u_cartesian(u_aniso, cell)))
     orbits = [symmetry.orbit(site, rotations, translations, direct) for site in fract]
     atom_site = np.repeat(np.arange(len(fract)), [len(ops) for ops in orbits])
     atom_op = np.concatenate(orbits)
     atoms = np.einsum("aij,aj->ai", rotations[atom_op], fract[atom_site]) + translations[atom_op]
-    found += moved + changed + check_distances(name, labels, occupancy, fract, atoms, atom_site, direct, fullest)
-    site_turns = [turns[ops] for ops in held]
+    occupancy = np.asarray(sites.occupancy, dtype=float)
+    sites = replace(sites, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
+    found += moved + changed + check_distances(name, sites, atoms, atom_site, direct, fullest)
     polar = symmetry.polar_directions(rotations, direct)
     if len(polar):
         found.append(f"the origin floats along {_directions(polar, direct)}: the mean position is held there")
-    weights = np.array([len(ops) for ops in orbits]) * np.asarray(occupancy) * numbers
+    weights = np.array([len(ops) for ops in orbits]) * occupancy * numbers
     directions = _position_basis(site_turns, _tied_positions(fract, direct), polar, weights)
     return Crystal(
         name=name,
         cell=cell,
         spacegroup=spacegroup,
-        labels=labels,
-        elements=elements,
-        isotropic=isotropic,
-        partly_occupied=tuple(int(site) for site in np.flatnonzero(np.asarray(occupancy) < 1)),
+        partly_occupied=tuple(int(site) for site in np.flatnonzero(occupancy < 1)),
         notes=tuple(dict.fromkeys(found)),  # of a crystal made anew, it has found some before
-        fract=fract,
-        u_aniso=u_aniso,
-        occupancy=np.asarray(occupancy, dtype=float),
+        **_columns(sites),
         rotations=rotations,
         translations=translations,
         atom_site=atom_site,
         atom_op=atom_op,
         position_basis=directions @ np.linalg.inv(direct).T,
-        adp_basis=_adp_basis(site_turns, _tied_tensors(fract, u_aniso, isotropic, direct), isotropic),
+        adp_basis=_adp_basis(site_turns, _tied_tensors(sites, direct), sites.isotropic),
     )
+
+
+def sites_of(crystal: Crystal) -> Sites:
+    """The sites that a crystal has now, e.g. to make it anew in another cell."""
+    return Sites(**_columns(crystal))
+
+
+def _columns(holder: Sites | Crystal) -> dict[str, Any]:
+    """The fields of `Sites`, which `Crystal` has, too."""
+    return {column.name: getattr(holder, column.name) for column in fields(Sites)}
 
 
 def atomic_numbers(elements: tuple[str, ...]) -> Int[Array, " sites"]:
@@ -168,10 +167,10 @@ def is_centrosymmetric(crystal: Crystal) -> bool:
     return bool(np.any(np.all(np.asarray(crystal.rotations) == -np.eye(3, dtype=int), axis=(1, 2))))
 
 
-def _symmetrised_positions(labels, fract, rotations, translations, direct):
+def _symmetrised_positions(sites: Sites, rotations, translations, direct):
     """Positions on their symmetry elements, the stabiliser of each, and notes on sites that moved."""
     settled, held, notes = [], [], []
-    for label, site in zip(labels, np.asarray(fract, dtype=float), strict=True):
+    for label, site in zip(sites.labels, np.asarray(sites.fract, dtype=float), strict=True):
         position, operations = symmetry.symmetrise_position(site, rotations, translations, direct)
         distance = float(np.linalg.norm(direct @ (position - site)))
         if distance > POSITION_NOTE:
@@ -181,12 +180,11 @@ def _symmetrised_positions(labels, fract, rotations, translations, direct):
     return np.stack(settled), held, notes
 
 
-def _symmetrised_tensors(labels, isotropic, u_aniso, site_rotations, cell):
+def _symmetrised_tensors(sites: Sites, site_rotations, cell):
     """CIF U_ij with only what the site allows, and notes on tensors that changed."""
     tensors, notes = [], []
-    for label, is_isotropic, tensor, turns in zip(
-        labels, isotropic, np.asarray(u_cartesian(np.asarray(u_aniso, dtype=float), cell)), site_rotations, strict=True
-    ):
+    given = np.asarray(u_cartesian(np.asarray(sites.u_aniso, dtype=float), cell))
+    for label, is_isotropic, tensor, turns in zip(sites.labels, sites.isotropic, given, site_rotations, strict=True):
         equivalent = np.trace(tensor) / 3
         allowed = equivalent * np.eye(3) if is_isotropic else symmetry.symmetrise_tensor(tensor, turns)
         change = np.max(np.abs(allowed - tensor))
@@ -206,11 +204,12 @@ def _tied_positions(fract, direct):
     return _leaders(symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION)
 
 
-def _tied_tensors(fract, u_aniso, isotropic, direct):
+def _tied_tensors(sites: Sites, direct):
     """Leaders of sites that share position, tensor and its kind."""
+    fract, u_aniso, isotropic = sites.fract, sites.u_aniso, np.array(sites.isotropic)
     same = symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION
     same &= np.max(np.abs(u_aniso[:, None] - u_aniso[None]), axis=(-2, -1)) < SHARED_TENSOR
-    return _leaders(same & (np.array(isotropic)[:, None] == np.array(isotropic)[None]))
+    return _leaders(same & (isotropic[:, None] == isotropic))
 
 
 def _position_basis(site_rotations, leaders, polar, weights):

@@ -8,6 +8,7 @@ import numpy as np
 from pendel.base import InputError, Note
 from pendel.crystal.cell import Cell
 from pendel.crystal.checks import FULL_OCCUPANCY
+from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif_sites import Site, read_sites
 from pendel.files.spacegroup import read_spacegroup
@@ -56,22 +57,21 @@ def read_crystal(
         spacegroup=group.symbol,
         rotations=group.rotations,
         translations=group.translations,
+        sites=_columns(sites),
         notes=(*group.notes, *notes),
         fullest=fullest,
-        **_columns(sites),
     )
 
 
-def _columns(sites: list[Site]) -> dict:
-    """The sites as arguments of `make_crystal`."""
-    return {
-        "labels": tuple(site.label for site in sites),
-        "elements": tuple(site.element for site in sites),
-        "fract": np.array([site.fract for site in sites]),
-        "u_aniso": np.array([site.u_aniso for site in sites]),
-        "occupancy": np.array([site.occupancy for site in sites]),
-        "isotropic": tuple(site.isotropic for site in sites),
-    }
+def _columns(rows: list[Site]) -> Sites:
+    return Sites(
+        labels=tuple(row.label for row in rows),
+        elements=tuple(row.element for row in rows),
+        fract=np.array([row.fract for row in rows]),
+        u_aniso=np.array([row.u_aniso for row in rows]),
+        occupancy=np.array([row.occupancy for row in rows]),
+        isotropic=tuple(row.isotropic for row in rows),
+    )
 
 
 def _document(path: Path) -> gemmi.cif.Document:

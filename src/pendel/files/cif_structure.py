@@ -5,7 +5,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array
-from pendel.crystal.cell import direct_matrix, reciprocal_matrix, u_cartesian, u_equivalent
+from pendel.crystal.cell import u_cartesian, u_equivalent
+from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.crystal.tabulated import operation
 from pendel.files.numbers import format_su, set_item
@@ -16,25 +17,15 @@ _TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # 11 22 33 23 13 12
 
 def add_structure(
     block: gemmi.cif.Block,
-    crystal: Crystal,
-    *,
-    fract_su: Float[Array, "sites 3"] | None = None,
-    u_aniso_su: Float[Array, "sites 3 3"] | None = None,
-    u_equivalent_su: Float[Array, "sites"] | None = None,
-    occupancy_su: Float[Array, "sites"] | None = None,
+    refined: Refined,
     scattering_source: str | None = None,
 ) -> None:
-    """Add space group, operations, elements and sites to a block.
+    """Add space group, operations, elements and sites to a block; where an uncertainty is zero, none is written.
 
-    su arrays: standard uncertainties of the fields of the same name (fractional, Å²), zero where a value is fixed.
-    u_equivalent_su: of U_eq; without it, it is propagated from u_aniso_su as if the six U_ij were independent.
     scattering_source: where the form factors come from.
     """
+    crystal = refined.crystal
     sites = len(crystal.labels)
-    fract_su = np.zeros((sites, 3)) if fract_su is None else np.asarray(fract_su)
-    tensor_su = np.zeros((sites, 3, 3)) if u_aniso_su is None else np.asarray(u_aniso_su)
-    sphere_su = _equivalent_su(crystal, tensor_su) if u_equivalent_su is None else np.asarray(u_equivalent_su)
-    occupied_su = np.zeros(sites) if occupancy_su is None else np.asarray(occupancy_su)
     set_item(block, "_space_group_name_H-M_alt", crystal.spacegroup)
     loop = block.init_loop("_space_group_symop_", ["id", "operation_xyz"])
     for number, index in enumerate(np.argsort(operation_numbers(crystal))):
@@ -49,10 +40,11 @@ def add_structure(
     multiplicity = np.bincount(crystal.atom_site, minlength=sites)
     spheres = np.asarray(u_equivalent(crystal.u_aniso, crystal.cell))
     for site, label in enumerate(crystal.labels):
-        position = [format_su(float(crystal.fract[site, axis]), float(fract_su[site, axis])) for axis in range(3)]
-        sphere = format_su(float(spheres[site]), float(sphere_su[site]), decimals=5)
+        coordinates = zip(crystal.fract[site], refined.fract_su[site], strict=True)
+        position = [format_su(float(x), float(su)) for x, su in coordinates]
+        sphere = format_su(float(spheres[site]), float(refined.u_equivalent_su[site]), decimals=5)
         kind = "Uiso" if crystal.isotropic[site] else "Uani"
-        occupied = format_su(float(crystal.occupancy[site]), float(occupied_su[site]), decimals=4)
+        occupied = format_su(float(crystal.occupancy[site]), float(refined.occupancy_su[site]), decimals=4)
         row = [gemmi.cif.quote(label), crystal.elements[site], *position, sphere, kind, occupied]
         loop.add_row([*row, str(multiplicity[site])])
     anisotropic = [site for site in range(sites) if not crystal.isotropic[site]]
@@ -60,7 +52,7 @@ def add_structure(
         tags = [f"U_{i + 1}{j + 1}" for i, j in _TENSOR]
         loop = block.init_loop("_atom_site_aniso_", ["label", *tags])
         for site in anisotropic:
-            values = _tensor_values(crystal, site, tensor_su[site])
+            values = _tensor_values(crystal, site, refined.u_aniso_su[site])
             loop.add_row([gemmi.cif.quote(crystal.labels[site]), *values])
 
 
@@ -83,13 +75,3 @@ def operation_numbers(crystal: Crystal) -> Int[Array, " ops"]:
     plain = np.all(np.asarray(crystal.rotations) == np.eye(3, dtype=int), axis=(1, 2))
     identity = plain & np.all(np.mod(np.asarray(crystal.translations), 1) == 0, axis=1)
     return np.argsort(np.argsort(~identity, kind="stable"), kind="stable") + 1
-
-
-def _equivalent_su(crystal: Crystal, tensor_su: Float[Array, "sites 3 3"]) -> Float[Array, "sites"]:
-    """Uncertainty of U_eq = sum_ij c_ij U_ij with c_ij = a*_i a*_j (a_i . a_j) / 3, for independent U_ij, i <= j."""
-    direct, reciprocal = direct_matrix(crystal.cell), reciprocal_matrix(crystal.cell)
-    lengths = np.linalg.norm(reciprocal, axis=0)
-    coefficients = np.outer(lengths, lengths) * (direct.T @ direct) / 3
-    upper = np.triu(2 * coefficients) - np.diag(np.diag(coefficients))
-    independent = np.sqrt(((upper * tensor_su) ** 2).sum((1, 2)))
-    return np.where(crystal.isotropic, tensor_su[:, 0, 0], independent)

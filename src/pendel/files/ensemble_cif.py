@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array
+from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.files.numbers import set_item
 from pendel.files.refined_cif import add_heading, add_structure, block_name
@@ -48,5 +49,5 @@ def write_ensemble_cif(
         )
         add_heading(block, drawn)
         set_item(block, "_refine_special_details", f"Draw {number + 1} of {len(rows)} from the posterior distribution.")
-        add_structure(block, drawn)
+        add_structure(block, unrefined(drawn))
     write_text(path, document.as_string())

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.crystal.cell import volume
+from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment, frame_rotations
 from pendel.files.refined_cif import add_structure, block_name
@@ -51,7 +52,7 @@ def write_pets(
         for index, (about_x, about_y) in enumerate(np.asarray(misorientation_deg)):
             loop.add_row([str(index), f"{about_x:.6f}", f"{about_y:.6f}", "0"])
     if truth is not None:
-        add_structure(block, truth)
+        add_structure(block, unrefined(truth))
     _add_reflections(block, experiment)
     write_text(path, document.as_string())
 

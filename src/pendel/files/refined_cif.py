@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.crystal.cell import volume
+from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.files.cif_facts import Facts, add_measurement, add_results
@@ -29,40 +30,26 @@ _CELL_ITEMS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", 
 
 def write_refined_cif(
     path: str | os.PathLike[str],
-    crystal: Crystal,
+    refined: Refined,
     *,
-    fract_su: Float[Array, "sites 3"] | None,
-    u_aniso_su: Float[Array, "sites 3 3"] | None,
     experiments: Sequence[Experiment],
     facts: Facts,
-    u_equivalent_su: Float[Array, "sites"] | None = None,
-    occupancy_su: Float[Array, "sites"] | None = None,
     fract_draws: Float[Array, "draws sites 3"] | None = None,
     calculated: Calculated | None = None,
 ) -> None:
-    """Write the structure in `crystal` and the facts of its refinement; nothing is taken over from an input file.
+    """Write a refined structure and the facts of its refinement; nothing is taken over from an input file.
 
-    su arrays: standard uncertainties of the fields of the same name (fractional, Å²); zero where symmetry or the
-    refinement fixes a value, which is then written without one. u_equivalent_su: of U_eq; without it, it is propagated
-    from u_aniso_su as if the six U_ij were independent. fract_draws: coordinates of posterior draws; with them, bonds
-    and angles are written. calculated: with it, the reflections are written.
-    facts: numbers of the refinement; what is not known is left out.
+    facts: numbers of the refinement; what is not known is left out. fract_draws: coordinates of posterior draws; with
+    them, bonds and angles are written. calculated: with it, the reflections are written.
     The file is replaced whole. Raises InputError when it cannot be written.
     """
+    crystal = refined.crystal
     document = gemmi.cif.Document()
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
     add_results(block, facts, crystal.notes)
-    add_structure(
-        block,
-        crystal,
-        fract_su=fract_su,
-        u_aniso_su=u_aniso_su,
-        u_equivalent_su=u_equivalent_su,
-        occupancy_su=occupancy_su,
-        scattering_source=SCATTERING_SOURCE,
-    )
+    add_structure(block, refined, SCATTERING_SOURCE)
     if fract_draws is not None:
         add_geometry(block, crystal, fract_draws)
     if calculated is not None:

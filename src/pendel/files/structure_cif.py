@@ -4,6 +4,7 @@ import os
 
 import gemmi
 
+from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.files.refined_cif import add_heading, add_structure, block_name
 from pendel.files.whole_file import write_text
@@ -17,5 +18,5 @@ def write_structure_cif(path: str | os.PathLike[str], crystal: Crystal) -> None:
     document = gemmi.cif.Document()
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
-    add_structure(block, crystal)
+    add_structure(block, unrefined(crystal))
     write_text(path, document.as_string())

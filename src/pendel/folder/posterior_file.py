@@ -11,9 +11,10 @@ from arviz_base import dict_to_dataset
 from jaxtyping import Bool, Int
 
 from pendel.base import Array, suffix
+from pendel.crystal.refined import Refined
 from pendel.experiment.frames import Experiment, central_vectors, relative_excitation
 from pendel.files.whole_file import whole_file
-from pendel.folder.structure_group import AXES, GROUP, Refined, structure_group
+from pendel.folder.structure_group import AXES, GROUP, structure_group
 
 STRUCTURE_DIMS = {
     "fract": ["site", "axis"],

@@ -1,27 +1,14 @@
 """The refined structure as a group of the posterior file, and back: the numbers of the CIF before they are rounded."""
 
-import dataclasses
-
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
-from pendel.base import Array
-from pendel.crystal.structure import Crystal, make_crystal
+from pendel.crystal.refined import Refined
+from pendel.crystal.sites import Sites
+from pendel.crystal.structure import make_crystal
 
 GROUP = "structure_data"
 AXES = ("x", "y", "z")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Refined:
-    """The refined structure and the standard uncertainties of its numbers; zero where symmetry fixes them."""
-
-    crystal: Crystal
-    fract_su: Float[Array, "sites 3"]
-    u_aniso_su: Float[Array, "sites 3 3"]  # Å²
-    u_equivalent_su: Float[Array, "sites"]  # Å²
-    occupancy_su: Float[Array, "sites"]
 
 
 def structure_group(refined: Refined) -> xr.Dataset:
@@ -60,12 +47,14 @@ def read_structure(group: xr.Dataset) -> Refined:
         spacegroup=str(group.attrs["spacegroup"]),
         rotations=group["rotation"].values,
         translations=group["translation"].values,
-        labels=tuple(map(str, group["site"].values)),
-        elements=tuple(map(str, group["element"].values)),
-        fract=group["fract"].values,
-        u_aniso=group["U_aniso"].values,
-        occupancy=group["occupancy"].values,
-        isotropic=tuple(map(bool, group["isotropic"].values)),
+        sites=Sites(
+            labels=tuple(map(str, group["site"].values)),
+            elements=tuple(map(str, group["element"].values)),
+            fract=group["fract"].values,
+            u_aniso=group["U_aniso"].values,
+            occupancy=group["occupancy"].values,
+            isotropic=tuple(map(bool, group["isotropic"].values)),
+        ),
         fullest=np.inf,
     )
     return Refined(

@@ -9,29 +9,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pendel.base import Array
 from pendel.crystal.cell import u_equivalent
-from pendel.crystal.structure import Crystal
+from pendel.crystal.refined import Refined
 from pendel.files.numbers import format_su
 from pendel.maps.difference_map import Map, Peak
 
 
-def closing_table(
-    summary: Mapping[str, Any],
-    crystal: Crystal,
-    *,
-    fract_su: Float[Array, "sites 3"],
-    u_equivalent_su: Float[Array, "sites"],
-) -> RenderableType:
+def closing_table(summary: Mapping[str, Any], refined: Refined) -> RenderableType:
     """R factors with their numbers of reflections, the thickness, and the sites with standard uncertainties.
 
     Args:
         summary: the contents of summary.json.
-        crystal: the refined structure.
-        fract_su: of the fractional coordinates, zero where symmetry fixes them.
-        u_equivalent_su: [Å²].
     """
-    parts: list[RenderableType] = [_agreement(summary), _sites(crystal, fract_su, u_equivalent_su)]
+    parts: list[RenderableType] = [_agreement(summary), _sites(refined)]
     thickness = summary.get("thickness_mean_angstrom")
     if thickness is not None:
         low, high = summary["thickness_min_angstrom"], summary["thickness_max_angstrom"]
@@ -84,14 +74,16 @@ def _agreement(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _sites(crystal: Crystal, fract_su: Array, u_equivalent_su: Array) -> Table:
+def _sites(refined: Refined) -> Table:
+    crystal = refined.crystal
     table = Table(title=f"{crystal.name}, {crystal.spacegroup}")
     for column in ("site", "x", "y", "z", "U_eq / Å²", "occupancy"):
         table.add_column(column, justify="left" if column == "site" else "right")
     spheres = np.asarray(u_equivalent(crystal.u_aniso, crystal.cell))
     for site, label in enumerate(crystal.labels):
-        position = [format_su(float(x), float(su)) for x, su in zip(crystal.fract[site], fract_su[site], strict=True)]
-        sphere = format_su(float(spheres[site]), float(u_equivalent_su[site]), decimals=5)
+        coordinates = zip(crystal.fract[site], refined.fract_su[site], strict=True)
+        position = [format_su(float(x), float(su)) for x, su in coordinates]
+        sphere = format_su(float(spheres[site]), float(refined.u_equivalent_su[site]), decimals=5)
         table.add_row(label, *position, sphere, f"{crystal.occupancy[site]:g}")
     return table
 

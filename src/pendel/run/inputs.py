@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from pendel.base import Array, InputError
-from pendel.crystal.structure import Crystal, make_crystal
+from pendel.crystal.structure import Crystal, make_crystal, sites_of
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, select, split, thin
 from pendel.files.cif import read_crystal
@@ -90,11 +90,6 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
         spacegroup=crystal.spacegroup,
         rotations=crystal.rotations,
         translations=crystal.translations,
-        labels=crystal.labels,
-        elements=crystal.elements,
-        fract=crystal.fract,
-        u_aniso=crystal.u_aniso,
-        occupancy=crystal.occupancy,
-        isotropic=crystal.isotropic,
+        sites=sites_of(crystal),
         notes=crystal.notes,
     )

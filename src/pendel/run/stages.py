@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pendel.base import Array, kind_of
+from pendel.crystal.refined import Refined
 from pendel.folder.run_folder import DIFFERENCE, Key
 from pendel.folder.stage_keys import Stage, stage_keys
-from pendel.folder.structure_group import Refined
 from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
 from pendel.infer.layout import Layout

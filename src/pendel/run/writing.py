@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array, suffix
+from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal, u_equivalent
 from pendel.files.cif_facts import facts_of
 from pendel.files.cif_reflections import Calculated
@@ -17,7 +18,6 @@ from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.refined_cif import write_refined_cif
 from pendel.files.reflections_csv import write_reflections
 from pendel.folder.posterior_file import Posterior, posterior_tree
-from pendel.folder.structure_group import Refined
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
 from pendel.model.load import diffraction_theory, model_options
 from pendel.model.thickness_prior import thickness_facts
@@ -82,11 +82,7 @@ def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, R
     Posterior(tree).save(folder / "posterior.nc")
     write_refined_cif(
         folder / "refined.cif",
-        refined.crystal,
-        fract_su=refined.fract_su,
-        u_aniso_su=refined.u_aniso_su,
-        u_equivalent_su=refined.u_equivalent_su,
-        occupancy_su=refined.occupancy_su,
+        refined,
         experiments=run.problem.experiments,
         facts=facts_of(summary),
         fract_draws=np.asarray(found.draws["fract"]),

@@ -69,7 +69,7 @@ def propagate_chebyshev(
     operands = (stacked.astype(real), shifted.astype(real), flux.astype(real), damping.astype(real), coefficient)
     if is_native():
         present = jnp.full(len(radius), flux.shape[1]) if beams is None else jnp.asarray(beams)
-        sums = native_recurrence(*operands, needed, present.astype(jnp.int32), rows, mode)
+        sums = native_recurrence(operands, needed, present.astype(jnp.int32), rows, mode)
     else:
         run = recurrence if mode == "forward" else _reversible_recurrence
         sums = run(*operands, jnp.minimum(-(-jnp.max(needed) // BLOCK), budget // BLOCK), rows)

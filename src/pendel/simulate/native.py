@@ -83,11 +83,7 @@ def _processor() -> bytes:
 
 
 def native_recurrence(
-    interaction: Float[Array, "segments parts beams beams"],
-    shifted: Float[Array, "segments beams tilts"],
-    flux: Float[Array, "segments beams tilts"],
-    damping: Float[Array, " segments"],
-    coefficient: Float[Array, "segments sums terms"],
+    operands: tuple[Array, ...],
     steps: Int[Array, " segments"],
     beams: Int[Array, " segments"],
     rows: int,
@@ -96,12 +92,13 @@ def native_recurrence(
     """Even and odd sums over k of c_k X_k, as `chebyshev.recurrence` defines them; differentiable in `mode`.
 
     Args:
-        damping: Im c / R of each segment.
+        operands: interaction [segments parts beams beams], diagonal and flux [segments beams tilts], damping
+            Im c / R [segments], and coefficients [segments sums terms].
         steps: terms that each segment needs.
         beams: beams of each segment; what follows them is padding.
     """
     run = _forward_mode if mode == "forward" else _reverse_mode
-    return run(interaction, shifted, flux, damping, coefficient, steps, beams, rows)
+    return run(*operands, steps, beams, rows)
 
 
 def _call(kind, outputs, rows, batched, *arguments):

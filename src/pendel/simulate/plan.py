@@ -28,14 +28,14 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """What a plan is made with; the arguments of `make_plan` with numbers for what follows from the data."""
+    """What a plan is made with: the arguments of `make_plan` with numbers for what follows from the data."""
 
     g_max: float  # Å⁻¹
     sg_max: float  # Å⁻¹
     tilts: int
     thickness_max: float  # Å
-    dtype: str
-    form_factor_table: str
+    dtype: str = "float32"
+    form_factor_table: str = "lobato"  # or "peng"
 
 
 @partial(
@@ -97,7 +97,6 @@ def make_plan(
     thickness_max: float = 3000.0,
     tilt: Float[Array, "frames 2"] | None = None,
     dtype: str = "float32",
-    form_factor_table: str = "lobato",
 ) -> Plan:
     """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, and pad them to few sizes.
 
@@ -108,7 +107,6 @@ def make_plan(
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         tilt: frame tilts around which the beams are selected [deg].
         dtype: precision of the propagator, "float32" or "float64".
-        form_factor_table: "lobato" or "peng".
 
     Raises:
         InputError: no measured reflection is among the beams.
@@ -119,7 +117,6 @@ def make_plan(
         tilts=tilts or default_tilts(experiment, thickness_max / 3),
         thickness_max=thickness_max,
         dtype=dtype,
-        form_factor_table=form_factor_table,
     )
     return plan_with(crystal, experiment, settings, tilt)
 
@@ -127,7 +124,7 @@ def make_plan(
 def plan_with(
     crystal: Crystal, experiment: Experiment, settings: PlanSettings, tilt: Float[Array, "frames 2"] | None
 ) -> Plan:
-    """`make_plan` with a record of its settings."""
+    """`make_plan` with a record of its settings, which also chooses the table of form factors."""
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
     row = beam_axis_row(start)
     cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
