@@ -48,7 +48,7 @@ def show_coordinates(outcome: pendel.Outcome) -> None:
 def show_truth(outcome: pendel.Outcome) -> None:
     """The embedded example was simulated: its data file holds the truth, which the refinement has not read."""
     print(f"\n{'parameter':<10}{'truth':>10}{'start':>10}{'refined':>14}{'z':>8}")
-    for name, truth, start, refined, su in demo_rows(example(), outcome.refined):
+    for name, truth, start, refined, su in demo_rows(example().structure, example().data, outcome.refined):
         value = format_su(refined, su, decimals=5)
         print(f"{name:<10}{truth:>10.5f}{start:>10.5f}{value:>14}{(refined - truth) / su:>8.2f}")
 

@@ -7,6 +7,9 @@ import numpy as np
 
 type Array = jax.Array | np.ndarray
 
+NO_HYDROGEN = "no hydrogen"  # kind of the note that says how many sites were left out
+OVERFULL = "overfull"  # kind of the note on a place with more than one atom
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.

@@ -14,7 +14,6 @@ import pooch
 
 from pendel.base import InputError
 from pendel.files.whole_file import DISK_ERRORS, cannot_write, write_bytes
-from pendel.folder.stage_keys import file_hash
 
 REGISTRY = "datasets.json"
 ELSEWHERE = "choose another folder with --to"
@@ -83,7 +82,7 @@ def fetch(dataset: DataSet, folder: Path) -> tuple[Fetched, ...]:
 
 def _fetch_file(dataset: DataSet, file: DataFile, target: Path) -> Fetched:
     if target.exists():
-        if file_hash(target) == file.sha256:
+        if pooch.file_hash(str(target), alg="sha256") == file.sha256:
             return Fetched(path=target, is_new=False)
         raise InputError(
             found=f"the file {target} is not that of the data set {dataset.name}",

@@ -12,13 +12,12 @@ from pendel.report.page import write_page
 from pendel.run.clock import CompileClock
 from pendel.run.fitting import Progress, Run
 from pendel.run.inputs import read_problem
-from pendel.run.plans import first_plans
+from pendel.run.plans import bounded, first_plans
 from pendel.run.processes import is_first, wait_for_all
 from pendel.run.settings import Settings
 from pendel.run.stages import run_stages
 from pendel.run.tuning import Tuning
 from pendel.run.writing import Summary
-from pendel.simulate.cost import within_memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def refine(
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
     check_folder(out, key, force=force)
-    plans = within_memory(problem.crystal, first_plans(problem, settings), settings.memory)
+    plans = bounded(problem, settings, first_plans(problem, settings))
     folder = _claim(out, key, force=force, seed=settings.seed)
     with clock:
         run = Run(

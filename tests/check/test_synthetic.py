@@ -109,6 +109,6 @@ def test_only_free_numbers_are_compared(truth):
         u_equivalent_su=np.full(2, 1e-3),
         occupancy_su=np.zeros(2),
     )
-    rows = demo_rows(example(), sure)
+    rows = demo_rows(example().structure, example().data, sure)
     assert len(rows) == 14
     assert all(refined == value for _, value, _, refined, _ in rows)

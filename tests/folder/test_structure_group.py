@@ -6,8 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pendel import read_crystal
-from pendel.base import kind_of
-from pendel.crystal.checks import OVERFULL
+from pendel.base import OVERFULL, kind_of
 from pendel.crystal.refined import Refined
 from pendel.datasets import example
 from pendel.folder.structure_group import read_structure, structure_group

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import pendel
+from pendel.base import NO_HYDROGEN
 from pendel.datasets import example
-from pendel.files.cif import NO_HYDROGEN
 from pendel.folder.reader import read_run_files
 from pendel.infer.guide.svi import SviTuning
 from pendel.judge.frames import flagged_frames, r_obs_of_frames

@@ -1,5 +1,7 @@
 """The embedded example: a synthetic quartz experiment whose truth is known."""
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float
 
@@ -7,15 +9,17 @@ from pendel.base import Array
 from pendel.crystal.cell import u_from_cartesian
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
-from pendel.datasets import Example
 from pendel.files.cif import read_crystal
 
 TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # U_11 U_22 U_33 U_23 U_13 U_12
 
 
-def demo_rows(files: Example, refined: Refined) -> list[tuple[str, float, float, float, float]]:
-    """(name, truth, start, refined, su) of every free coordinate and every free U_ij [Å²]."""
-    truth, start = read_crystal(files.data), read_crystal(files.structure)
+def demo_rows(structure: Path, data: Path, refined: Refined) -> list[tuple[str, float, float, float, float]]:
+    """(name, truth, start, refined, su) of every free coordinate and every free U_ij [Å²].
+
+    structure: the start. data: simulated measurements with the truth inside.
+    """
+    truth, start = read_crystal(data), read_crystal(structure)
     crystal = refined.crystal
     rows = []
     for site, label in enumerate(crystal.labels):

@@ -24,17 +24,16 @@ from pendel.datasets import example
 from pendel.files.cif import read_crystal
 from pendel.files.structure_cif import write_structure_cif
 from pendel.judge.compare import comparison, hands, read_run
-from pendel.maps.run_map import map_run
+from pendel.maps.run_map import map_run, peak_table
 from pendel.refine import Outcome
 from pendel.refine import refine as run_refinement
 from pendel.report.comparison import comparison_report, keep_comparison
 from pendel.report.page import write_page
-from pendel.report.tables import closing_table, comparison_table, peak_table
+from pendel.report.tables import closing_table, comparison_table
 from pendel.run.inputs import read_problem
-from pendel.run.plans import first_plans
+from pendel.run.plans import bounded, first_plans
 from pendel.run.processes import is_first, join_processes
 from pendel.run.settings import Settings
-from pendel.simulate.cost import within_memory
 
 app = typer.Typer(
     help="Refine crystal structures against electron diffraction, with posteriors.",
@@ -81,7 +80,7 @@ def check(
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans, settings))
-        plans = within_memory(problem.crystal, plans, settings.memory)
+        plans = bounded(problem, settings, plans)
         if converge:
             for experiment, plan in zip(problem.experiments, plans, strict=True):
                 trials = convergence(problem.crystal, experiment, plan)
@@ -176,7 +175,7 @@ def demo(
     with plain_errors(out):
         files = example()
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
-        Console().print(comparison_table(demo_rows(files, outcome.refined)))
+        Console().print(comparison_table(demo_rows(files.structure, files.data, outcome.refined)))
 
 
 def main() -> None:

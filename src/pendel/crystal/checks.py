@@ -3,14 +3,13 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.base import Array, InputError, Note
+from pendel.base import OVERFULL, Array, InputError, Note
 from pendel.crystal import symmetry
 from pendel.crystal.cell import Cell, direct_matrix
 from pendel.crystal.sites import Sites
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
-OVERFULL = "overfull"  # kind of the note on a place with more than one atom
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from pendel.base import InputError, Note
+from pendel.base import NO_HYDROGEN, InputError, Note
 from pendel.crystal.cell import Cell
 from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.sites import Sites
@@ -13,7 +13,6 @@ from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif_sites import Site, read_sites
 from pendel.files.spacegroup import read_spacegroup
 
-NO_HYDROGEN = "no hydrogen"  # kind of the note that says how many sites were left out
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 

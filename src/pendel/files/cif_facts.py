@@ -9,9 +9,8 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from pendel.base import kind_of
+from pendel.base import NO_HYDROGEN, kind_of
 from pendel.experiment.frames import Experiment
-from pendel.files.cif import NO_HYDROGEN
 from pendel.files.numbers import format_su, set_item
 from pendel.files.whole_file import write_text
 

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
-from pendel.base import kind_of
-from pendel.crystal.checks import OVERFULL
+from pendel.base import NO_HYDROGEN, OVERFULL, kind_of
 from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
-from pendel.files.cif import NO_HYDROGEN
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import fraction_of_missing_information
 from pendel.judge.frames import flagged_frames

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpyro import handlers
+from rich.console import RenderableType
+from rich.table import Table
 
 from pendel.base import Array, InputError
 from pendel.crystal.structure import Crystal
@@ -22,7 +24,6 @@ from pendel.run.inputs import Problem, read_problem
 from pendel.run.plans import final_plans
 from pendel.run.settings import settings_from
 from pendel.simulate import Illumination, Plan, simulate_intensities
-from pendel.simulate.cost import within_memory
 
 PEAKS = 10
 LABEL = "difference potential [V], observed - calculated, dynamical"
@@ -58,6 +59,21 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
     return difference, peaks
 
 
+def peak_table(difference: Map, peaks: Sequence[Peak]) -> RenderableType:
+    """The highest peaks of a difference potential."""
+    misfit = f"mean squared residual {difference.misfit_before:.2f} before, {difference.misfit_after:.2f} after"
+    table = Table(
+        title=f"difference potential to {difference.resolution:.2f} Å⁻¹, rms {difference.rms:.3f} V; {misfit}"
+    )
+    for column in ("x", "y", "z", "potential / V", "height / rms", "closest site", "distance / Å"):
+        table.add_column(column, justify="right")
+    for peak in peaks:
+        place = (f"{x:.4f}" for x in peak.fract)
+        numbers = f"{peak.potential:.2f}", f"{peak.height:.1f}", peak.nearest, f"{peak.distance:.2f}"
+        table.add_row(*place, *numbers)
+    return table
+
+
 def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, Array]]:
     """Problem, model, plans and the values of all sites at the maximum of a run."""
     if not (run.path / RECORD).is_file() or "map" not in run.completed():
@@ -79,7 +95,7 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
     start = run.load_stage("start")["values"]
     model = with_options(load_model(settings.model), thickness=settings.thickness)
-    plans = within_memory(problem.crystal, final_plans(problem, settings, start), settings.memory)
+    plans = final_plans(problem, settings, start)
     return problem, model, plans, run.load_stage("map")["values"]
 
 

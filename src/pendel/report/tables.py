@@ -12,7 +12,6 @@ from rich.text import Text
 from pendel.crystal.cell import u_equivalent
 from pendel.crystal.refined import Refined
 from pendel.files.numbers import format_su
-from pendel.maps.difference_map import Map, Peak
 
 
 def closing_table(summary: Mapping[str, Any], refined: Refined) -> RenderableType:
@@ -85,19 +84,4 @@ def _sites(refined: Refined) -> Table:
         position = [format_su(float(x), float(su)) for x, su in coordinates]
         sphere = format_su(float(spheres[site]), float(refined.u_equivalent_su[site]), decimals=5)
         table.add_row(label, *position, sphere, f"{crystal.occupancy[site]:g}")
-    return table
-
-
-def peak_table(difference: Map, peaks: Sequence[Peak]) -> RenderableType:
-    """The highest peaks of a difference potential."""
-    misfit = f"mean squared residual {difference.misfit_before:.2f} before, {difference.misfit_after:.2f} after"
-    table = Table(
-        title=f"difference potential to {difference.resolution:.2f} Å⁻¹, rms {difference.rms:.3f} V; {misfit}"
-    )
-    for column in ("x", "y", "z", "potential / V", "height / rms", "closest site", "distance / Å"):
-        table.add_column(column, justify="right")
-    for peak in peaks:
-        place = (f"{x:.4f}" for x in peak.fract)
-        numbers = f"{peak.potential:.2f}", f"{peak.height:.1f}", peak.nearest, f"{peak.distance:.2f}"
-        table.add_row(*place, *numbers)
     return table

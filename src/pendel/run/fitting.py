@@ -20,12 +20,12 @@ from pendel.model.dataset import DataSet, data_sets
 from pendel.run.clock import CompileClock
 from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.run.inputs import Problem
-from pendel.run.plans import final_plans, first_plans
+from pendel.run.plans import bounded, final_plans, first_plans
 from pendel.run.scan import find_start, tilt_moves
 from pendel.run.settings import Settings
 from pendel.run.tuning import Tuning
 from pendel.simulate import Plan
-from pendel.simulate.cost import affordable_draws, within_memory
+from pendel.simulate.cost import affordable_draws
 from pendel.simulate.shard import shard_plan
 
 ROUNDS = 3  # of a fit that begins at a scan
@@ -99,8 +99,8 @@ class Run:
 def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     """Start and MAP of the coarse problem, then, if it leaves frames out, with all beams: sites and structure."""
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
-    start = scan_start(few, _within(few, first_plans(few.problem, few.settings)))
-    plans = _within(few, final_plans(few.problem, few.settings, start.values))
+    start = scan_start(few, bounded(few.problem, few.settings, first_plans(few.problem, few.settings)))
+    plans = final_plans(few.problem, few.settings, start.values)
     target = few.target(plans)
     fit = fit_structure(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
@@ -108,15 +108,11 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     if coarse.every == 1:
         return near
     all_beams = dataclasses.replace(few, settings=run.settings)
-    plans = _within(all_beams, final_plans(few.problem, run.settings, near.values))
+    plans = final_plans(few.problem, run.settings, near.values)
     target = few.target(plans)
     fit = fit_structure(all_beams, target, near, rounds=0, tolerance=APPROXIMATE)
     crystal, datasets = target.data[0]
     return Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
-
-
-def _within(run: Run, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
-    return within_memory(run.problem.crystal, plans, run.settings.memory)
 
 
 def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | None = None) -> Chosen:
@@ -130,9 +126,10 @@ def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | 
 def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     """Start of all frames after a coarse fit, with its beams: a scan, then every frame climbs by itself."""
     few_beams = dataclasses.replace(run, settings=coarse.settings)
-    start = scan_start(few_beams, _within(run, first_plans(run.problem, coarse.settings)), rough.values)
+    plans = bounded(run.problem, coarse.settings, first_plans(run.problem, coarse.settings))
+    start = scan_start(few_beams, plans, rough.values)
     start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every), others=())
-    plans = _within(run, final_plans(run.problem, coarse.settings, start.values))
+    plans = final_plans(run.problem, coarse.settings, start.values)
     target = run.target(plans)
     values, spreads = _site_values(target, start)
     found = climb_frames(target, start=values, spreads=spreads, progress=run.progress)

@@ -10,6 +10,7 @@ from pendel.base import Array, suffix
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
+from pendel.simulate.cost import within_memory
 from pendel.simulate.plan import default_tilts, fringes_per_tilt, resolving_tilts
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
@@ -32,7 +33,7 @@ def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
 
 
 def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
-    """Beams around the tilts that were found; tilts and expansion for the thickness that was found."""
+    """Beams around the tilts that were found; tilts and expansion for the thickness that was found; `bounded`."""
     plans = []
     for number, experiment in enumerate(problem.experiments):
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
@@ -46,7 +47,12 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
             tilt=values[f"tilt{suffix(number)}"],
         )
         plans.append(plan)
-    return tuple(plans)
+    return bounded(problem, settings, plans)
+
+
+def bounded(problem: Problem, settings: Settings, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The plans, in chunks so small that a fit stays within `--memory`; raises InputError where that is impossible."""
+    return within_memory(problem.crystal, plans, settings.memory)
 
 
 def widest(values: Mapping[str, Array], others: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:

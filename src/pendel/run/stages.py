@@ -39,7 +39,6 @@ from pendel.run.results import StageResult, chains_result, guided_result, laplac
 from pendel.run.settings import Settings
 from pendel.run.writing import Summary, write_stage
 from pendel.simulate import Plan
-from pendel.simulate.cost import within_memory
 from pendel.simulate.shard import shard_plan
 
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
@@ -110,7 +109,7 @@ def _start(run: Run, first: tuple[Plan, ...], *, is_coarse: bool) -> Chosen:
 
 def _plans(run: Run, start: Chosen, values: Mapping[str, Array]) -> tuple[Plan, ...]:
     """Beams and tilts of the fit for these values, over the devices; the record of the run says what they are."""
-    plans = within_memory(run.problem.crystal, final_plans(run.problem, run.settings, values), run.settings.memory)
+    plans = final_plans(run.problem, run.settings, values)
     notes = [{"kind": kind_of(note), "text": note} for note in run.problem.notes]
     derived = {"notes": notes, "thickness_basins_angstrom": start.basins.tolist()}
     derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
