@@ -168,7 +168,7 @@ def test_structure_cell_is_compared_with_the_header(write):
     assert experiment.cell == CELL
     refused(path, "structure cell", "same crystal", structure_cell=(5.5, *CELL[1:]))
     refused(path, "same crystal", structure_cell=(CELL[1], CELL[0], *CELL[2:]))
-    refused(path, "Structure cell", "volume", structure_cell=(5.0, 6.0, 7.0, 20.0, 20.0, 110.0))
+    refused(path, "the given structure", "volume", structure_cell=(5.0, 6.0, 7.0, 20.0, 20.0, 110.0))
     refused(path, "structure_cell", cell="structure")
 
 

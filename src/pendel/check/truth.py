@@ -6,12 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array
-from pendel.crystal.cell import u_from_cartesian
+from pendel.crystal.cell import TENSOR, u_from_cartesian
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.files.cif import read_crystal
-
-TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # U_11 U_22 U_33 U_23 U_13 U_12
 
 
 def demo_rows(structure: Path, data: Path, refined: Refined) -> list[tuple[str, float, float, float, float]]:

@@ -13,6 +13,8 @@ from pendel.base import Array
 
 type Cell = tuple[float, float, float, float, float, float]
 
+TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # U_11 U_22 U_33 U_23 U_13 U_12
+
 
 def direct_matrix(cell: Cell) -> Float[Array, "3 3"]:
     """Matrix A with columns a, b, c [Å] on Cartesian axes: r = A x."""

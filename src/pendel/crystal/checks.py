@@ -21,7 +21,7 @@ def check_cell(name: str, cell: Cell) -> Float[Array, "3 3"]:
         raise InputError(
             found=f"impossible cell {' '.join(f'{value:g}' for value in cell)} in {name}",
             expected="three lengths in Å and three angles in degrees that enclose a volume",
-            do="correct _cell_length_ and _cell_angle_ in the structure file",
+            do="correct _cell_length_ and _cell_angle_ in that file (zeros mean unknown)",
         )
     return direct_matrix(cell)
 

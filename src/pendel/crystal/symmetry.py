@@ -10,13 +10,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
+from pendel.crystal.cell import TENSOR
 
 SPECIAL_POSITION_TOLERANCE = 0.02  # Å; an image closer than this to its own site is the same atom
-_TENSOR_AXES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+type Rotations = Int[Array, "ops 3 3"]
+type Translations = Float[Array, "ops 3"]
+type Point = Float[Array, "3"]  # fractional
+type Matrix = Float[Array, "3 3"]
+
 _PROPER = 1e-6  # a residual below this length is numerically zero
 
 
-def cartesian_rotations(rotations: Int[Array, "ops 3 3"], direct: Float[Array, "3 3"]) -> Float[Array, "ops 3 3"]:
+def cartesian_rotations(rotations: Rotations, direct: Matrix) -> Float[Array, "ops 3 3"]:
     """Rotations A R A⁻¹ that act on Cartesian columns, for a direct matrix A with columns a, b, c [Å]."""
     return direct @ np.asarray(rotations) @ np.linalg.inv(direct)
 
@@ -27,56 +33,40 @@ def lattice_distance(difference: Float[Array, "*batch 3"], direct: Float[Array, 
     return np.linalg.norm((difference - np.round(difference)) @ np.asarray(direct).T, axis=-1)
 
 
-def images(
-    position: Float[Array, "3"], rotations: Int[Array, "ops 3 3"], translations: Float[Array, "ops 3"]
-) -> Float[Array, "ops 3"]:
+def images(position: Point, rotations: Rotations, translations: Translations) -> Float[Array, "ops 3"]:
     """All images R x + t of one fractional position."""
     return np.asarray(rotations) @ np.asarray(position) + np.asarray(translations)
 
 
 def stabiliser(
-    position: Float[Array, "3"],
-    rotations: Int[Array, "ops 3 3"],
-    translations: Float[Array, "ops 3"],
-    direct: Float[Array, "3 3"],
-    tolerance: float = SPECIAL_POSITION_TOLERANCE,
+    position: Point, rotations: Rotations, translations: Translations, direct: Matrix
 ) -> Bool[Array, " ops"]:
-    """Which operations carry a position onto itself modulo the lattice, within a tolerance [Å]."""
-    return lattice_distance(images(position, rotations, translations) - position, direct) < tolerance
+    """Which operations carry a position onto itself modulo the lattice."""
+    return lattice_distance(images(position, rotations, translations) - position, direct) < SPECIAL_POSITION_TOLERANCE
 
 
-def orbit(
-    position: Float[Array, "3"],
-    rotations: Int[Array, "ops 3 3"],
-    translations: Float[Array, "ops 3"],
-    direct: Float[Array, "3 3"],
-    tolerance: float = SPECIAL_POSITION_TOLERANCE,
-) -> Int[Array, " atoms"]:
+def orbit(position: Point, rotations: Rotations, translations: Translations, direct: Matrix) -> Int[Array, " atoms"]:
     """The first operation that generates each distinct atom of a site; their number is the multiplicity."""
     copies = images(position, rotations, translations)
-    same = lattice_distance(copies[:, None] - copies[None], direct) < tolerance
+    same = lattice_distance(copies[:, None] - copies[None], direct) < SPECIAL_POSITION_TOLERANCE
     return np.flatnonzero(~np.any(np.tril(same, -1), axis=1))
 
 
 def symmetrise_position(
-    position: Float[Array, "3"],
-    rotations: Int[Array, "ops 3 3"],
-    translations: Float[Array, "ops 3"],
-    direct: Float[Array, "3 3"],
-    tolerance: float = SPECIAL_POSITION_TOLERANCE,
-) -> tuple[Float[Array, "3"], Bool[Array, " ops"]]:
-    """The position moved onto the symmetry elements that it lies within the tolerance [Å] of, and its stabiliser.
+    position: Point, rotations: Rotations, translations: Translations, direct: Matrix
+) -> tuple[Point, Bool[Array, " ops"]]:
+    """The position moved onto the symmetry elements that it lies within 0.02 Å of, and its stabiliser.
 
     The site is replaced by the mean of the images that fall on it, until neither it nor its stabiliser changes.
     """
     position = np.asarray(position, dtype=float)
-    held = stabiliser(position, rotations, translations, direct, tolerance)
+    held = stabiliser(position, rotations, translations, direct)
     for _ in range(50):
         copies = images(position, rotations, translations)[held]
         shift = copies - position
         moved = position + np.mean(shift - np.round(shift), axis=0)
         held_then = held
-        held = stabiliser(moved, rotations, translations, direct, tolerance)
+        held = stabiliser(moved, rotations, translations, direct)
         settled = np.linalg.norm(direct @ (moved - position)) < 1e-12 and np.array_equal(held, held_then)
         position = moved
         if settled:
@@ -109,14 +99,14 @@ def adp_basis(site_rotations: Float[Array, "ops 3 3"]) -> Float[Array, "free 3 3
     A general site has the six tensors 11, 22, 33, 23, 13, 12 in this order.
     """
     tensors = []
-    for i, j in _TENSOR_AXES:
+    for i, j in TENSOR:
         unit = np.zeros((3, 3))
         unit[i, j] = unit[j, i] = 1.0
         tensors.append(symmetrise_tensor(unit, site_rotations).ravel())
     return _orthonormal(np.stack(tensors)).reshape(-1, 3, 3)
 
 
-def polar_directions(rotations: Int[Array, "ops 3 3"], direct: Float[Array, "3 3"]) -> Float[Array, "polar 3"]:
+def polar_directions(rotations: Rotations, direct: Matrix) -> Float[Array, "polar 3"]:
     """Orthonormal Cartesian directions along which no operation fixes the origin (empty unless the group is polar)."""
     return position_basis(cartesian_rotations(rotations, direct))
 
@@ -132,7 +122,7 @@ def without_drift(weights: Float[Array, " sites"]) -> Float[Array, "free sites"]
     return _orthonormal(candidates)
 
 
-def is_closed(rotations: Int[Array, "ops 3 3"], translations: Float[Array, "ops 3"]) -> bool:
+def is_closed(rotations: Rotations, translations: Translations) -> bool:
     """Whether the operations form a group modulo the lattice: distinct, with identity, closed under products."""
     rotations, translations = np.asarray(rotations), np.asarray(translations)
     products = (rotations[:, None] @ rotations[None]).reshape(-1, 3, 3)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.crystal.cell import Cell
-from pendel.crystal.tabulated import operation
+from pendel.crystal.tabulated import tabulated
 from pendel.files.whole_file import whole_file
 
 _LABEL_COUNT, _FIRST_LABEL = 56, 57  # words of the CCP4 header
@@ -60,6 +60,4 @@ def map_grid(
 
 def _spacegroup(rotations: Int[Array, "ops 3 3"], translations: Float[Array, "ops 3"]) -> gemmi.SpaceGroup:
     """The tabulated space group with these operations; P 1 where there is none."""
-    pairs = zip(np.asarray(rotations), np.asarray(translations), strict=True)
-    operations = gemmi.GroupOps([operation(*pair).wrap() for pair in pairs])
-    return gemmi.find_spacegroup_by_ops(operations) or gemmi.SpaceGroup("P 1")
+    return tabulated(rotations, translations) or gemmi.SpaceGroup("P 1")

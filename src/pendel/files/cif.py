@@ -11,9 +11,8 @@ from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif_sites import Site, read_sites
+from pendel.files.numbers import CELL_ITEMS
 from pendel.files.spacegroup import read_spacegroup
-
-_CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
 def read_crystal(
@@ -130,9 +129,9 @@ def _cell(block: gemmi.cif.Block, where: str) -> Cell:
     """Cell [Å, degrees]; a missing or unreadable parameter is refused by name."""
     values = [
         gemmi.cif.as_number(block.find_value(f"_cell_{key}") or block.find_value(f"_cell.{key}") or "?")
-        for key in _CELL
+        for key in CELL_ITEMS
     ]
-    missing = [f"_cell_{key}" for key, value in zip(_CELL, values, strict=True) if not np.isfinite(value)]
+    missing = [f"_cell_{key}" for key, value in zip(CELL_ITEMS, values, strict=True) if not np.isfinite(value)]
     if missing:
         raise InputError(
             found=f"no number for {', '.join(missing)} in {where}", expected="six cell parameters", do="add them"

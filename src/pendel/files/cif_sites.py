@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array, InputError
-from pendel.crystal.cell import Cell, reciprocal_matrix, u_from_cartesian
+from pendel.crystal.cell import TENSOR, Cell, reciprocal_matrix, u_from_cartesian
 from pendel.crystal.structure import ELEMENTS
 
 DEFAULT_U_ISO = 0.01  # Å², for sites without any displacement parameter
-_TENSOR = ("11", "22", "33", "23", "13", "12")
+_TENSOR = [f"{i + 1}{j + 1}" for i, j in TENSOR]
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def _tensors(block: gemmi.cif.Block, cell: Cell, where: str) -> dict[str, Float[
 
 def _symmetric(parts: list[float]) -> Float[Array, "3 3"]:
     matrix = np.zeros((3, 3))
-    for key, value in zip(_TENSOR, parts, strict=True):
-        i, j = int(key[0]) - 1, int(key[1]) - 1
+    for (i, j), value in zip(TENSOR, parts, strict=True):
         matrix[i, j] = matrix[j, i] = value
     return matrix
 

@@ -5,14 +5,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array
-from pendel.crystal.cell import u_cartesian, u_equivalent
+from pendel.crystal.cell import TENSOR, u_cartesian, u_equivalent
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.crystal.tabulated import operation
 from pendel.files.numbers import format_su, set_item
 
 _MOST_EXTRA = 6  # digits
-_TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # 11 22 33 23 13 12
 
 
 def add_structure(
@@ -49,7 +48,7 @@ def add_structure(
         loop.add_row([*row, str(multiplicity[site])])
     anisotropic = [site for site in range(sites) if not crystal.isotropic[site]]
     if anisotropic:
-        tags = [f"U_{i + 1}{j + 1}" for i, j in _TENSOR]
+        tags = [f"U_{i + 1}{j + 1}" for i, j in TENSOR]
         loop = block.init_loop("_atom_site_aniso_", ["label", *tags])
         for site in anisotropic:
             values = _tensor_values(crystal, site, refined.u_aniso_su[site])
@@ -61,9 +60,9 @@ def _tensor_values(crystal: Crystal, site: int, su: Float[Array, "3 3"]) -> list
     tensor = np.asarray(crystal.u_aniso[site])
     values: list[str] = []
     for extra in range(_MOST_EXTRA + 1):
-        values = [format_su(float(tensor[i, j]), float(su[i, j]), decimals=6, extra=extra) for i, j in _TENSOR]
+        values = [format_su(float(tensor[i, j]), float(su[i, j]), decimals=6, extra=extra) for i, j in TENSOR]
         written = np.zeros((3, 3))
-        for (i, j), text in zip(_TENSOR, values, strict=True):
+        for (i, j), text in zip(TENSOR, values, strict=True):
             written[i, j] = written[j, i] = float(text.partition("(")[0])
         if np.linalg.eigvalsh(np.asarray(u_cartesian(written, crystal.cell))).min() > 0:
             break

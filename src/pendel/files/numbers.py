@@ -4,6 +4,7 @@ import math
 
 import gemmi
 
+CELL_ITEMS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")  # after "_cell_"
 _MAXIMUM_TWO_DIGITS = 19.5  # an uncertainty is written with two digits up to 19, with one above
 
 

@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from pendel import constants
 from pendel.base import Array, InputError
 from pendel.crystal.cell import Cell
+from pendel.crystal.checks import check_cell
 from pendel.experiment.frames import Experiment, goniometer_rotations
+from pendel.files.numbers import CELL_ITEMS
 from pendel.files.pets_checks import (
     check_virtual_frames,
     check_zone_axes,
-    checked_cell,
     compare_cells,
     orientation_matrix,
 )
@@ -25,7 +26,6 @@ from pendel.files.pets_table import PetsTable, open_pets
 NOMINAL_KILOVOLTS = (80, 100, 120, 160, 200, 300)
 ELECTRON_WAVELENGTHS = (0.008, 0.09)  # Å, about 1 MeV to 18 keV: outside, it is not an electron wavelength
 
-_CELL_NAMES = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _WAVELENGTH_NAMES = ("diffrn_radiation_wavelength", "diffrn_radiation_wavelength_value")
 _DETAILS_NAMES = ("diffrn_measurement_details", "diffrn_reflns_reduction_process")
 
@@ -90,13 +90,13 @@ def _chosen_cell(table: PetsTable, source: str, structure: Cell | None, notes: l
             found=f"unknown source of the cell {source!r}", expected="header, structure or ub", do="change --cell"
         )
     if structure is not None:
-        checked_cell(structure, "structure cell")
+        check_cell("the given structure", structure)
     elif source == "structure":
         raise InputError(
             found="no cell of the structure is given", expected="one for --cell structure", do="give structure_cell"
         )
-    values = [table.number(f"cell_{name}") for name in _CELL_NAMES]
-    missing = [f"_cell_{name}" for name, value in zip(_CELL_NAMES, values, strict=True) if value is None]
+    values = [table.number(f"cell_{name}") for name in CELL_ITEMS]
+    missing = [f"_cell_{name}" for name, value in zip(CELL_ITEMS, values, strict=True) if value is None]
     if structure is not None and source == "structure" and len(missing) == len(values):
         notes.append(f"{table.name}: no cell in the header; the structure's cell is used")
         return structure
@@ -106,7 +106,8 @@ def _chosen_cell(table: PetsTable, source: str, structure: Cell | None, notes: l
             expected="the cell used in data reduction",
             do="add it to the file (or, when the whole cell is absent, use --cell structure)",
         )
-    header = checked_cell(cast(Cell, tuple(values)), f"{table.where('cell_length_a')}: header cell")
+    header = cast(Cell, tuple(values))
+    check_cell(f"{table.where('cell_length_a')} (header cell)", header)
     if structure is None:
         return header
     compare_cells(header, structure, table.name, notes)

@@ -14,19 +14,6 @@ ZONE_NOTE_DEG, ZONE_LIMIT_DEG = 0.05, 5.0  # zone axes of real files agree to 0.
 STEP_TOLERANCE = 0.1  # relative, between the alpha step and what the virtual-frame settings imply
 
 
-def checked_cell(cell: Cell, what: str) -> Cell:
-    """The cell [Å, deg], or InputError if no cell can have these lengths and angles."""
-    lengths, angles = np.array(cell[:3]), np.array(cell[3:])
-    possible = np.all(np.isfinite(cell)) and np.all(lengths > 0) and np.all((angles > 0) & (angles < 180))
-    if not possible or np.linalg.det(direct_matrix(cell)) < 1e-6 * lengths.prod():
-        raise InputError(
-            found=f"{what} {_written(cell)}",
-            expected="three positive lengths [Å] and angles [deg] of a cell with a volume",
-            do="correct the cell (zeros mean unknown)",
-        )
-    return cell
-
-
 def compare_cells(header: Cell, structure: Cell, name: str, notes: list[str]) -> None:
     """Note above 1 %, InputError above 5 %: the largest strain that turns one cell into the other."""
     stretches = np.linalg.svd(direct_matrix(structure) @ np.linalg.inv(direct_matrix(header)), compute_uv=False)

@@ -11,10 +11,9 @@ from pendel.crystal.cell import volume
 from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment, frame_rotations
+from pendel.files.numbers import CELL_ITEMS
 from pendel.files.refined_cif import add_structure, block_name
 from pendel.files.whole_file import write_text
-
-_CELL_ITEMS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
 def write_pets(
@@ -34,7 +33,7 @@ def write_pets(
     """
     document = gemmi.cif.Document()
     block = document.add_new_block(block_name(experiment.name))
-    for name, value in zip(_CELL_ITEMS, experiment.cell, strict=True):
+    for name, value in zip(CELL_ITEMS, experiment.cell, strict=True):
         block.set_pair(f"_cell_{name}", _digits(value))
     block.set_pair("_cell_volume", f"{volume(experiment.cell):.3f}")
     block.set_pair("_diffrn_radiation_wavelength", _digits(experiment.wavelength))

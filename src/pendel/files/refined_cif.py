@@ -17,7 +17,7 @@ from pendel.files.cif_facts import Facts, add_measurement, add_results
 from pendel.files.cif_geometry import add_geometry
 from pendel.files.cif_reflections import Calculated, add_reflections
 from pendel.files.cif_structure import add_structure as add_structure
-from pendel.files.numbers import set_item
+from pendel.files.numbers import CELL_ITEMS, set_item
 from pendel.files.whole_file import write_text
 
 DICTIONARIES = {
@@ -25,7 +25,6 @@ DICTIONARIES = {
     "CIF_ED": "https://raw.githubusercontent.com/COMCIFS/cif_ed/main/cif_ed.dic",
 }  # that define every data name written, by title
 SCATTERING_SOURCE = "Lobato & Van Dyck (2014), Acta Cryst. A70, 636-649"  # what refinements calculate with
-_CELL_ITEMS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
 def write_refined_cif(
@@ -64,7 +63,7 @@ def add_heading(block: gemmi.cif.Block, crystal: Crystal) -> None:
     loop = block.init_loop("_audit_conform_", ["dict_name", "dict_location"])
     for title, location in DICTIONARIES.items():
         loop.add_row([title, location])
-    for name, value in zip(_CELL_ITEMS, crystal.cell, strict=True):
+    for name, value in zip(CELL_ITEMS, crystal.cell, strict=True):
         set_item(block, f"_cell_{name}", f"{value:.8g}")
     set_item(block, "_cell_volume", f"{volume(crystal.cell):.3f}")
 

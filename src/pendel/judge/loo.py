@@ -59,9 +59,7 @@ def held_out(tree: xr.DataTree) -> Loo | None:
     if "log_likelihood_heldout" not in tree.children:
         return None
     units, values = _units(tree, "log_likelihood_heldout", lambda row: (row.number, row.hkl))
-    flat = values.reshape(-1, values.shape[-1])
-    top = flat.max(axis=0)
-    density = top + np.log(np.mean(np.exp(flat - top), axis=0))
+    density = logsumexp(values, axis=(0, 1)) - np.log(values[..., 0].size)
     return Loo(units=units, pointwise=density, pareto_k=np.zeros(len(units)))
 
 

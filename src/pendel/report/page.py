@@ -1,5 +1,6 @@
 """report.html: one self-contained page made from the run folder alone."""
 
+import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,6 @@ from pendel.report import figures_sampling as sampling_figures
 from pendel.report import figures_structure as structure_figures
 from pendel.report import figures_thickness as thickness_figures
 from pendel.report import structure_tables
-from pendel.report.glossary import GLOSSARY
 from pendel.report.style import as_svg, drawing
 
 PAGE = "report.html"
@@ -40,8 +40,6 @@ def write_page(folder: Path) -> Path:
 def page(run: RunFiles) -> str:
     """The page as HTML; every text that comes from files is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("pendel").joinpath("data/report/page.html").read_text(encoding="utf-8")
-    style = resources.files("pendel").joinpath("data/report/page.css").read_text(encoding="utf-8")
     with drawing():
         bonds, angles = structure_tables.bond_rows(run)
         content = {
@@ -64,10 +62,15 @@ def page(run: RunFiles) -> str:
             "sampling": with_captions("sampling", _sampling(run)),
             "sd_over_laplace": run.summary.get("sd_over_laplace"),
             "comparison": run.record.get("comparison"),
-            "glossary": GLOSSARY,
-            "style": Markup(style),
+            "glossary": json.loads(_text("glossary.json")),
+            "style": Markup(_text("page.css")),
         }
-    return environment.from_string(source).render(**content)
+    return environment.from_string(_text("page.html")).render(**content)
+
+
+def _text(name: str) -> str:
+    """A file that the page is made of: template, style sheet, or glossary (name, formula, how to read it)."""
+    return resources.files("pendel").joinpath("data/report", name).read_text(encoding="utf-8")
 
 
 def with_captions(section: str, drawn: Iterator[tuple[str, Figure]]) -> list[dict[str, Any]]:

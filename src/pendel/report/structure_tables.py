@@ -4,7 +4,7 @@ import numpy as np
 
 from pendel.base import Array
 from pendel.crystal.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
-from pendel.crystal.cell import u_equivalent
+from pendel.crystal.cell import TENSOR, u_equivalent
 from pendel.crystal.structure import Crystal
 from pendel.files.numbers import format_su
 from pendel.folder.reader import RunFiles
@@ -12,7 +12,6 @@ from pendel.judge.chains import site_quality
 
 BAND = (2.5, 97.5)
 FIXED = 1e-9  # a number that varies less than this is fixed
-UNIQUE_TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 type Rows = list[dict[str, str]]
 
@@ -27,7 +26,7 @@ def coordinate_rows(run: RunFiles) -> Rows:
         for axis, name in enumerate("xyz"):
             rows.append(_row(label, name, fract[:, :, site, axis], 6))
         rows.append(_row(label, "U_eq / Å²", spheres[:, :, site], 5))
-        for i, j in UNIQUE_TENSOR:
+        for i, j in TENSOR:
             rows.append(_row(label, f"U_{i + 1}{j + 1} / Å²", tensor[:, :, site, i, j], 5))
         if "occupancy" in posterior and posterior["occupancy"].shape[2:] == (len(run.crystal.labels),):
             rows.append(_row(label, "occupancy", posterior["occupancy"].values[:, :, site], 4))
