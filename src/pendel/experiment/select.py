@@ -16,6 +16,9 @@ from pendel.experiment.frames import (
     span,
 )
 
+ROWS = ("frame_index", "hkl", "intensity", "sigma", "weight")  # fields with one entry for each measurement
+FRAMES = ("frame_id", "alpha", "beta", "semi_angle")  # fields with one entry for each frame
+
 
 def unique(experiment: Experiment) -> Experiment:
     """Each (hkl, I, sigma) once, in the frame where |S_g| / span is smallest; weights of the merged rows are added.
@@ -113,9 +116,14 @@ def split(
     return np.array([tuple(row) not in left_out for row in np.asarray(experiment.hkl).tolist()], dtype=bool)
 
 
+def take_rows(experiment: Experiment, rows: Array | slice) -> Experiment:
+    """Those measurements, in that order; all frames stay."""
+    return dataclasses.replace(experiment, **{name: getattr(experiment, name)[rows] for name in ROWS})
+
+
 def _keep_rows(experiment: Experiment, rows: Int[Array, "kept"], *, selection: str) -> Experiment:
     """Those rows, in that order, without the frames that lose all theirs (named in a note)."""
-    kept = _take(experiment, rows, selection=selection)
+    kept = dataclasses.replace(take_rows(experiment, rows), selection=selection)
     filled = np.bincount(kept.frame_index, minlength=len(kept.frame_id)) > 0
     if filled.all():
         return kept
@@ -124,30 +132,11 @@ def _keep_rows(experiment: Experiment, rows: Int[Array, "kept"], *, selection: s
     return dataclasses.replace(_keep_frames(kept, filled), notes=(*kept.notes, note))
 
 
-def _take(experiment: Experiment, rows: Array, *, selection: str) -> Experiment:
-    return dataclasses.replace(
-        experiment,
-        selection=selection,
-        frame_index=experiment.frame_index[rows],
-        hkl=experiment.hkl[rows],
-        intensity=experiment.intensity[rows],
-        sigma=experiment.sigma[rows],
-        weight=experiment.weight[rows],
-    )
-
-
 def _keep_frames(experiment: Experiment, keep: Bool[Array, "frames"]) -> Experiment:
     """Only those frames and their rows, with `frame_index` renumbered."""
-    rows = np.flatnonzero(keep[experiment.frame_index])
-    kept = _take(experiment, rows, selection=experiment.selection)
-    return dataclasses.replace(
-        kept,
-        frame_index=(np.cumsum(keep) - 1)[kept.frame_index],
-        frame_id=experiment.frame_id[keep],
-        alpha=experiment.alpha[keep],
-        beta=experiment.beta[keep],
-        semi_angle=experiment.semi_angle[keep],
-    )
+    kept = take_rows(experiment, keep[experiment.frame_index])
+    frames = {name: getattr(kept, name)[keep] for name in FRAMES}
+    return dataclasses.replace(kept, frame_index=(np.cumsum(keep) - 1)[kept.frame_index], **frames)
 
 
 def _named(frame_ids: Int[Array, "frames"]) -> str:

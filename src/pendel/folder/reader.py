@@ -126,6 +126,7 @@ def _measured(tree: Any, end: str) -> Measured:
         for name in FRAME_SITES
         if f"{name}{end}" in posterior and posterior[f"{name}{end}"].shape[2:3] == frame_id.shape
     }
+    at_measurements = ("sigma", "weight", "d_star", "relative_excitation", "z")
     curves = tree["rocking_data"] if "rocking_data" in tree.children else {}
     empty = np.zeros((0, 0)), np.zeros(0), np.zeros(0, dtype=int)
     names = [f"curve{end}", f"curve_excitation{end}", f"curve_measurement{end}"]
@@ -137,13 +138,9 @@ def _measured(tree: Any, end: str) -> Measured:
         frame=frame,
         hkl=tuple(map(str, constant[f"hkl{end}"].values)),
         intensity=tree["observed_data"][f"intensity{end}"].values,
-        sigma=constant[f"sigma{end}"].values,
-        weight=constant[f"weight{end}"].values,
+        **{name: constant[f"{name}{end}"].values for name in at_measurements},
         used=constant[f"used{end}"].values.astype(bool),
-        d_star=constant[f"d_star{end}"].values,
-        relative_excitation=constant[f"relative_excitation{end}"].values,
         at_point=constant[f"calculated_at_point{end}"].values,
-        z=constant[f"z{end}"].values,
         calculated=_flat(predictive[f"calculated{end}"].values),
         replicated=_flat(predictive[f"intensity{end}"].values),
         of_frames=of_frames,

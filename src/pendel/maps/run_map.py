@@ -15,7 +15,7 @@ from pendel.crystal.structure import Crystal
 from pendel.files.ccp4 import write_ccp4_map
 from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RECORD, RunFolder
 from pendel.folder.stage_keys import file_hash
-from pendel.maps.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
+from pendel.maps.difference_map import Map, Peak, Section, difference_map, map_holes, map_peaks, map_sections
 from pendel.maps.potential_fit import FittedData
 from pendel.model.dataset import DataSet, data_sets
 from pendel.model.load import load_model, with_options
@@ -28,6 +28,8 @@ from pendel.simulate import Illumination, Plan, simulate_intensities
 PEAKS = 10
 LABEL = "difference potential [V], observed - calculated, dynamical"
 MODEL_ERROR = 0.1  # of an intensity, from all that a simulation leaves out
+DECIMALS = {"fract": 5, "potential": 4, "height": 2, "distance": 3, "offset": 4, "values": 4, "atoms": 4}
+TEXTS = ("nearest", "labels")
 HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 
 
@@ -141,34 +143,20 @@ def _fitted_data(
     return tuple(found)
 
 
-def _content(difference: Map, crystal, peaks: tuple[Peak, ...]) -> dict[str, Any]:
+def _content(difference: Map, crystal: Crystal, peaks: tuple[Peak, ...]) -> dict[str, Any]:
     """What the report needs, as plain values."""
     sections = map_sections(difference, crystal, peaks[0]) if peaks else ()
-
-    def plain(peak: Peak) -> dict[str, Any]:
-        place = [round(x, 5) for x in peak.fract]
-        return {
-            "fract": place,
-            "potential": round(peak.potential, 4),
-            "height": round(peak.height, 2),
-            "nearest": peak.nearest,
-            "distance": round(peak.distance, 3),
-        }
-
     return {
-        "resolution": difference.resolution,
-        "rms": difference.rms,
-        "misfit_before": difference.misfit_before,
-        "misfit_after": difference.misfit_after,
-        "peaks": [plain(peak) for peak in peaks],
-        "holes": [plain(peak) for peak in map_holes(difference, crystal, PEAKS)],
-        "sections": [
-            {
-                "offset": np.round(section.offset, 4).tolist(),
-                "values": np.round(section.values, 4).tolist(),
-                "labels": list(section.labels),
-                "atoms": np.round(section.atoms, 4).tolist(),
-            }
-            for section in sections
-        ],
+        **{name: getattr(difference, name) for name in ("resolution", "rms", "misfit_before", "misfit_after")},
+        "peaks": [_plain(peak) for peak in peaks],
+        "holes": [_plain(peak) for peak in map_holes(difference, crystal, PEAKS)],
+        "sections": [_plain(section) for section in sections],
     }
+
+
+def _plain(record: Peak | Section) -> dict[str, Any]:
+    """Rounded numbers and texts of a record."""
+    numbers = {
+        name: np.round(value, DECIMALS[name]).tolist() for name, value in vars(record).items() if name in DECIMALS
+    }
+    return numbers | {name: value for name, value in vars(record).items() if name in TEXTS}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pendel.base import Array, InputError, suffix
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
-from pendel.experiment.select import select
+from pendel.experiment.select import FRAMES, select, take_rows
 from pendel.infer.predict import predict
 from pendel.judge.agreement import Agreement, agreement, rescaled
 from pendel.model.dataset import data_sets
@@ -58,29 +58,13 @@ def klar_rows(rows: Experiment, own: Experiment, settings: Settings) -> tuple[Ex
     try:
         chosen = select(rows, "klar", rsg=settings.rsg, dsg=settings.dsg)
     except InputError:  # nothing selected
-        chosen = dataclasses.replace(
-            own,
-            frame_index=own.frame_index[:0],
-            hkl=own.hkl[:0],
-            intensity=own.intensity[:0],
-            sigma=own.sigma[:0],
-            weight=own.weight[:0],
-        )
-        return chosen, 0
+        return take_rows(own, slice(0)), 0
     position = {int(identifier): index for index, identifier in enumerate(own.frame_id)}
     frame = np.array([position.get(int(identifier), -1) for identifier in chosen.frame_id])
     index = frame[chosen.frame_index]
-    kept = index >= 0
-    aligned = dataclasses.replace(
-        own,
-        selection=chosen.selection,
-        frame_index=index[kept],
-        hkl=chosen.hkl[kept],
-        intensity=chosen.intensity[kept],
-        sigma=chosen.sigma[kept],
-        weight=chosen.weight[kept],
-    )
-    return aligned, int(np.sum(frame < 0))
+    frames = {name: getattr(own, name) for name in FRAMES}
+    kept = dataclasses.replace(take_rows(chosen, index >= 0), frame_index=index[index >= 0], **frames)
+    return kept, int(np.sum(frame < 0))
 
 
 def joined(

@@ -8,6 +8,7 @@ import numpy as np
 
 from pendel.base import Array
 from pendel.experiment.frames import Experiment, excitation_error, is_observed
+from pendel.experiment.select import take_rows
 from pendel.infer.predict import predict
 from pendel.model.dataset import DataSet, data_sets
 from pendel.run.inputs import Problem
@@ -81,14 +82,7 @@ def spread_over_tilts(data: DataSet, rows: list[int]) -> tuple[DataSet, Array, A
     groups = tuple(_single_tilts(group, experiment, rows, points, errors) for group in plan.groups)
     groups = tuple(group for group in groups if group is not None)
     belongs = np.array(points, dtype=int)
-    spread = dataclasses.replace(
-        experiment,
-        frame_index=experiment.frame_index[belongs],
-        hkl=experiment.hkl[belongs],
-        intensity=experiment.intensity[belongs],
-        sigma=experiment.sigma[belongs],
-        weight=experiment.weight[belongs],
-    )
+    spread = take_rows(experiment, belongs)
     count = len(belongs)
     groups = tuple(
         dataclasses.replace(group, measurement=np.where(group.measurement < 0, count, group.measurement))

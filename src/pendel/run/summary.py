@@ -13,6 +13,9 @@ from pendel.run.evaluate import own_agreement
 from pendel.run.inputs import Problem
 from pendel.run.results import StageResult
 
+SCORES = ("r_obs_pooled", "wr2_pooled", "r_obs_mean", "wr2_mean")  # of `Agreement`
+COUNTS = ("n_frames", "n_scored", "n_observed")
+
 type Summary = dict[str, Any]
 
 
@@ -20,26 +23,15 @@ def agreement_numbers(problem: Problem, calculated: Sequence[Array], klar: Agree
     """R factors and what they rest on. klar: those of the rule klar; missing: frames that only that rule has."""
     own = own_agreement(problem, calculated, used=True)
     held_out = own_agreement(problem, calculated, used=False) if problem.used else None
-    nothing = float("nan")
+    of_klar = {name: getattr(klar, name) if klar else float("nan") for name in SCORES}
+    of_klar |= {name: getattr(klar, name) if klar else 0 for name in COUNTS}
     return {
-        "r_obs_pooled": own.r_obs_pooled,
-        "wr2_pooled": own.wr2_pooled,
-        "r_obs_mean": own.r_obs_mean,
-        "wr2_mean": own.wr2_mean,
+        **{name: getattr(own, name) for name in (*SCORES, *COUNTS)},
+        **{f"{name}_klar": value for name, value in of_klar.items()},
         "r_obs_heldout": held_out.r_obs_pooled if held_out else None,
         "wr2_heldout": held_out.wr2_pooled if held_out else None,
-        "r_obs_mean_klar": klar.r_obs_mean if klar else nothing,
-        "wr2_mean_klar": klar.wr2_mean if klar else nothing,
-        "r_obs_pooled_klar": klar.r_obs_pooled if klar else nothing,
-        "wr2_pooled_klar": klar.wr2_pooled if klar else nothing,
-        "n_frames": own.n_frames,
-        "n_scored": own.n_scored,
-        "n_observed": own.n_observed,
         "n_heldout": held_out.n_scored if held_out else 0,
         "n_observed_heldout": held_out.n_observed if held_out else 0,
-        "n_scored_klar": klar.n_scored if klar else 0,
-        "n_observed_klar": klar.n_observed if klar else 0,
-        "n_frames_klar": klar.n_frames if klar else 0,
         "n_frames_only_klar": missing,
     }
 
