@@ -16,7 +16,6 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import facts_of
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -192,7 +191,7 @@ def written(path, crystal, experiments, results=RESULTS, *, everything=True) -> 
         path,
         refined,
         experiments=experiments,
-        facts=facts_of(results),
+        summary=results,
         fract_draws=draws if everything else None,
         calculated=calculated if everything else None,
     )

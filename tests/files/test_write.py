@@ -19,7 +19,6 @@ from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment, goniometer_rotations
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import Facts, facts_of
 from pendel.files.numbers import format_su
 from pendel.files.pets import read_pets
 from pendel.files.pets_out import write_pets
@@ -102,7 +101,7 @@ def write_example(path, crystal, experiment, *, su=0.0003, results=RESULTS):
         u_aniso_su=np.full((3, 3, 3), 0.0011),
         u_equivalent_su=np.full(3, 0.0011),
     )
-    write_refined_cif(path, refined, experiments=[experiment], facts=facts_of(results))
+    write_refined_cif(path, refined, experiments=[experiment], summary=results)
 
 
 def assert_same(first: Experiment, second: Experiment, rtol=1e-8):
@@ -219,7 +218,7 @@ def test_refined_structure_has_its_own_uncertainties_only(tmp_path, crystal, exp
     sphere = block.find_values("_atom_site_U_iso_or_equiv")
     assert sphere[2] == "0.0200(11)"
     assert gemmi.cif.as_number(sphere[1]) == pytest.approx(float(u_equivalent(crystal.u_aniso, TRIGONAL)[1]), abs=1e-4)
-    write_refined_cif(tmp_path / "plain.cif", unrefined(crystal), experiments=[experiment], facts=Facts())
+    write_refined_cif(tmp_path / "plain.cif", unrefined(crystal), experiments=[experiment], summary={})
     text = (tmp_path / "plain.cif").read_text()
     assert not re.search(r"\d\(\d+\)", text)
     assert "sample_thickness" not in text
@@ -244,7 +243,7 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     assert {tag: gemmi.cif.as_string(block.find_value(tag)) for tag in expected} == expected
     assert "robust" in block.find_value("_refine.diffraction_theory_details")
     rotation = dataclasses.replace(experiment, geometry="rotation", wavelength=0.0197)
-    write_refined_cif(path, unrefined(crystal), experiments=[experiment, rotation], facts=facts_of(RESULTS))
+    write_refined_cif(path, unrefined(crystal), experiments=[experiment, rotation], summary=RESULTS)
     mixed = gemmi.cif.read_file(str(path)).sole_block()
     assert list(mixed.find_values("_diffrn_radiation_wavelength")) == ["0.0197", "0.0250793"]
     assert mixed.find_value("_diffrn_measurement.rotation_mode") is None

@@ -14,7 +14,7 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import facts_of, write_hand
+from pendel.files.cif_facts import write_hand
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -53,7 +53,7 @@ def draws_of(crystal: Crystal, count=40) -> np.ndarray:
 def write(path, crystal, experiments, *, results=None, **options) -> gemmi.cif.Block:
     known = {name: options.pop(name) for name in list(options) if name.endswith("_su")}
     refined = dataclasses.replace(unrefined(crystal), **known)
-    write_refined_cif(path, refined, experiments=experiments, **{"facts": facts_of(results or {}), **options})
+    write_refined_cif(path, refined, experiments=experiments, **{"summary": results or {}, **options})
     return gemmi.cif.read(str(path)).sole_block()
 
 

@@ -13,7 +13,7 @@ from pendel.crystal.cell import volume
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
-from pendel.files.cif_facts import Facts, add_measurement, add_results
+from pendel.files.cif_facts import Summary, add_measurement, add_results
 from pendel.files.cif_geometry import add_geometry
 from pendel.files.cif_reflections import Calculated, add_reflections
 from pendel.files.cif_structure import add_structure as add_structure
@@ -32,14 +32,14 @@ def write_refined_cif(
     refined: Refined,
     *,
     experiments: Sequence[Experiment],
-    facts: Facts,
+    summary: Summary,
     fract_draws: Float[Array, "draws sites 3"] | None = None,
     calculated: Calculated | None = None,
 ) -> None:
     """Write a refined structure and the facts of its refinement; nothing is taken over from an input file.
 
-    facts: numbers of the refinement; what is not known is left out. fract_draws: coordinates of posterior draws; with
-    them, bonds and angles are written. calculated: with it, the reflections are written.
+    summary: the contents of summary.json; what it does not have is left out. fract_draws: coordinates of posterior
+    draws; with them, bonds and angles are written. calculated: with it, the reflections are written.
     The file is replaced whole. Raises InputError when it cannot be written.
     """
     crystal = refined.crystal
@@ -47,7 +47,7 @@ def write_refined_cif(
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
-    add_results(block, facts, crystal.notes)
+    add_results(block, summary, crystal.notes)
     add_structure(block, refined, SCATTERING_SOURCE)
     if fract_draws is not None:
         add_geometry(block, crystal, fract_draws)

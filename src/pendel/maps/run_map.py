@@ -156,7 +156,6 @@ def _content(difference: Map, crystal: Crystal, peaks: tuple[Peak, ...]) -> dict
 
 def _plain(record: Peak | Section) -> dict[str, Any]:
     """Rounded numbers and texts of a record."""
-    numbers = {
-        name: np.round(value, DECIMALS[name]).tolist() for name, value in vars(record).items() if name in DECIMALS
-    }
-    return numbers | {name: value for name, value in vars(record).items() if name in TEXTS}
+    found = vars(record)
+    numbers = {name: np.round(found[name], digits).tolist() for name, digits in DECIMALS.items() if name in found}
+    return numbers | {name: found[name] for name in TEXTS if name in found}

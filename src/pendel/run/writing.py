@@ -12,7 +12,6 @@ from jaxtyping import Float
 from pendel.base import Array, suffix
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal, u_equivalent
-from pendel.files.cif_facts import facts_of
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.refined_cif import write_refined_cif
@@ -84,7 +83,7 @@ def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, R
         folder / "refined.cif",
         refined,
         experiments=run.problem.experiments,
-        facts=facts_of(summary),
+        summary=summary,
         fract_draws=np.asarray(found.draws["fract"]),
         calculated=_for_cif(run.problem, found),
     )
