@@ -8,8 +8,11 @@ import numpy as np
 from pendel.base import Array
 from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
+from pendel.infer.maximum.arrow import Arrow
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.target import Target
+
+ARROW = ("shared", "border", "blocks")  # arrays of the precision of a MAP fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def pack_map(fit: MapFit) -> dict[str, Array]:
     }
     return {
         "unconstrained": fit.unconstrained,
-        "covariance": fit.covariance,
+        **_prefixed("precision", {name: getattr(fit.precision, name) for name in (*ARROW, "sizes")}),
         **scalars,
         **_prefixed("values", fit.values),
         **_prefixed("spreads", fit.spreads),
@@ -72,10 +75,11 @@ def map_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 def unpack_map(arrays: Mapping[str, Array], target: Target) -> MapFit:
     """The inverse of `pack_map` for the same model and data."""
+    arrow = _stripped("precision", arrays)
     return MapFit(
         values=map_values(arrays),
         unconstrained=arrays["unconstrained"],
-        covariance=arrays["covariance"],
+        precision=Arrow(**{name: arrow[name] for name in ARROW}, sizes=tuple(map(int, arrow["sizes"]))),
         layout=target.layout,
         spreads=_stripped("spreads", arrays),
         potential=float(arrays["potential"]),

@@ -73,7 +73,7 @@ def frame_maxima(
     curvature = np.asarray(scores.prior(centre, spreads, data)[1])
     width = np.zeros(start.layout.size)
     width[replay.frames] = 1 / np.sqrt(np.maximum(-curvature[replay.frames], 1e-6))
-    precision = np.linalg.inv(start.covariance)
+    precision = np.asarray(start.precision.dense())
 
     def ends(starts, done):
         found = []
@@ -86,7 +86,7 @@ def frame_maxima(
     noise = jax.random.normal(key, (TRIALS, len(width)))
     rough, _ = _best_apart(ends([centre, *(centre + noise * width)], 0), start, precision)
     z, count = _best_apart(ends(list(map(jnp.asarray, rough)), 1 + TRIALS), start, precision)
-    return Maxima(z, count, np.sqrt(np.diag(start.covariance)))
+    return Maxima(z, count, np.sqrt(start.root.variance()))
 
 
 def _best_apart(found, start: MapFit, precision) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Where the neural guide starts: the conditionals of a Laplace approximation at all spreads of its hierarchies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.infer.guide.neural import NeuralGuide, PlateShape, network
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.arrow import ArrowRoot, part_of_elements
 from pendel.infer.maximum.spreads import Integrated
 
 HIDDEN = 32
@@ -30,6 +31,21 @@ class Conditionals(NamedTuple):
     root: Float[Array, "frames nuisance nuisance"]
 
 
+class _Places(NamedTuple):
+    """Elements of z of one plate, frames in the order of the angle."""
+
+    profile: Int[np.ndarray, "frames profile"]
+    nuisance: Int[np.ndarray, "frames nuisance"]
+
+
+class _Summary(NamedTuple):
+    """What the guide takes from a Laplace approximation: its centre, and the root of the globals' covariance."""
+
+    centre: Float[np.ndarray, " n"]
+    root: Float[np.ndarray, "globals globals"]
+    plates: dict[str, Conditionals]
+
+
 def neural_guide(
     layout: Layout, full: Layout, angles: Mapping[str, Array], key: Array, integrated: Integrated
 ) -> NeuralGuide:
@@ -41,15 +57,16 @@ def neural_guide(
         key: for the start of the network's weights.
         integrated: the spreads, and the Laplace approximation at any of them.
     """
-    laplace = integrated.at(integrated.log_spreads)
+    plates = {name: _places(layout, name, np.asarray(angles[name])) for name in layout.plates}
+    around = partial(_summary, layout.globals, plates)
+    laplace = around(*integrated.at(integrated.log_spreads))
     beside = [
-        [integrated.at(integrated.log_spreads + sign * ASIDE * column) for sign in (1, -1)]
+        [around(*integrated.at(integrated.log_spreads + sign * ASIDE * column)) for sign in (1, -1)]
         for column in integrated.root.T
     ]
-    count, spreads = layout.globals, len(beside)
-    root = np.linalg.cholesky(laplace[1][:count, :count])
-    slopes = np.array([(up[0] - down[0])[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
-    log_diagonals = [[_log_root_diagonal(one[1][:count, :count]) for one in pair] for pair in beside]
+    count, spreads, root = layout.globals, len(beside), laplace.root
+    slopes = np.array([(up.centre - down.centre)[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
+    log_diagonals = [[np.log(np.diagonal(one.root)) for one in pair] for pair in beside]
     of_root = np.array([(up - down) / (2 * ASIDE) for up, down in log_diagonals]).reshape(spreads, count)
     start: dict[str, Array] = {
         "spread_shift": jnp.zeros(spreads),
@@ -59,41 +76,52 @@ def neural_guide(
         "global_by_spreads": jnp.asarray(np.linalg.solve(root, slopes.T)),
         "global_root_by_spreads": jnp.asarray(of_root.T),
     }
-    plates = []
+    shapes = []
     for name in layout.plates:
         key, sub = jax.random.split(key)
-        plate, own = _plate(layout, name, laplace, beside, np.asarray(angles[name]), sub)
+        pairs = [(up.plates[name], down.plates[name]) for up, down in beside]
+        plate, own = _plate(name, plates[name], laplace.plates[name], pairs, np.asarray(angles[name]), sub)
         start |= {f"{name}_{site}": value for site, value in own.items()}
-        plates.append(plate)
+        shapes.append(plate)
     return NeuralGuide(
         layout,
         full,
-        laplace[0],
+        laplace.centre,
         root,
         integrated.log_spreads,
         integrated.root,
         integrated.unravel,
-        tuple(plates),
+        tuple(shapes),
         start,
     )
 
 
-def _log_root_diagonal(covariance: np.ndarray) -> np.ndarray:
-    return np.log(np.diagonal(np.linalg.cholesky(covariance)))
-
-
-def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[PlateShape, dict[str, Array]]:
-    """Shape of one plate and the start of its parameters."""
+def _places(layout: Layout, name: str, angle) -> _Places:
     offset, frames, width = layout.plates[name]
-    order = np.argsort(angle)
     flags = np.concatenate(
         [np.full(int(np.prod(s.shape)) // frames, s.profile) for s in layout.sites if s.plate == name]
     )
-    element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[order]
-    profile, nuisance = element[:, flags], element[:, ~flags]
-    conditionals = partial(_conditionals, layout.globals, profile, nuisance)
-    here = conditionals(*laplace)
-    pairs = [(conditionals(*up), conditionals(*down)) for up, down in beside]
+    element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[np.argsort(angle)]
+    return _Places(element[:, flags], element[:, ~flags])
+
+
+def _summary(count: int, plates: Mapping[str, _Places], centre, root: ArrowRoot) -> _Summary:
+    found = {}
+    for name, (profile, nuisance) in plates.items():
+        part = int(part_of_elements(np.concatenate([profile, nuisance], axis=1)[0, 0], count, root.sizes)[0])
+        first = sum(root.sizes[:part])
+        elements = np.concatenate([np.arange(count), count + first + np.arange(root.sizes[part])])
+        found[name] = _conditionals(
+            count, profile - first, nuisance - first, centre[elements], np.asarray(root.of_part(part))
+        )
+    return _Summary(centre, np.asarray(root.shared), found)
+
+
+def _plate(
+    name: str, places: _Places, here: Conditionals, pairs: Sequence[tuple[Conditionals, Conditionals]], angle, key
+) -> tuple[PlateShape, dict[str, Array]]:
+    """Shape of one plate and the start of its parameters; `pairs`: to either side along every spread."""
+    order, frames = np.argsort(angle), len(angle)
 
     def slopes(of) -> np.ndarray:
         """Along every spread, on the leading axis."""
@@ -106,22 +134,22 @@ def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[Plat
     scaled = 2 * (angle[order] - angle.min()) / max(np.ptp(angle), 1e-9) - 1
     phase = 0.5 * np.pi * np.outer(scaled + 1, np.arange(1, HARMONICS + 1))
     features = np.concatenate([scaled[:, None], np.cos(phase), np.sin(phase)], axis=1)
-    plate = PlateShape(name, features, profile, nuisance, here.regression, here.root, targets, unit)
+    plate = PlateShape(name, features, places.profile, places.nuisance, here.regression, here.root, targets, unit)
 
     by_spreads = np.moveaxis(slopes(lambda c: c.mean), 0, -1)
     of_roots = np.moveaxis(slopes(lambda c: np.log(np.diagonal(c.root, axis1=1, axis2=2))), 0, -1)
-    number = nuisance.shape[1]
+    number = places.nuisance.shape[1]
     start = {
         "shift": jnp.zeros((frames, number)),
         "root": jnp.zeros((frames, number, number)),
         "by_spreads": jnp.asarray(np.linalg.solve(here.root, by_spreads)),
         "root_by_spreads": jnp.asarray(of_roots),
     }
-    return plate, start | (_fitted_network(plate, len(pairs), key) if profile.shape[1] else {})
+    return plate, start | (_fitted_network(plate, len(pairs), key) if places.profile.shape[1] else {})
 
 
 def _conditionals(count: int, profile, nuisance, centre, covariance) -> Conditionals:
-    """Of a normal distribution of all parameters, the first `count` of which are shared by the frames."""
+    """Of a normal distribution of the globals, the first `count` elements, and what belongs to the plate."""
     shared, frames = np.arange(count), len(profile)
     by_globals = np.linalg.solve(covariance[np.ix_(shared, shared)], covariance[shared][:, profile.ravel()]).T
     by_globals = by_globals.reshape(frames, -1, count)

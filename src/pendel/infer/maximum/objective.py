@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.curvature import part_sizes
 from pendel.infer.maximum.frame_moves import FrameScores, frame_scores
-from pendel.infer.maximum.normal_matrix import frame_columns, normal_diagonal, normal_matrix
+from pendel.infer.maximum.normal_matrix import normal_diagonal, normal_matrix
 from pendel.infer.maximum.settle import settler
 from pendel.infer.maximum.spreads import spread_loss
 from pendel.infer.target import Target, Values
@@ -31,12 +32,14 @@ class Objective:
     """Functions of (z, fixed, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
     They are about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse
-    mode; `matrix`: U, gradient, Gauss-Newton matrix and the correction there, forward mode; `diagonal`: U, gradient and
-    an estimate of the matrix's diagonal, reverse mode; `settle`: z with the sites that reach no simulation at their
-    maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
+    mode; `matrix`: U, gradient, Gauss-Newton matrix (an `Arrow` with parts of `sizes`) and the correction there,
+    forward mode; `diagonal`: U, gradient and an estimate of the matrix's diagonal, reverse mode; `settle`: z with the
+    sites that reach no simulation at their maximum; `frames`: log densities of single frames; `spread`: loss of the
+    spreads, see `spread_loss`.
     """
 
     layout: Layout
+    sizes: tuple[int, ...]
     value: Callable
     gradient: Callable
     matrix: Callable
@@ -74,8 +77,7 @@ def differentiable(target: Target, mode: str) -> Target:
 
 
 def _make(target: Target) -> Objective:
-    layout = target.layout
-    columns = frame_columns(layout)
+    layout, sizes = target.layout, part_sizes(target)
 
     def value(z, fixed, data):
         return target.negative_log_density(layout.split(z), fixed.spreads, data) - fixed.correction @ z
@@ -85,19 +87,20 @@ def _make(target: Target) -> Objective:
         return potential - fixed.correction @ z, gradient - fixed.correction, *rest
 
     def matrix(z, fixed, data):
-        return corrected(normal_matrix(target, z, fixed.spreads, data, columns), z, fixed)
+        return corrected(normal_matrix(target, z, fixed.spreads, data, sizes), z, fixed)
 
     def diagonal(z, fixed, data):
-        return corrected(normal_diagonal(target, z, fixed.spreads, data), z, fixed)
+        return corrected(normal_diagonal(target, z, fixed.spreads, data, sizes), z, fixed)
 
     return Objective(
         layout=layout,
+        sizes=sizes,
         value=jax.jit(value),
         gradient=jax.jit(jax.value_and_grad(value)),
         matrix=jax.jit(matrix),
         diagonal=jax.jit(diagonal),
         settle=settler(target),
-        frames=frame_scores(target),
+        frames=frame_scores(target, sizes),
         spread=spread_loss(target),
     )
 
