@@ -40,9 +40,10 @@ check: install
 	$(BIN)/pyright
 
 # Two workers, a file of tests each: compilation, most of the time, uses one core; it is a fifth shorter without most of
-# XLA's optimisations, which change no test's result beyond rounding (make test-slow has them).
+# XLA's optimisations. Tests of the physics that are marked `optimized` have them, as the program does.
 test: check
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 --dist loadfile
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not optimized"
+	$(BIN)/pytest -n 2 --dist loadfile -m "optimized and not slow and not gpu" tests
 
 test-slow: install
 	$(BIN)/pytest -m slow

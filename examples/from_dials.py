@@ -129,9 +129,10 @@ def passage_angles(measured: Experiment) -> np.ndarray:
 def r_factor(crystal: pendel.Crystal, experiment: Experiment, **beams) -> tuple[float, float]:
     """R_obs, and the median thickness [Å], at the start values that a scan finds; nothing is refined."""
     plan = pendel.make_plan(crystal, experiment, thickness_max=2000.0, **beams)
-    start = pendel.find_start(crystal, ((experiment, plan),)).values[0]
+    start = pendel.find_start(crystal, (pendel.DataSet(experiment, plan),)).values[0]
     nodes, weights = tapered(start["log_thickness"], start["log_taper"])
-    level = pendel.simulate_intensities(crystal, plan, tilt=start["tilt"], thickness=nodes, weights=weights)
+    illumination = pendel.Illumination(tilt=start["tilt"], thickness=nodes, weights=weights)
+    level = pendel.simulate_intensities(crystal, plan, illumination)
     calculated = np.exp(start["log_scale"])[experiment.frame_index] * level
     found = pendel.agreement(experiment.intensity, experiment.sigma, calculated, experiment.frame_index)
     return found.r_obs_pooled, float(np.exp(np.median(start["log_thickness"])))

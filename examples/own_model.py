@@ -22,10 +22,9 @@ import numpyro
 import numpyro.distributions as dist
 
 import pendel
-from pendel.crystal.parameters import with_parameters
 from pendel.datasets import example
 from pendel.experiment.frames import central_vectors
-from pendel.model.errors import gaussian
+from pendel.model import Spread, gaussian, observe, sample_frames, sample_structure, simulate
 from pendel.simulate.thickness import single
 
 QUICK = {"every": 10, "g_max": 1.5, "sg_max": 0.004, "tilts": 5}
@@ -35,42 +34,32 @@ FULL = {"every": 2, "g_max": 1.6, "sg_max": 0.01, "tilts": 31}
 # %%
 def model(crystal, datasets, *, intensities=None, mask=None):
     """Atoms, one slab, scales and tilts of frames, and a model error that grows or shrinks with resolution."""
-    moves = dist.Normal(0, 0.1).expand([len(crystal.position_basis)]).to_event(1)  # Å: a poorer start than usual
-    strain = dist.Normal(0, 1).expand([len(crystal.adp_basis)]).to_event(1)
-    structure = with_parameters(
-        crystal, displacement=numpyro.sample("displacement", moves), log_strain=numpyro.sample("log_strain", strain)
-    )
-    numpyro.deterministic("fract", structure.fract)
-    numpyro.deterministic("U_aniso", structure.u_aniso)
+    structure = sample_structure(crystal, displacement=0.1, log_strain=1.0)  # Å: a poorer start than usual
 
     # The error model: 10 % at low resolution, give or take a factor; c = 1 means e times that at 1 Å⁻¹.
     b_0 = numpyro.sample("b_0", dist.LogNormal(jnp.log(0.1), 0.5))
     c = numpyro.sample("c", dist.Normal(0, 1))
 
-    ((experiment, plan),) = datasets
-    strongest = jnp.log(jnp.max(experiment.intensity))
-    scale_mean = numpyro.sample("log_scale_mean", dist.Normal(strongest, 2))
-    scale_spread = numpyro.sample("scale_spread", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
-    tilt_spread = numpyro.sample("tilt_spread", dist.HalfNormal(0.1), infer={"fixed_in_map": 0.1})
-    slab = numpyro.sample("log_thickness_mean", dist.Normal(jnp.log(800.0), 0.8))
-    jump = numpyro.sample("thickness_jump", dist.HalfNormal(0.2), infer={"fixed_in_map": 0.1})
-    with numpyro.plate("frames", plan.frames):
-        log_scale = numpyro.sample("log_scale", dist.Normal(scale_mean, scale_spread))
-        tilt = numpyro.sample("tilt", dist.Normal(0, tilt_spread).expand([2]).to_event(1))  # deg
-        log_thickness = numpyro.sample("log_thickness", dist.Normal(slab, jump))
+    (data,) = datasets
+    scale, illumination = sample_frames(
+        data, slab, log_scale=2.0, scale_spread=Spread(0.3, in_map=0.1), tilt_spread=Spread(0.1, in_map=0.1)
+    )
+    measured = data.experiment
+    calculated = scale[measured.frame_index] * simulate(structure, data, illumination)
+    g_squared = jnp.sum((jnp.asarray(measured.hkl) @ jnp.asarray(measured.orientation).T) ** 2, axis=1)  # Å⁻²
+    errors = gaussian(calculated, measured.sigma, b=b_0 * jnp.exp(c * g_squared))
+    observe(data, calculated, errors, intensities=intensities, mask=mask)
+
+
+def slab(data):
+    """One thickness for all frames but for a jump: nodes [Å] and weights."""
+    mean = numpyro.sample("log_thickness_mean", dist.Normal(jnp.log(800.0), 0.8))
+    jump = Spread(0.2, in_map=0.1).sample("thickness_jump")
+    with numpyro.plate(data.frames, data.plan.frames):
+        log_thickness = numpyro.sample("log_thickness", dist.Normal(mean, jump))
     nodes, weights = single(log_thickness)
     numpyro.deterministic("thickness", nodes[:, 0])
-
-    level = pendel.simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
-    calculated = numpyro.deterministic("calculated", jnp.exp(log_scale)[experiment.frame_index] * level)
-    g_squared = jnp.sum((jnp.asarray(experiment.hkl) @ jnp.asarray(experiment.orientation).T) ** 2, axis=1)  # Å⁻²
-    with numpyro.handlers.mask(mask=True if mask is None else mask[0]):
-        numpyro.sample(
-            "intensity",
-            gaussian(calculated, experiment.sigma, b=b_0 * jnp.exp(c * g_squared)),
-            obs=None if intensities is None else intensities[0],
-            infer={"plate": "frames", "frame": experiment.frame_index},
-        )
+    return nodes, weights
 
 
 # %%
@@ -87,13 +76,14 @@ def main() -> None:
     crystal = pendel.read_crystal(example().structure)
     measured = pendel.select(pendel.read_pets(example().data), "nearest")
     experiment = pendel.thin(measured, slice(None, None, beams.pop("every")))
-    datasets = ((experiment, pendel.make_plan(crystal, experiment, thickness_max=1500.0, **beams)),)
+    datasets = (pendel.DataSet(experiment, pendel.make_plan(crystal, experiment, thickness_max=1500.0, **beams)),)
     reach = np.linalg.norm(central_vectors(experiment), axis=1).max()
     print(f"{len(experiment.hkl)} measurements on {len(experiment.frame_id)} frames, up to {reach:.2f} Å⁻¹")
 
     # Start values, the maximum, draws of the Laplace approximation.
     start = dict(pendel.find_start(crystal, datasets).values[0])
-    fit = pendel.fit_map(model, crystal, datasets, start=start, intensities=(experiment.intensity,))
+    target = pendel.make_target(model, crystal, datasets, intensities=(experiment.intensity,))
+    fit = pendel.fit_map(target, start=start)
     print(fit.message)
     draws = pendel.laplace_draws(fit, jax.random.key(0), 1000)
 

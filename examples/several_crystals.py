@@ -3,9 +3,9 @@
     python examples/several_crystals.py
 
 Two crystals of quartz are simulated, of different thickness and misorientation and with noise of their own. Each is
-fitted alone, then both with the model `multi_crystal`, in which they share the atoms and nothing else. Information
+fitted alone, then both by the model `robust` with errors="each": they share the atoms and nothing else. Information
 adds, so the standard uncertainties of the atoms shrink by about sqrt(2). On files: `pendel refine structure.cif
-one.cif_pets other.cif_pets --model multi_crystal --out run`. `--quick` takes five frames with few beams.
+one.cif_pets other.cif_pets --out run`, with one set of errors for both. `--quick` takes five frames with few beams.
 """
 
 # %%
@@ -19,13 +19,14 @@ import pendel
 from pendel.check.synthetic import simulate_experiment
 from pendel.datasets import example
 from pendel.experiment.frames import Experiment, central_vectors
-from pendel.model.load import with_thickness
+from pendel.model.load import with_options
 
 PRIOR = 0.05  # Å, of every displacement in the shipped models
 QUICK = {"every": 6, "g_max": 1.2, "sg_max": 0.005, "tilts": 5}
 FULL = {"every": 3, "g_max": 1.3, "sg_max": 0.008, "tilts": 25}
 CRYSTALS = (500.0, 430.0)  # Å
-MODEL = with_thickness(pendel.load_model("multi_crystal"), "single")  # a slab in every frame, as simulated below
+# A slab in every frame, as simulated below; every crystal has its own errors.
+MODEL = with_options(pendel.load_model("robust"), thickness="single", errors="each")
 
 
 # %%
@@ -50,8 +51,8 @@ def measured_crystals(truth: pendel.Crystal, every: int, g_max: float, **beams) 
 
 def fit(crystal: pendel.Crystal, datasets: tuple, start: dict) -> pendel.MapFit:
     """The maximum of the posterior of one or both crystals."""
-    intensities = tuple(experiment.intensity for experiment, _ in datasets)
-    return pendel.fit_map(MODEL, crystal, datasets, start=start, intensities=intensities)
+    intensities = tuple(data.experiment.intensity for data in datasets)
+    return pendel.fit_map(pendel.make_target(MODEL, crystal, datasets, intensities=intensities), start=start)
 
 
 def uncertainties(fit: pendel.MapFit) -> np.ndarray:
@@ -67,21 +68,21 @@ def main() -> None:
     beams = {name: value for name, value in options.items() if name != "every"}
     truth, crystal = pendel.read_crystal(example().data), pendel.read_crystal(example().structure)
     experiments = measured_crystals(truth, **options)
-    plans = [
-        pendel.make_plan(crystal, one, thickness_max=1200.0, propagator="chebyshev", **beams) for one in experiments
-    ]
-    pairs = list(zip(experiments, plans, strict=True))
+    plans = [pendel.make_plan(crystal, one, thickness_max=1200.0, **beams) for one in experiments]
 
     # Each alone. Thickness starts at what was simulated; with real data `pendel.find_start` scans for it.
     starts = [
         {"log_thickness": np.full(len(one.frame_id), np.log(t)), "log_thickness_mean": np.log(t)}
         for one, t in zip(experiments, CRYSTALS, strict=True)
     ]
-    alone = [fit(crystal, (pair,), start) for pair, start in zip(pairs, starts, strict=True)]
+    alone = [
+        fit(crystal, (pendel.DataSet(one, plan),), start)
+        for one, plan, start in zip(experiments, plans, starts, strict=True)
+    ]
 
     # Both: sites of the second crystal end in _2; the atoms have one name and are shared.
     start = {**alone[0].values, **{f"{name}_2": value for name, value in alone[1].values.items()}}
-    both = fit(crystal, tuple(pairs), start)
+    both = fit(crystal, pendel.data_sets(experiments, plans), start)
 
     first, second, together = map(uncertainties, (*alone, both))
     # Precisions 1/su² add; the prior is in both of them and must count once.

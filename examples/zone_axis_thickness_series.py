@@ -31,7 +31,7 @@ import pendel
 from pendel.crystal.cell import reciprocal_matrix
 from pendel.crystal.form_factors import form_factors
 from pendel.experiment.frames import Experiment, central_vectors, excitation_error
-from pendel.model.errors import gaussian
+from pendel.model import Illumination, gaussian, simulate
 from pendel.simulate.scattering import structure_factors
 from pendel.simulate.thickness import single
 
@@ -101,12 +101,13 @@ def two_beams(crystal: pendel.Crystal, offset_deg: float, thickness: np.ndarray)
 # %%
 def model(crystal, datasets, *, intensities=None, mask=None):
     """One thickness, one scale, counting errors and 2 % of the model."""
-    ((pattern, plan),) = datasets
+    (data,) = datasets
+    pattern = data.experiment
     with numpyro.plate("frames", 1):
         log_thickness = numpyro.sample("log_thickness", dist.Normal(jnp.log(700.0), 0.8))
         log_scale = numpyro.sample("log_scale", dist.Normal(jnp.log(jnp.max(pattern.intensity)), 2))
     nodes, weights = single(log_thickness)
-    level = pendel.simulate_intensities(crystal, plan, tilt=jnp.zeros((1, 2)), thickness=nodes, weights=weights)
+    level = simulate(crystal, data, Illumination(tilt=jnp.zeros((1, 2)), thickness=nodes, weights=weights))
     numpyro.sample(
         "intensity",
         gaussian(jnp.exp(log_scale) * level, pattern.sigma, b=0.02),
@@ -172,7 +173,8 @@ def main() -> None:
     inner = np.flatnonzero((misfit[1:-1] < misfit[:-2]) & (misfit[1:-1] < misfit[2:])) + 1
     best = inner[np.argsort(misfit[inner])][:4]
     starts = [{"log_thickness": np.log(thickness[[i]]), "log_scale": np.log(scale[[i]])} for i in best]
-    fit = pendel.fit_map(model, crystal, ((pattern, plan),), start=starts, intensities=(pattern.intensity,))
+    target = pendel.make_target(model, crystal, (pendel.DataSet(pattern, plan),), intensities=(pattern.intensity,))
+    fit = pendel.fit_map(target, start=starts)
     found = np.exp(np.asarray(pendel.laplace_draws(fit, jax.random.key(0), 2000)["log_thickness"]))
     print(f"\n{'basin [Å]':>10}{'chi²':>12}")
     for i in best:

@@ -27,56 +27,22 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from pendel.crystal.parameters import with_parameters
-from pendel.model.errors import weighted_least_squares
-from pendel.model.simulation import simulated
-from pendel.model.thickness_prior import sample_thickness
-from pendel.simulate import simulate_intensities
+from pendel.model import Spread, observe, sample_frames, sample_structure, simulate, weighted_least_squares
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
-    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
-    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
-    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
-    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
-    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain)
-    numpyro.deterministic("fract", structure.fract)
-    numpyro.deterministic("U_aniso", structure.u_aniso)
-
+    """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
+    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
     error = numpyro.sample("error", dist.LogNormal(jnp.log(0.05), 0.5))  # published wR2 are 3-8 %
 
-    for number, (experiment, plan) in enumerate(datasets):
-        suffix = f"_{number + 1}" if number else ""
-        frames = f"frames{suffix}"
-        alpha = jnp.asarray(experiment.alpha)
-
-        strongest = jnp.log(jnp.max(experiment.intensity))
-        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
-        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
-        tilt_spread = numpyro.sample(
-            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+    for data in datasets:
+        scale, illumination = sample_frames(
+            data,
+            thickness,
+            log_scale=2.0,
+            scale_spread=Spread(0.3, in_map=0.1),
+            tilt_spread=Spread(0.1, in_map=0.12),  # deg
         )
-        with numpyro.plate(frames, plan.frames):
-            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
-            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
-
-        nodes, weights = sample_thickness(thickness, alpha, frames, suffix)  # Å, a curve along the angle
-        calculated = simulated(
-            f"simulated{suffix}", simulate_intensities, structure, plan, tilt=tilt, thickness=nodes, weights=weights
-        )
-        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
-        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
-        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
-            numpyro.sample(
-                f"intensity{suffix}",
-                weighted_least_squares(
-                    calculated,
-                    experiment.intensity,
-                    experiment.sigma,
-                    experiment.frame_index,
-                    frames=plan.frames,
-                    error=error,
-                ),
-                obs=None if intensities is None else intensities[number],
-                infer={"plate": frames, "frame": experiment.frame_index},
-            )
+        calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
+        scatter = weighted_least_squares(calculated, data.experiment, error=error)
+        observe(data, calculated, scatter, intensities=intensities, mask=mask)

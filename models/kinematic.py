@@ -19,60 +19,27 @@ in all but the thinnest crystals, so b comes out near one half and the coordinat
 standard uncertainties; compare with `robust` before believing either.
 """
 
-import jax.numpy as jnp
-import numpyro
-import numpyro.distributions as dist
-from numpyro.distributions.transforms import AffineTransform
-
-from pendel.crystal.parameters import with_parameters
-from pendel.model.errors import student_t
-from pendel.model.simulation import simulated
-from pendel.model.thickness_prior import sample_thickness
+from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
 from pendel.simulate import kinematic_intensities
 
 DIFFRACTION_THEORY = "kinematical"  # for the CIF
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="lens"):
-    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
-    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
-    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
-    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
-    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain)
-    numpyro.deterministic("fract", structure.fract)
-    numpyro.deterministic("U_aniso", structure.u_aniso)
+    """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
+    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
+    error = sample_errors(a=1.0, b=0.4, nu=3.0)  # errors of kinematical fits are 30-70 % of I
 
-    # Errors of kinematical fits are 30-70 % of I.
-    a = numpyro.sample("a", dist.LogNormal(0.0, 0.5))
-    b = numpyro.sample("b", dist.LogNormal(jnp.log(0.4), 0.5))
-    excess = dist.LogNormal(jnp.log(3.0), 0.5)
-    nu = numpyro.sample("nu", dist.TransformedDistribution(excess, AffineTransform(2.0, 1.0, domain=excess.support)))
-
-    for number, (experiment, plan) in enumerate(datasets):
-        suffix = f"_{number + 1}" if number else ""
-        frames = f"frames{suffix}"
-
+    for data in datasets:
         # A thin crystal scatters t^2 |A|^2 of the beam, which may exceed 1 here, so the scale is known less well.
-        strongest = jnp.log(jnp.max(experiment.intensity))
-        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 4))
-        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.5), infer={"fixed_in_map": 0.2})
-        tilt_spread = numpyro.sample(
-            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        scale, illumination = sample_frames(
+            data,
+            thickness,
+            log_scale=4.0,
+            scale_spread=Spread(0.5, in_map=0.2),
+            tilt_spread=Spread(0.1, in_map=0.12),  # deg
         )
-        with numpyro.plate(frames, plan.frames):
-            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
-            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
-
-        nodes, weights = sample_thickness(thickness, jnp.asarray(experiment.alpha), frames, suffix)  # Å
-        calculated = simulated(
-            f"simulated{suffix}", kinematic_intensities, structure, plan, tilt=tilt, thickness=nodes, weights=weights
-        )
-        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
-        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
-        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
-            numpyro.sample(
-                f"intensity{suffix}",
-                student_t(calculated, experiment.sigma, a=a, b=b, nu=nu),
-                obs=None if intensities is None else intensities[number],
-                infer={"plate": frames, "frame": experiment.frame_index},
-            )
+        intensity = simulate(structure, data, illumination, kinematic_intensities)
+        calculated = scale[data.experiment.frame_index] * intensity
+        scatter = student_t(calculated, data.experiment.sigma, **error)
+        observe(data, calculated, scatter, intensities=intensities, mask=mask)

@@ -23,79 +23,28 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 `pendel.model.thickness_prior`.
 """
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from numpyro.distributions.transforms import AffineTransform
-
-from pendel.base import InputError
-from pendel.crystal.parameters import with_parameters
-from pendel.model.errors import student_t
-from pendel.model.simulation import simulated
-from pendel.model.thickness_prior import sample_thickness
-from pendel.simulate import simulate_intensities
+from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
-    """See the module's story. `datasets`: (experiment, plan) pairs; `intensities=None` gives the prior predictive."""
-    # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e.
-    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
-    displacement = numpyro.sample("displacement", dist.Normal(0, 0.05).expand([positions]).to_event(1))  # Å
-    log_strain = numpyro.sample("log_strain", dist.Normal(0, 1).expand([adps]).to_event(1))
+    """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
+    # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e; occupancies
+    # are wide around the start.
+    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, logit_occupancy=1.5)
 
-    # Occupancies between 0 and 1, wide around the start. One site at least must stay fixed: the scale moves them all.
-    free, sites = np.array(crystal.partly_occupied, dtype=int), len(crystal.labels)
-    if not 0 < len(free) < sites:
-        raise InputError(
-            found=f"{len(free)} of {sites} sites with an occupancy below 1",
-            expected="at least one to refine and at least one to stay fixed",
-            do="write a start value such as 0.9 for the occupancies to refine into the CIF, and 1 for the others",
-        )
-    start = jnp.asarray(crystal.occupancy)
-    guess = dist.Normal(jnp.log(start[free] / (1 - start[free])), 1.5).to_event(1)
-    logit = numpyro.sample("logit_occupancy", guess)
-    occupancy = numpyro.deterministic("occupancy", start.at[free].set(jax.nn.sigmoid(logit)))
+    # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 % (b).
+    error = sample_errors(a=1.0, b=0.1, nu=3.0)
 
-    structure = with_parameters(crystal, displacement=displacement, log_strain=log_strain, occupancy=occupancy)
-    numpyro.deterministic("fract", structure.fract)
-    numpyro.deterministic("U_aniso", structure.u_aniso)
-
-    # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 %.
-    a = numpyro.sample("a", dist.LogNormal(0.0, 0.5))
-    b = numpyro.sample("b", dist.LogNormal(jnp.log(0.1), 0.5))
-    # Above 2, or the best fit to few data is one that meets some of them exactly and calls the others outliers.
-    excess = dist.LogNormal(jnp.log(3.0), 0.5)
-    nu = numpyro.sample("nu", dist.TransformedDistribution(excess, AffineTransform(2.0, 1.0, domain=excess.support)))
-
-    for number, (experiment, plan) in enumerate(datasets):
-        suffix = f"_{number + 1}" if number else ""
-        frames = f"frames{suffix}"
-        alpha = jnp.asarray(experiment.alpha)
-
+    for data in datasets:
         # Scale: I_calc is a fraction of the incident beam, the strongest measured reflection a good part of it.
-        strongest = jnp.log(jnp.max(experiment.intensity))
-        scale_mean = numpyro.sample(f"log_scale_mean{suffix}", dist.Normal(strongest, 2))
-        scale_spread = numpyro.sample(f"scale_spread{suffix}", dist.HalfNormal(0.3), infer={"fixed_in_map": 0.1})
-        # Tilt: recorded angles jump by 0.1-0.2 degrees between neighbouring frames.
-        tilt_spread = numpyro.sample(
-            f"tilt_spread{suffix}", dist.HalfNormal(0.1).expand([2]).to_event(1), infer={"fixed_in_map": 0.12}
+        # Tilt: recorded angles jump by 0.1-0.2 degrees between neighbouring frames. Thickness: a curve along the angle.
+        scale, illumination = sample_frames(
+            data,
+            thickness,
+            log_scale=2.0,
+            scale_spread=Spread(0.3, in_map=0.1),
+            tilt_spread=Spread(0.1, in_map=0.12),  # deg
         )
-        with numpyro.plate(frames, plan.frames):
-            log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(scale_mean, scale_spread))
-            tilt = numpyro.sample(f"tilt{suffix}", dist.Normal(0, tilt_spread).to_event(1))  # deg
-
-        nodes, weights = sample_thickness(thickness, alpha, frames, suffix)  # Å, a curve along the angle
-        calculated = simulated(
-            f"simulated{suffix}", simulate_intensities, structure, plan, tilt=tilt, thickness=nodes, weights=weights
-        )
-        scale = numpyro.deterministic(f"scale{suffix}", jnp.exp(log_scale))
-        calculated = numpyro.deterministic(f"calculated{suffix}", scale[experiment.frame_index] * calculated)
-        with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
-            numpyro.sample(
-                f"intensity{suffix}",
-                student_t(calculated, experiment.sigma, a=a, b=b, nu=nu),
-                obs=None if intensities is None else intensities[number],
-                infer={"plate": frames, "frame": experiment.frame_index},
-            )
+        calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
+        scatter = student_t(calculated, data.experiment.sigma, **error)
+        observe(data, calculated, scatter, intensities=intensities, mask=mask)

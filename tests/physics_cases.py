@@ -12,8 +12,7 @@ from pendel.crystal.form_factors import form_factors
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box
-from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
-from pendel.simulate.eigen import propagate_eigen
+from pendel.simulate.chebyshev import absorption_spread, expansion_length, propagate_chebyshev, spectral_interval
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
 from pendel.simulate.scattering import structure_factors
 
@@ -136,8 +135,13 @@ def zone_beams(structure: Structure, orientation, *, g_max, sg_max) -> list[slow
     return slow_bloch.select_beams(frame, oracle_cell_of(structure), n, g_max=g_max, sg_max=sg_max)
 
 
-def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavelength=WAVELENGTH):
-    """Interaction [1 beams beams], diagonal and flux [1 beams 1] that pendel builds for a given list of beams."""
+def eigenproblem(
+    crystal: Crystal, beams, orientation, *, table="lobato", wavelength=WAVELENGTH, absorption=0.0, u_0=0.0
+):
+    """Interaction [1 beams beams], diagonal and flux [1 beams 1] that pendel builds for a given list of beams.
+
+    With absorption U'_g = absorption x U_g for g != 0 and U'_0 = u_0 [Å⁻²].
+    """
     hkl = np.array(beams, dtype=np.int32)[None]
     count = hkl.shape[1]
     group = SegmentGroup(
@@ -148,7 +152,6 @@ def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavele
         frame=np.zeros(1, dtype=np.int32),
         measurement=np.zeros((1, count), dtype=np.int32),
         rows=count,
-        propagator="eigen",
     )
     box, support = difference_box((group,))
     length = np.sqrt(np.einsum("gi,ij,gj->g", support, np.linalg.inv(slow_bloch.metric(crystal.cell)), support))
@@ -157,31 +160,30 @@ def eigenproblem(crystal: Crystal, beams, orientation, *, table="lobato", wavele
     @jax.jit
     def build(crystal, group):
         u_g = structure_factors(crystal, support, factors, wavelength)
-        interaction = interaction_matrix(coupling_box(u_g, support, box, wavelength), group, box)
+        pair = (1 + 1j * absorption) * u_g, (1 + 1j * absorption) * jnp.conj(u_g)
+        interaction = interaction_matrix(coupling_box(*pair, support, box, wavelength, u_0=1j * u_0), group, box)
         return interaction, *diagonal_and_flux(group, jnp.array([[0.0, 0.0, 1.0]]), wavelength)
 
     return build(crystal, group)
 
 
-def propagate(problem, thickness, *, propagator="eigen", dtype="float64", mode="forward"):
+def propagate(problem, thickness, *, dtype="float64", mode="forward"):
     """Amplitudes [segments nodes beams tilts] of all beams of an eigenproblem at thicknesses [Å]."""
     interaction, diagonal, flux = problem
     nodes = jnp.broadcast_to(jnp.asarray(thickness, dtype=float), (interaction.shape[0], len(thickness)))
-    if propagator == "eigen":
-        return jax.jit(propagate_eigen)(interaction, diagonal, flux, nodes)
     interaction = interaction.astype(jnp.complex64 if dtype == "float32" else jnp.complex128)
-    radius = float(jnp.max(jax.jit(spectral_interval)(interaction, diagonal, flux)[1]))
-    steps = int(expansion_length(jnp.asarray(radius * float(np.max(thickness))), dtype))
+    centre, radius = jax.jit(spectral_interval)(interaction, diagonal, flux)
+    spread = jax.jit(absorption_spread)(interaction, flux, centre)
+    longest = float(np.max(thickness))
+    steps = int(jnp.max(expansion_length(radius * longest, dtype, spread * longest)))
     options = {"rows": interaction.shape[1], "max_steps": -(-steps // 100) * 100, "mode": mode}
     return jax.jit(partial(propagate_chebyshev, **options))(interaction, diagonal, flux, nodes)
 
 
-def exit_intensities(
-    crystal, beams, orientation, thickness, *, propagator="eigen", dtype="float64", wavelength=WAVELENGTH
-):
+def exit_intensities(crystal, beams, orientation, thickness, *, dtype="float64", wavelength=WAVELENGTH):
     """|psi|² [thickness, beams] of a given list of beams in one orientation."""
     problem = eigenproblem(crystal, beams, orientation, wavelength=wavelength)
-    wave = propagate(problem, thickness, propagator=propagator, dtype=dtype)
+    wave = propagate(problem, thickness, dtype=dtype)
     return np.abs(np.asarray(wave[0, :, :, 0])) ** 2
 
 

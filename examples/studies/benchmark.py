@@ -5,6 +5,7 @@ crystals of growing cells at one sg_max, 8 tilts over 0.35 degrees, 600 Å. Publ
 `../shared/data` has them. Writes docs/benchmark.md, docs/benchmark.json and docs/benchmark.png.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -26,7 +27,6 @@ from pendel.crystal.form_factors import form_factors
 from pendel.run.processes import join_processes
 from pendel.simulate import beams as selection
 from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
-from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
 from pendel.simulate.plan import plan_coupling
@@ -63,7 +63,6 @@ SETS = {
     ),
 }
 SEGMENTS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)  # degrees
-SMALL_SIZES = (8, 16, 24, 32, 48)
 SPREAD = {  # (devices of a process, cores of each process)
     "1 device, 1 core": (1, ["0"]),
     "1 device, 2 cores": (1, ["0,1"]),
@@ -200,9 +199,9 @@ def data_problem(name, frames):
 
     def loss(parameters, plan, mean):
         fract, u_aniso, occupancy, tilt, nodes = parameters
-        structure = pendel.crystal.structure.replace(crystal, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
-        weights = jnp.full(shape, 1 / len(NODES))
-        calculated = pendel.simulate_intensities(structure, plan, tilt=tilt, thickness=nodes, weights=weights)
+        structure = dataclasses.replace(crystal, fract=fract, u_aniso=u_aniso, occupancy=occupancy)
+        illumination = pendel.Illumination(tilt=tilt, thickness=nodes, weights=jnp.full(shape, 1 / len(NODES)))
+        calculated = pendel.simulate_intensities(structure, plan, illumination)
         return jnp.sum((jnp.sqrt(calculated + 1e-9) * mean - observed) ** 2)
 
     nodes = jnp.broadcast_to(jnp.asarray(NODES * thickness), shape)
@@ -246,25 +245,6 @@ def segment_case(name, degrees):
         "gradient_s": timed(jax.jit(jax.grad(loss)), parameters, plan, mean, repeats=5)[1],
         "change": value / float(jax.jit(usual[2])(usual[3][0], usual[1], mean)) - 1,
     }
-
-
-def small_case(size):
-    """Time of the gradient of 600 equal segments of few beams, by both propagators."""
-    interaction, diagonal, flux = (jnp.repeat(x, 600, axis=0) for x in system(size))
-    nodes = jnp.broadcast_to(jnp.asarray(NODES * THICKNESS), (600, len(NODES)))
-
-    def chebyshev(interaction, diagonal, flux):
-        found = propagate_chebyshev(interaction, diagonal, flux, nodes, rows=size, max_steps=1500, mode="reverse")
-        return jnp.sum(jnp.abs(found) ** 2)
-
-    def eigen(interaction, diagonal, flux):
-        return jnp.sum(jnp.abs(propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)) ** 2)
-
-    found = {"N": size}
-    for function in (chebyshev, eigen):
-        slope = jax.jit(jax.grad(function, argnums=(0, 1)))
-        found[function.__name__] = timed(slope, interaction, diagonal, flux)[1]
-    return found
 
 
 def spread_case(name, frames):
@@ -341,8 +321,7 @@ def main():
     lengths = []
     for name in ("quartz", "cspbbr3-1") if DATA.exists() else ():
         lengths += [run_case("segment", name, str(degrees)) for degrees in SEGMENTS]
-    small = [run_case("small", str(size)) for size in SMALL_SIZES]
-    print(lengths, small, flush=True)
+    print(lengths, flush=True)
     spread = []
     if DATA.exists() and hasattr(os, "sched_setaffinity"):
         for name, frames in (("quartz", ":"), ("cspbbr3", "::8")):
@@ -364,7 +343,6 @@ def main():
         "sweep": sweep,
         "cases": cases,
         "segment_lengths": lengths,
-        "few_beams": small,
         "spread": spread,
     }
     (DOCS / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -382,8 +360,6 @@ if __name__ == "__main__":
             print(json.dumps(data_case(name)))
         case ["segment", name, degrees]:
             print(json.dumps(segment_case(name, degrees)))
-        case ["small", size]:
-            print(json.dumps(small_case(int(size))))
         case ["spread", cores, name, frames]:
             os.sched_setaffinity(0, map(int, cores.split(",")))
             print(json.dumps(spread_case(name, frames)))

@@ -38,10 +38,6 @@ def as_markdown(report):
     for r in report["segment_lengths"]:
         sizes, times = " and ".join(map(str, r["beams"])), (f"{r[key]:.3g}" for key in ("loss_s", "gradient_s"))
         lines.append(cells([r["case"], r["degrees"], r["segments"], sizes, *times, f"{r['change']:.0e}"]))
-    lines += ["\n## Few beams\n"]
-    lines += ["Gradient of 600 segments of 8 tilts, five nodes up to 600 Å. The library decomposes up to"]
-    lines += [f"{beams.EIGEN_BEAMS} beams.\n", *heading(["N", "Chebyshev", "eigen"])]
-    lines += [cells([r["N"], f"{r['chebyshev']:.3g}", f"{r['eigen']:.3g}"]) for r in report["few_beams"]]
     lines += [
         "\n## One segment of N beams\n",
         f"{report['tilts']} tilts, {report['thickness']:.0f} Å, one thickness, complex matrix.",

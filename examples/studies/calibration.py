@@ -22,6 +22,7 @@ from scipy.stats import binom
 import pendel
 from pendel.datasets import example
 from pendel.experiment.select import drop_poor_frames
+from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
 
@@ -89,7 +90,7 @@ def _setting(frames: int):
     some = pendel.thin(rows, slice(0, every * frames, every))
     experiment = drop_poor_frames(pendel.select(some, "nearest"), 1)
     plan = pendel.make_plan(crystal, experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
-    return crystal, (experiment, plan)
+    return crystal, pendel.DataSet(experiment, plan)
 
 
 def _draw(model, crystal, dataset, key):
@@ -98,7 +99,7 @@ def _draw(model, crystal, dataset, key):
     generator = np.random.default_rng(seed)
     held = {name: generator.normal(*numbers) for name, numbers in NARROW.items()}
     held |= {name: generator.uniform(*limits, 2 if name == "tilt_spread" else None) for name, limits in RANGES.items()}
-    held["log_scale_mean"] = np.log(np.max(dataset[0].intensity)) + 1.0 + 0.3 * generator.standard_normal()
+    held["log_scale_mean"] = np.log(np.max(dataset.experiment.intensity)) + 1.0 + 0.3 * generator.standard_normal()
     program = handlers.substitute(handlers.seed(model, seed), data=held)
     trace = handlers.trace(program).get_trace(crystal, (dataset,))
     return {name: np.asarray(x["value"]) for name, x in trace.items() if x["type"] in ("sample", "deterministic")}
@@ -106,23 +107,24 @@ def _draw(model, crystal, dataset, key):
 
 def _one(model, crystal, dataset, key, infer):
     """Simulate, refine and rank one experiment."""
-    experiment, plan = dataset
+    experiment = dataset.experiment
     key_truth, key_start, key_fit = jax.random.split(key, 3)
     truth, other = _draw(model, crystal, dataset, key_truth), _draw(model, crystal, dataset, key_start)
-    data = (crystal, ((dataclasses.replace(experiment, intensity=truth["intensity"]), plan),))
-    observations = {"intensities": (truth["intensity"],)}
+    drawn = dataclasses.replace(experiment, intensity=truth["intensity"])
+    data = (crystal, (dataclasses.replace(dataset, experiment=drawn),))
+    target = pendel.make_target(model, *data, intensities=(truth["intensity"],))
     displaced = dataclasses.replace(crystal, fract=other["fract"], u_aniso=other["U_aniso"])
     scanned = dict(pendel.find_start(displaced, data[1], thickness_min=0.7 * THICKNESS).values[0])
     start = {**scanned, "displacement": other["displacement"], "log_strain": other["log_strain"]}
-    fit = pendel.fit_map(model, *data, start=start, moves=tilt_moves(data[1]), **observations)
+    fit = pendel.fit_map(target, start=start, moves=tilt_moves(data[1]))
     if infer == "map":
         draws = pendel.laplace_draws(fit, key_fit, DRAWS)
     elif infer == "svi":
-        svi = pendel.fit_svi(model, *data, start=fit, key=key_fit, angles={"frames": experiment.alpha}, **observations)
+        svi = pendel.fit_svi(target, start=fit, key=key_fit, angles={"frames": experiment.alpha})
         draws = svi.draw(key_fit, DRAWS)
     else:
-        options = {"chains": 2, "warmup": 60, "draws": 110}  # some 150 effective draws of a coordinate
-        chains = pendel.sample_nuts(model, *data, start=fit, key=key_fit, **options, **observations)
+        tuning = ChainTuning(chains=2, warmup=60, draws=110)  # some 150 effective draws of a coordinate
+        chains = pendel.sample_nuts(target, start=fit, key=key_fit, tuning=tuning)
         draws = {name: np.reshape(x, (-1, *np.shape(x)[2:])) for name, x in chains.draws.items()}
     derived = derive(model, data, draws, leave_out=("calculated", "intensity"))
     upper = np.triu_indices(3)

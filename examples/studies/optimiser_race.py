@@ -23,10 +23,9 @@ from pendel.check.synthetic import simulate_experiment
 from pendel.crystal.cell import reciprocal_matrix
 from pendel.crystal.structure import make_crystal
 from pendel.datasets import example
-from pendel.infer.layout import fixed_values, inspect_model, prior_means
-from pendel.infer.maximum.normal_matrix import negative_log_density
-from pendel.infer.maximum.objective import Held, differentiable, objective
+from pendel.infer.maximum.objective import Fixed, differentiable, objective
 from pendel.infer.maximum.optimise import Density, damped_step, whitening
+from pendel.infer.target import make_target, prior_means
 from pendel.simulate.beams import reflections_within
 from pendel.simulate.plan import only_frames
 
@@ -90,31 +89,33 @@ def simulated(sites: int):
     shift = 0.05 * generator.standard_normal(fract.shape) / np.array(cell[:3])
     start = dataclasses.replace(truth, fract=fract + shift)
     plan = pendel.make_plan(start, made.experiment, thickness_max=900.0, **settings)
-    return start, ((made.experiment, plan),)
+    return start, (pendel.DataSet(made.experiment, plan),)
 
 
 def race(crystal, datasets) -> dict:
     """Seconds to the best log density by optimiser, None where it was not reached."""
     model = pendel.load_model("dynamical")
-    kwargs = {"intensities": tuple(experiment.intensity for experiment, _ in datasets), "mask": None}
-    data = differentiable(((crystal, datasets), kwargs), "forward")
-    layout = inspect_model(model, *data, with_fixed=False)
-    spreads = {name: jnp.asarray(value, dtype=float) for name, value in fixed_values(model, *data).items()}
-    functions = objective(model, layout, spreads, data)
-    held = Held(spreads, jnp.zeros(layout.size))
-    density = Density(functions, data, differentiable(data, "reverse"), None)
-    centre = prior_means(model, layout, spreads, *data)
-    begin = {"log_thickness": np.full(len(datasets[0][0].frame_id), np.log(330.0)), "log_thickness_mean": np.log(330.0)}
-    z = density.cheap(layout.unconstrain({**centre, **begin}), held)
-    density.value(z, held)
-    jax.block_until_ready(density.gradient(z, held))
+    intensities = tuple(data.experiment.intensity for data in datasets)
+    target = make_target(model, crystal, datasets, intensities=intensities)
+    layout, spreads = target.layout, {name: jnp.asarray(value, dtype=float) for name, value in target.spreads.items()}
+    fixed = Fixed(spreads, jnp.zeros(layout.size))
+    forward, reverse = (differentiable(target, mode) for mode in ("forward", "reverse"))
+    density = Density(objective(forward), forward.data, reverse.data, None)
+    centre = prior_means(target, spreads)
+    begin = {
+        "log_thickness": np.full(len(datasets[0].experiment.frame_id), np.log(330.0)),
+        "log_thickness_mean": np.log(330.0),
+    }
+    z = density.cheap(layout.unconstrain({**centre, **begin}), fixed)
+    density.value(z, fixed)
+    jax.block_until_ready(density.gradient(z, fixed))
     traces = {}
     racers = {"L-BFGS, diagonal metric": lbfgs, "Levenberg-Marquardt": marquardt, "Adam": adam}
     for name, optimise in (racers | {"Adam, minibatches of a quarter": minibatches}).items():
-        traces[name] = optimise(model, density, z, held)
+        traces[name] = optimise(target, density, z, fixed)
     best = max(density for trace in traces.values() for _, density in trace)
     structural = len(crystal.position_basis) + len(crystal.adp_basis)
-    found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0][0].intensity)}
+    found = {"structural": structural, "parameters": layout.size, "measurements": len(datasets[0].experiment.intensity)}
     for name, trace in traces.items():
         reached = [seconds for seconds, density in trace if density > best - NEAR]
         end = max(density for _, density in trace)
@@ -122,16 +123,16 @@ def race(crystal, datasets) -> dict:
     return found
 
 
-def marquardt(model, density, z, held):
+def marquardt(target, density, z, fixed):
     """Damped Fisher scoring with the full Gauss-Newton matrix."""
-    jax.block_until_ready(density.functions.matrix(z, held, density.forward)[0])
+    jax.block_until_ready(density.functions.matrix(z, fixed, density.forward)[0])
     began, trace, damping = time.monotonic(), [], 1e-3
     while time.monotonic() - began < SECONDS:
-        potential, gradient, matrix, _ = density.functions.matrix(z, held, density.forward)
+        potential, gradient, matrix, _ = density.functions.matrix(z, fixed, density.forward)
         trace.append((time.monotonic() - began, -float(potential)))
         while True:
             move, _ = damped_step(matrix, gradient, damping)
-            trial = density.value(z + move, held)
+            trial = density.value(z + move, fixed)
             if np.isfinite(trial) and trial < float(potential):
                 z, damping = z + move, damping / 5
                 break
@@ -144,16 +145,16 @@ def marquardt(model, density, z, held):
     return trace
 
 
-def lbfgs(model, density, z, held):
+def lbfgs(target, density, z, fixed):
     """L-BFGS in the metric of the diagonal that `fit_map` uses for many parameters."""
-    jax.block_until_ready(density.functions.diagonal(z, held, density.reverse)[0])
+    jax.block_until_ready(density.functions.diagonal(z, fixed, density.reverse)[0])
     began, trace = time.monotonic(), []
-    diagonal = np.asarray(density.functions.diagonal(z, held, density.reverse)[2])
+    diagonal = np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2])
     forth, back = whitening(diagonal)
     origin = np.asarray(z)
 
     def value(y):
-        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), held)
+        potential, gradient = density.gradient(jnp.asarray(origin + forth(y)), fixed)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             raise StopIteration
@@ -167,16 +168,16 @@ def lbfgs(model, density, z, held):
     return trace
 
 
-def adam(model, density, z, held, rate=0.02):
+def adam(target, density, z, fixed, rate=0.02):
     """Adam in coordinates scaled by the same diagonal, the rate falling to a tenth."""
     began, trace = time.monotonic(), []
-    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, held, density.reverse)[2]))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     steps = 1500
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
     for _ in range(steps):
-        potential, gradient = density.gradient(z + width * y, held)
+        potential, gradient = density.gradient(z + width * y, fixed)
         trace.append((time.monotonic() - began, -float(potential)))
         if trace[-1][0] > SECONDS:
             break
@@ -185,23 +186,23 @@ def adam(model, density, z, held, rate=0.02):
     return trace
 
 
-def minibatches(model, density, z, held, rate=0.02, batches=4):
+def minibatches(target, density, z, fixed, rate=0.02, batches=4):
     """Adam with the gradient of a quarter of the frames, its likelihood counted four times; tried on all of them."""
-    (crystal, ((experiment, plan),)), kwargs = density.reverse
+    (crystal, (whole,)), kwargs = density.reverse
     parts = []
     for first in range(batches):
-        wanted = np.arange(plan.frames) % batches == first
-        used = wanted[np.asarray(experiment.frame_index)]
-        args = (crystal, ((experiment, only_frames(plan, wanted)),))
+        wanted = np.arange(whole.plan.frames) % batches == first
+        used = wanted[np.asarray(whole.experiment.frame_index)]
+        args = (crystal, (dataclasses.replace(whole, plan=only_frames(whole.plan, wanted)),))
         parts.append((args, {**kwargs, "mask": (jnp.asarray(used),)}))
     layout = density.functions.layout
-    slope = jax.jit(jax.grad(lambda z, spreads, data: negative_log_density(model, layout, z, spreads, *data)))
-    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, held, density.reverse)[2]))
+    slope = jax.jit(jax.grad(lambda z, spreads, data: target.negative_log_density(layout.split(z), spreads, data)))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     for part in parts:
-        jax.block_until_ready(slope(z, held.spreads, part))
+        jax.block_until_ready(slope(z, fixed.spreads, part))
     prior_slope = density.functions.frames.prior
-    jax.block_until_ready(prior_slope(z, held.spreads, density.forward))
+    jax.block_until_ready(prior_slope(z, fixed.spreads, density.forward))
     began, lost, trace, steps = time.monotonic(), 0.0, [], 6000
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
     y, state = jnp.zeros_like(z), optimiser.init(jnp.zeros_like(z))
@@ -209,13 +210,13 @@ def minibatches(model, density, z, held, rate=0.02, batches=4):
         here = z + width * y
         if step % 20 == 0:  # looking costs time that is not the optimiser's
             looked = time.monotonic()
-            log_density = -density.value(here, held)
+            log_density = -density.value(here, fixed)
             lost += time.monotonic() - looked
             trace.append((time.monotonic() - began - lost, log_density))
             if trace[-1][0] > SECONDS:
                 break
-        gradient = batches * slope(here, held.spreads, parts[step % batches])
-        gradient = gradient + (batches - 1) * prior_slope(here, held.spreads, density.forward)[0]
+        gradient = batches * slope(here, fixed.spreads, parts[step % batches])
+        gradient = gradient + (batches - 1) * prior_slope(here, fixed.spreads, density.forward)[0]
         update, state = optimiser.update(width * gradient, state)
         y = y + update
     return trace

@@ -30,7 +30,7 @@ from pendel.crystal.parameters import with_parameters
 from pendel.datasets import example
 from pendel.files.pets_out import write_pets
 from pendel.infer.guide.neural import NeuralGuide
-from pendel.infer.guide.svi import STEPS, _updates, starting_guide
+from pendel.infer.guide.svi import STEPS, SviTuning, _updates, starting_guide
 from pendel.infer.maximum.objective import differentiable
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
@@ -42,6 +42,12 @@ FIT = {"g_max": 1.6, "sg_max": 0.01}
 TILTS = 60
 ERRORS = Imperfections(model_error=0.08, counts=1e5)
 MISORIENTATION = 0.08  # deg
+OWN_ERRORS = """from functools import partial
+
+import pendel
+
+model = partial(pendel.load_model("robust"), errors="each")
+"""
 KINDS = ("wedge", "lens", "step", "mixed", "runout")
 
 
@@ -101,7 +107,8 @@ def simulated(kind: str, seed: int, folder: Path, *, vacancy: float = 0.0, start
     nodes, weights = profile_of(kind, np.asarray(geometry.alpha))
     tilt = MISORIENTATION * generator.standard_normal((len(geometry.frame_id), 2))
     plan = make_plan(truth, geometry, tilts=TILTS, thickness_max=1.01 * float(np.max(nodes)), tilt=tilt, **TRUE)
-    exact = jax.jit(simulate_intensities)(truth, plan, tilt=tilt, thickness=nodes, weights=weights)
+    illumination = pendel.Illumination(tilt=tilt, thickness=nodes, weights=weights)
+    exact = jax.jit(simulate_intensities)(truth, plan, illumination)
     intensity, sigma = measured(np.asarray(exact, dtype=float), ERRORS, generator)
     experiment = dataclasses.replace(geometry, intensity=intensity, sigma=sigma, notes=())
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +135,10 @@ def network_thickness(out: Path, structure: Path, data: Path) -> np.ndarray:
     values = {name.partition("/")[2]: arrays[name][None] for name in arrays.files if name.startswith("values/")}
     experiment = pendel.select(pendel.read_pets(data), "nearest")
     plan = make_plan(pendel.read_crystal(structure), experiment, tilts=3, thickness_max=3000.0, g_max=0.6)
-    model, args = pendel.load_model("neural_thickness"), (pendel.read_crystal(structure), ((experiment, plan),))
+    model, args = (
+        pendel.load_model("neural_thickness"),
+        (pendel.read_crystal(structure), (pendel.DataSet(experiment, plan),)),
+    )
     wanted = ("calculated", "intensity", "fract", "U_aniso", "scale")
     return np.asarray(derive(model, args, values, leave_out=wanted)["thickness"])[0]
 
@@ -233,12 +243,15 @@ def occupancy(out: Path) -> dict:
 def crystals(out: Path) -> dict:
     """Standard deviations of the coordinates from two crystals alone, together, and as independent data combine."""
     deviations, sets = {}, []
+    out.mkdir(parents=True, exist_ok=True)
+    own_errors = out / "own_errors.py"
+    own_errors.write_text(OWN_ERRORS)
     for name, seed in (("first", 21), ("second", 22)):
         data, structure, _, _ = simulated("wedge", seed, out / name)
         sets.append(data)
-        outcome = refined([data], structure, out / name / "run", infer="svi", model="multi_crystal")
+        outcome = refined([data], structure, out / name / "run", infer="svi", model=str(own_errors))
         deviations[name] = _deviations(outcome)
-    both = _deviations(refined(sets, structure, out / "both", infer="svi", model="multi_crystal"))
+    both = _deviations(refined(sets, structure, out / "both", infer="svi", model=str(own_errors)))
     expected = (deviations["first"] ** -2 + deviations["second"] ** -2) ** -0.5
     return {
         **{f"{name}_mA": values.tolist() for name, values in deviations.items()},
@@ -279,22 +292,22 @@ def guide(out: Path, cycles: int = 8) -> dict:
     crystal = pendel.read_crystal(structure)
     experiment = pendel.thin(pendel.select(pendel.read_pets(data), "nearest"), slice(None, None, 2))
     plan = make_plan(crystal, experiment, tilts=TILTS, thickness_max=3000.0, **FIT)
-    model, args = pendel.load_model("robust"), (crystal, ((experiment, plan),))
-    observed = {"intensities": (experiment.intensity,)}
+    model, args = pendel.load_model("robust"), (crystal, (pendel.DataSet(experiment, plan),))
+    target = pendel.make_target(model, *args, intensities=(experiment.intensity,))
     start = dict(pendel.find_start(*args).values[0])
-    fit = pendel.fit_map(model, *args, start=start, moves=tilt_moves(args[1]), **observed)
+    fit = pendel.fit_map(target, start=start, moves=tilt_moves(args[1]))
     angles = {"frames": np.asarray(experiment.alpha)}
-    options = {"start": fit, "key": jax.random.key(1), "angles": angles, **observed}
-    neural = pendel.fit_svi(model, *args, cycles=(cycles, cycles), **options)
+    tuning = SviTuning(cycles=(cycles, cycles))
+    neural = pendel.fit_svi(target, start=fit, key=jax.random.key(1), angles=angles, tuning=tuning)
 
-    traced = differentiable((args, observed), "reverse")
-    plain = without_network(starting_guide(model, fit, angles, jax.random.key(1), traced))
-    optimiser, update = _updates(model, plain, STEPS)
+    traced = differentiable(target, "reverse")
+    plain = without_network(starting_guide(traced, fit, angles, jax.random.key(1)))
+    optimiser, update = _updates(traced, plain, tuning)
     parameters = plain.start
     state, losses, average = optimiser.init(parameters), [], parameters
     for step in range(cycles * STEPS):
         key = jax.random.fold_in(jax.random.key(2), step)
-        parameters, state, loss = update(parameters, state, key, plain.arrays(), traced)
+        parameters, state, loss = update(parameters, state, key, plain.arrays(), traced.data)
         losses.append(float(loss))
         counted = max(step % STEPS - int(0.6 * STEPS), 0) + 1
         average = jax.tree.map(lambda a, b, n=counted: a + (b - a) / n, average, parameters)

@@ -12,12 +12,14 @@ jax.config.update("jax_enable_x64", True)  # before anything makes an array
 
 from pendel.base import InputError
 from pendel.constants import wavelength
-from pendel.crystal.structure import Crystal, invert
+from pendel.crystal.hand import invert
+from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, split, thin
 from pendel.files.cif import read_crystal
 from pendel.files.pets import read_pets
-from pendel.simulate import Plan, make_plan, simulate_intensities, thickness_table
+from pendel.simulate import Illumination, Plan, make_plan, simulate_intensities, thickness_table
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.scan import find_start
 from pendel.model.load import load_model
 from pendel.infer.target import Target, make_target
@@ -34,7 +36,9 @@ from pendel.check.synthetic import Imperfections, simulate_files
 
 __all__ = [
     "Crystal",
+    "DataSet",
     "Experiment",
+    "Illumination",
     "Imperfections",
     "InputError",
     "MapFit",
@@ -47,6 +51,7 @@ __all__ = [
     "Target",
     "Tempered",
     "agreement",
+    "data_sets",
     "find_start",
     "fit_map",
     "fit_svi",

@@ -1,4 +1,6 @@
-"""What everything rests on: the array type, the one error for wrong input, and the names of data sets."""
+"""What everything rests on: the array type, the one error for wrong input, notes, and the names of data sets."""
+
+import re
 
 import jax
 import numpy as np
@@ -7,10 +9,38 @@ type Array = jax.Array | np.ndarray
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line: found, expected, what to do."""
+    """Something the user gave cannot be used.
+
+    The message is one line of three sentences: what was found, what was expected, how to fix it.
+    """
 
     def __init__(self, *, found: str, expected: str, do: str) -> None:
-        super().__init__(f"found {found}; expected {expected}; do: {do}")
+        super().__init__(failure(found, expected, do))
+
+
+def failure(found: str, expected: str, do: str) -> str:
+    """The text of a failure, "Found. Expected this. To fix: do that."; names, options and numbers keep their case."""
+    first = found.split(maxsplit=1)[0]
+    if re.fullmatch(r"[a-z]+(-[a-z]+)*", first):
+        found = found[0].upper() + found[1:]
+    return f"{found.rstrip('.')}. Expected {expected.rstrip('.')}. To fix: {do.rstrip('.')}."
+
+
+class Note(str):
+    """A remark for the user on what was read; `kind` names those that the program itself goes by."""
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str = "") -> "Note":
+        """The text, with its kind."""
+        note = super().__new__(cls, text)
+        note.kind = kind
+        return note
+
+
+def kind_of(note: str) -> str:
+    """The kind of a note, empty for any other text."""
+    return note.kind if isinstance(note, Note) else ""
 
 
 def suffix(number: int) -> str:

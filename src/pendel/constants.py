@@ -7,7 +7,7 @@ columns.
 
 import numpy as np
 
-from pendel.base import InputError
+from pendel.base import Array, InputError
 
 # CODATA 2018 (exact in the SI of 2019, except the electron mass).
 PLANCK = 6.62607015e-34  # J s
@@ -24,7 +24,9 @@ def wavelength(energy_ev: float) -> float:
     """
     if not energy_ev > 0:
         raise InputError(
-            found=f"energy {energy_ev} eV", expected="a positive energy", do="give --energy-ev in eV, e.g. 200000"
+            found=f"the energy is {energy_ev} eV",
+            expected="a positive energy",
+            do="give --energy-ev in eV, e.g. 200000",
         )
     joule = energy_ev * ELEMENTARY_CHARGE
     momentum = np.sqrt(2 * ELECTRON_MASS * joule * (1 + energy_ev / (2 * ELECTRON_REST_ENERGY_EV)))
@@ -37,6 +39,7 @@ def energy_ev(wavelength_angstrom: float) -> float:
     return float(np.hypot(pc_ev, ELECTRON_REST_ENERGY_EV) - ELECTRON_REST_ENERGY_EV)
 
 
-def relativistic_gamma(wavelength_angstrom: float) -> float:
-    """Lorentz factor 1 + E / (m c^2) of an electron of the given wavelength [Å]."""
-    return 1.0 + energy_ev(wavelength_angstrom) / ELECTRON_REST_ENERGY_EV
+def relativistic_gamma(wavelength_angstrom: Array | float) -> Array | float:
+    """Lorentz factor of an electron of the given wavelength [Å], sqrt(1 + (h / (lambda m c))^2); may be traced."""
+    compton = PLANCK / (ELECTRON_MASS * SPEED_OF_LIGHT) * 1e10
+    return (1.0 + (compton / wavelength_angstrom) ** 2) ** 0.5

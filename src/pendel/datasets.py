@@ -13,9 +13,11 @@ from typing import Any
 import pooch
 
 from pendel.base import InputError
-from pendel.folder.run_folder import DISK_ERRORS, file_hash, write_atomically
+from pendel.files.whole_file import DISK_ERRORS, cannot_write, write_bytes
+from pendel.folder.stage_keys import file_hash
 
 REGISTRY = "datasets.json"
+ELSEWHERE = "choose another folder with --to"
 TIMEOUT = 30.0  # s, without an answer or a further byte
 
 
@@ -59,9 +61,9 @@ def find_dataset(name: str, datasets: dict[str, DataSet]) -> DataSet:
     """The data set of that name; raises InputError, which lists the known names."""
     if name not in datasets:
         raise InputError(
-            found=f"data set {name!r}",
+            found=f"unknown data set {name!r}",
             expected=f"one of {', '.join(datasets)}",
-            do="choose one; `pendel data list` describes them",
+            do="choose one of the data sets that `pendel data list` describes",
         )
     return datasets[name]
 
@@ -75,7 +77,7 @@ def fetch(dataset: DataSet, folder: Path) -> tuple[Fetched, ...]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error, ELSEWHERE) from error
     return tuple(_fetch_file(dataset, file, folder / file.name) for file in dataset.files)
 
 
@@ -84,12 +86,12 @@ def _fetch_file(dataset: DataSet, file: DataFile, target: Path) -> Fetched:
         if file_hash(target) == file.sha256:
             return Fetched(path=target, is_new=False)
         raise InputError(
-            found=f"{target} with other content than that of the data set {dataset.name}",
+            found=f"the file {target} is not that of the data set {dataset.name}",
             expected=f"SHA-256 {file.sha256}",
-            do="move it away, or choose another folder with --to",
+            do="move the file away, or choose another folder with --to",
         )
     if file.url is None:
-        write_atomically(target, (_package_data() / str(file.embedded)).read_bytes())
+        write_bytes(target, (_package_data() / str(file.embedded)).read_bytes())
     else:
         _download(dataset, file, target)
     return Fetched(path=target, is_new=True)
@@ -109,13 +111,13 @@ def _download(dataset: DataSet, file: DataFile, target: Path) -> None:
         )
     except ValueError as error:
         raise InputError(
-            found=f"{file.url} with another SHA-256 than the recorded one",
+            found=f"{file.url} has another SHA-256 than the recorded one",
             expected=file.sha256,
-            do="try again later: the answer was incomplete or the file was changed; nothing was kept",
+            do="try again later, because the answer was incomplete or the file has changed (nothing is written)",
         ) from error
     except OSError as error:  # those of the connection are OSErrors, too
         if error.errno in DISK_ERRORS:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error, ELSEWHERE) from error
         by_hand = f"https://doi.org/{dataset.doi}" if dataset.doi else file.url
         raise InputError(
             found=f"no answer from {file.url} ({_reason(error)})",
@@ -142,14 +144,6 @@ def _dataset(name: str, entry: dict[str, Any]) -> DataSet:
 
 def _package_data() -> Path:
     return Path(str(resources.files("pendel"))) / "data"
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        found=f"{path}, which cannot be written ({error.strerror})",
-        expected="a writable folder with free space",
-        do="choose another folder with --to",
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pendel.crystal.cell import direct_matrix
 from pendel.crystal.structure import Crystal
 from pendel.datasets import example
 from pendel.experiment.frames import is_observed
-from pendel.run.writing import Refined
+from pendel.folder.structure_group import Refined
 
 FEW = {"tilts": 3, "g_max": 1.0, "sg_max": 0.004}
 
@@ -78,7 +78,7 @@ def test_file_holds_the_truth(made, truth, tmp_path: Path):
     "wrong", [{"thickness": -1.0}, {"model_error": -0.1}, {"counts": 0.0}, {"slope": 1.0}, {"width": float("nan")}]
 )
 def test_impossible_crystals_are_refused(truth, geometry, wrong):
-    with pytest.raises(pendel.InputError, match="found"):
+    with pytest.raises(pendel.InputError, match=r"\. Expected .*\. To fix: "):
         simulate_experiment(truth, geometry, dataclasses.replace(pendel.Imperfections(), **wrong), seed=0, **FEW)
 
 

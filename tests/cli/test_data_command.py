@@ -94,7 +94,7 @@ def test_good_files_are_not_downloaded_again(server, tmp_path: Path):
 def test_a_changed_file_of_the_user_is_not_replaced(server, tmp_path: Path):
     address, asked = server
     (tmp_path / "start.cif").write_text("my own start\n")
-    with pytest.raises(InputError, match=r"other content.*--to"):
+    with pytest.raises(InputError, match=r"is not that of the data set.*--to"):
         fetch(dataset(address), tmp_path)
     assert (tmp_path / "start.cif").read_text() == "my own start\n"
     assert asked == []
@@ -105,7 +105,7 @@ def test_wrong_hash_is_refused_and_nothing_kept(server, tmp_path: Path):
     wrong = "0" * 64
     with pytest.raises(InputError) as refusal:
         fetch(dataset(address, data=wrong), tmp_path)
-    assert f"{address}/data.cif_pets with another SHA-256" in str(refusal.value)
+    assert f"{address}/data.cif_pets has another SHA-256" in str(refusal.value)
     assert wrong in str(refusal.value)
     assert [path.name for path in tmp_path.iterdir()] == ["start.cif"]  # the one that was right
 
@@ -126,7 +126,7 @@ def test_no_network_says_what_to_do(tmp_path: Path):
         with pytest.raises(InputError) as refusal:
             fetch(dataset(address), tmp_path)
     message = str(refusal.value)
-    assert f"no answer from {address}/start.cif (Connection refused)" in message
+    assert f"No answer from {address}/start.cif (Connection refused)" in message
     assert "connect to the network" in message
     assert f"put start.cif from https://doi.org/10.1/tiny into {tmp_path} by hand" in message
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +152,7 @@ def test_command_downloads_into_a_folder_of_that_name(server, tmp_path: Path, mo
 def test_unknown_name_lists_the_known_ones(tmp_path: Path):
     code, told, errors = run("fetch", "quarz", "--to", tmp_path / "quarz")
     assert (code, told) == (2, "")
-    assert errors.startswith("pendel: found data set 'quarz'; expected one of example, quartz, ")
+    assert errors.startswith("pendel: Unknown data set 'quarz'. Expected one of example, quartz, ")
     assert len(errors.splitlines()) == 1
     assert not (tmp_path / "quarz").exists()
 

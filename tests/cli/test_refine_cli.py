@@ -5,7 +5,8 @@ import dataclasses
 import errno
 import json
 import os
-from functools import partial
+import re
+import sys
 from pathlib import Path
 
 import gemmi
@@ -16,8 +17,14 @@ from typer.testing import CliRunner
 import pendel
 from pendel.cli.main import app
 from pendel.datasets import example
+from pendel.folder.run_folder import RunFolder
+from pendel.infer.chains.mclmc import MclmcTuning
+from pendel.infer.chains.nuts import ChainTuning
+from pendel.infer.chains.smc import SmcTuning
+from pendel.infer.guide.svi import SviTuning
 from pendel.judge.compare import read_run
-from pendel.run import basins, coarse, fitting
+from pendel.run import fitting
+from pendel.run.tuning import Batching, Coarsening, Tuning
 
 CENTRED = """data_silicon
 _cell_length_a 5.43
@@ -50,8 +57,9 @@ def model(crystal, datasets, *, intensities=None, mask=None):
     u_iso = numpyro.sample("u_iso", dist.LogNormal(-4.6, 0.5))
     fract = numpyro.deterministic("fract", displaced(crystal, shift))
     numpyro.deterministic("U_aniso", u_iso / 0.01 * jnp.asarray(crystal.u_aniso))
-    (experiment, plan), = datasets
-    with numpyro.plate("frames", plan.frames):
+    (data,) = datasets
+    experiment = data.experiment
+    with numpyro.plate("frames", data.plan.frames):
         log_scale = numpyro.sample("log_scale", dist.Normal(5.0, 3.0))
         tilt = numpyro.sample("tilt", dist.Normal(0, 0.1).expand([2]).to_event(1))
         thickness = numpyro.sample("log_thickness", dist.Normal(6.5, 0.3))
@@ -69,6 +77,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
 """
 FILES = {"summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "run.json"}
 SMALL = {"frames": "::11", "g_max": 0.9, "sg_max": 0.004, "tilts": 5}
+COSTLY = Tuning(coarse=Coarsening(worth=0.0))  # every problem begins with few frames and beams
 
 
 @pytest.fixture
@@ -90,14 +99,12 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def refused(out: Path, *arguments: object) -> str:
-    """The one line of a refusal: exit code 2, found / expected / do, and no output folder."""
+    """The one line of a refusal: exit code 2, three sentences, and no output folder."""
     existed = out.exists()
     code, message = run("refine", *arguments, "--out", out)
     assert code == 2, message
     assert len(message.strip().splitlines()) == 1
-    assert message.startswith("pendel: found ")
-    assert "; expected " in message
-    assert "; do: " in message
+    assert re.fullmatch(r"pendel: .+\. Expected .+\. To fix: .+\.", message.strip())
     assert out.exists() == existed
     return message
 
@@ -168,13 +175,13 @@ def test_singular_ub(inputs, tmp_path: Path):
     for row in "123":
         block.set_pair(f"_diffrn_orient_matrix_UB_{row}2", block.find_value(f"_diffrn_orient_matrix_UB_{row}1"))
     document.write_file(str(inputs[1]))
-    assert "singular UB" in refused(tmp_path / "run", *inputs)
+    assert "UB matrix is singular" in refused(tmp_path / "run", *inputs)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--infer", "vi", "expected map or svi or nuts or mclmc or smc"),
+        ("--infer", "vi", "Expected map or svi or nuts or mclmc or smc"),
         ("--select", "all", "nearest or klar"),
         ("--cell", "mine", "header or structure or ub"),
         ("--geometry", "spiral", "rotation or precession"),
@@ -240,21 +247,21 @@ def test_a_structure_with_inversion_centres_has_no_other_hand(tmp_path: Path):
     centred.write_text(CENTRED)
     code, message = run("invert", centred, "--out", tmp_path / "out.cif")
     assert code == 2
-    assert "which has inversion centres" in message
+    assert "has inversion centres" in message
     assert not (tmp_path / "out.cif").exists()
 
 
 def test_compare_needs_two_finished_runs(tmp_path: Path):
     code, message = run("compare", tmp_path)
     assert code == 2
-    assert "found one run; expected at least two" in message
+    assert "Only one run is named. Expected at least two" in message
     code, message = run("compare", tmp_path, tmp_path)
     assert code == 2
-    assert "without a complete result" in message
+    assert "has no run.json, summary.json, posterior.nc" in message
     assert len(message.strip().splitlines()) == 1
 
 
-def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path, monkeypatch):
+def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), holdout=0.1, guides=2, **SMALL)
     out, seen = tmp_path / "run", []
@@ -272,10 +279,13 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert pendel.Posterior.load(out / "posterior.nc").data.attrs["stage"] == "map"
 
     seen.clear()
-    monkeypatch.setattr(coarse, "WORTH", 0.0)  # a machine that would have begun in another way goes on in this one
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage))
-    assert json.loads((out / "run.json").read_text())["costly"] is False
-    assert json.loads((out / "run.json").read_text())["svi"] == {"batches": 1, "steps": fitting.STEPS}
+    # a machine that would have begun in another way goes on in this one
+    outcome = pendel.refine(
+        inputs[0], [inputs[1]], out, settings, progress=lambda stage, *_: seen.append(stage), tuning=COSTLY
+    )
+    decided = json.loads((out / "run.json").read_text())["decided"]
+    assert decided["costly"]["value"] is False
+    assert decided["svi"]["value"] == {"batches": 1, "steps": SviTuning().steps}
     assert "start" not in seen
     assert "map" not in seen
     check_files(out, outcome)
@@ -293,18 +303,71 @@ def test_a_run_survives_interruption_and_leaves_everything(inputs, tmp_path: Pat
     assert " of " in compared.stdout  # units with an unreliable estimate
     assert "measurement by measurement" in compared.stdout
     assert 'id="comparison"' in (out / "report.html").read_text(encoding="utf-8")
-    with pytest.raises(pendel.InputError, match="different: seed"):
-        pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, seed=1))
+    replaced(inputs[0], "O1 O 0.8620", "O1 O 0.8621")
+    with pytest.raises(pendel.InputError, match="different: structure"):
+        pendel.refine(inputs[0], [inputs[1]], out, settings)
+
+
+def made_by(run, monkeypatch) -> tuple[str, ...]:
+    """Stages that a run makes; the others come from its folder."""
+    made = []
+    save = RunFolder.save_stage
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            RunFolder, "save_stage", lambda self, stage, *a, **o: (made.append(stage), save(self, stage, *a, **o))
+        )
+        run()
+    return tuple(made)
+
+
+def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeypatch):
+    """A finished maximum goes on to SVI, chains and particles; an edited model keeps its scan; other frames nothing."""
+    model, out = tmp_path / "kinematic.py", tmp_path / "run"
+    model.write_text(KINEMATIC)
+    monkeypatch.setattr(sys.modules["pendel.refine"], "write_page", lambda folder: folder)
+    calls = {"find_start": 0, "fit_map": 0}
+    for name in calls:
+        original = getattr(fitting, name)
+
+        def counted(*args, _name=name, _original=original, **options):
+            calls[_name] += 1
+            return _original(*args, **options)
+
+        monkeypatch.setattr(fitting, name, counted)
+    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=30, draws=40))
+    settings = pendel.Settings(model=str(model), infer="map", **SMALL)
+
+    def stages(**changes) -> tuple[str, ...]:
+        changed = dataclasses.replace(settings, **changes)
+        made = made_by(lambda: pendel.refine(inputs[0], [inputs[1]], out, changed, tuning=short), monkeypatch)
+        assert json.loads((out / "summary.json").read_text())["stage"] == changed.infer
+        return made
+
+    assert stages() == ("start", "map")
+    (out / "difference.json").write_text("{}")
+    assert stages(infer="svi") == ("svi",)
+    assert stages(infer="svi", guides=2) == ("svi",)
+    assert stages(infer="nuts") == ("nuts",)
+    assert stages(infer="svi", guides=2) == ()
+    assert stages(infer="svi", guides=2, seed=1) == ("svi",)
+    assert calls == {"find_start": 1, "fit_map": 1}
+    assert (out / "difference.json").is_file()
+    model.write_text(KINEMATIC.replace("Normal(0, 0.05)", "Normal(0, 0.04)"))
+    assert stages() == ("map",)
+    assert not (out / "difference.json").is_file()  # what another maximum lacks
+    assert calls == {"find_start": 1, "fit_map": 2}
+    assert stages(frames="::12") == ("start", "map")
 
 
 @pytest.mark.parametrize("sample", ["nuts", "mclmc"])
-def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
+def test_chains_reach_every_file(inputs, tmp_path: Path, sample):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
-    short = partial(fitting.SAMPLERS[sample], chains=2, warmup=30, draws=40)
-    monkeypatch.setitem(fitting.SAMPLERS, sample, short)
+    short = Tuning(
+        nuts=ChainTuning(chains=2, warmup=30, draws=40), mclmc=MclmcTuning(chains=2, adaptation=30, draws=40)
+    )
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer=sample, **SMALL)
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=short)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == (sample, 2, 80)
     assert summary["max_r_hat"] > 0.9
@@ -329,33 +392,37 @@ def test_chains_reach_every_file(inputs, tmp_path: Path, monkeypatch, sample):
 
 def test_particles_over_basins_reach_every_file(inputs, tmp_path: Path, monkeypatch):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
-    monkeypatch.setattr(basins, "sample_smc", partial(pendel.sample_smc, particles=16))
+    few = Tuning(smc=SmcTuning(particles=16))
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer="smc", **SMALL)
-    out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
-    summary = outcome.summary
+    out, found = tmp_path / "run", []
+    pendel.refine(inputs[0], [inputs[1]], out, dataclasses.replace(settings, infer="map"))
+
+    def refine():
+        found.append(pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=few))
+
+    assert made_by(refine, monkeypatch) == ("basins", "smc")  # the maximum is known
+    summary = found[0].summary
     assert (summary["stage"], summary["n_chains"], summary["n_draws"]) == ("smc", 1, 16)
     assert sum(summary["basin_probability"]) == pytest.approx(1.0)
     assert len(summary["basin_thickness"]) == len(summary["basin_probability"])
     assert summary["smc_temperatures"][-1] == 1.0
     assert abs(summary["log_evidence_smc"] - summary["log_evidence_laplace"]) < 50
     assert "probability of the maxima that were found" in (out / "report.html").read_text(encoding="utf-8")
-    again = pendel.refine(inputs[0], [inputs[1]], out, settings)  # from the checkpoints
-    assert again.summary["basin_probability"] == summary["basin_probability"]
+    assert made_by(refine, monkeypatch) == ()
+    assert found[1].summary["basin_probability"] == summary["basin_probability"]
 
 
 @pytest.mark.parametrize("with_tilts", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monkeypatch, with_tilts):
+def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, with_tilts):
     """Also for a model without a thickness or a tilt of every frame, which the scan finds all the same."""
     source = KINEMATIC
     if not with_tilts:
         kept = [line for line in source.splitlines() if '"tilt"' not in line and "thickness" not in line]
         source = "\n".join(kept).replace("log_scale + tilt.sum(1)", "log_scale") + "\n"
     (tmp_path / "model.py").write_text(source)
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
     settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **{**SMALL, "frames": ":20"})
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=COSTLY)
     record = json.loads((out / "run.json").read_text())
     assert record["coarse"] == {"every": 2, "sg_max": 0.002}
     assert {"coarse", "start", "map"} <= set(record["stages"])
@@ -364,22 +431,21 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, monke
     # alike only: this model simulates nothing, so its structure is refitted to all frames with the scales
     np.testing.assert_allclose(start["values/displacement"], few["values/displacement"], atol=0.05)
     assert len(start["values/log_scale"]) == outcome.summary["n_frames"]
-    monkeypatch.setattr(coarse, "WORTH", 1e15)
-    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings)
+    direct = Tuning(coarse=Coarsening(worth=1e15))
+    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings, tuning=direct)
     assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
 
 
-def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path, monkeypatch):
+def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path):
     (tmp_path / "model.py").write_text(KINEMATIC)
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
     settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **SMALL)
     out = tmp_path / "run"
-    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings)
+    outcome = pendel.refine(inputs[0], [inputs[1]], out, settings, tuning=COSTLY)
     assert json.loads((out / "run.json").read_text())["coarse"] == {"every": 1, "sg_max": 0.002}
     assert outcome.summary["converged"]
     few, start, best = (dict(np.load(out / f"stage_{stage}.npz")) for stage in ("coarse", "start", "map"))
     assert set(few) == set(start)
-    for name in few:  # nothing is scanned again
+    for name in few.keys() - {"structure"}:  # nothing is scanned again
         np.testing.assert_array_equal(start[name], few[name])
     # this model simulates nothing, so that beams do not matter and the fit ends where the coarse one did
     np.testing.assert_allclose(best["values/displacement"], few["values/displacement"], atol=0.02)
@@ -387,18 +453,18 @@ def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path
 
 @pytest.mark.slow
 def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(coarse, "WORTH", 0.0)
-    monkeypatch.setattr(fitting, "SHORT_CYCLE", 12)
+    short = Tuning(coarse=Coarsening(worth=0.0), batching=Batching(steps=12))
     told = []
     frames = fitting.fit_svi
 
     def listened(*args, **options):
         found = frames(*args, **options)
-        told.append((options["batches"], options["steps"], found))
+        told.append((options["tuning"].batches, options["tuning"].steps, found))
         return found
 
     monkeypatch.setattr(fitting, "fit_svi", listened)
-    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", pendel.Settings(**{**SMALL, "frames": "::6"}))
+    settings = pendel.Settings(**{**SMALL, "frames": "::6"})
+    outcome = pendel.refine(inputs[0], [inputs[1]], tmp_path / "run", settings, tuning=short)
     ((batches, steps, found),) = told
     assert (batches, steps) == (8, 12)
     assert np.all(np.isfinite(found.losses))
@@ -434,7 +500,7 @@ def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     code, quiet = run("refine", *inputs, "--out", tmp_path / "run", *options, "--force", "--progress", "quiet")
     assert code == 0
     assert all(line.startswith("note: ") for line in quiet.splitlines())
-    assert "expected auto or quiet or json" in refused(tmp_path / "other", *inputs, "--progress", "loud")
+    assert "Expected auto or quiet or json" in refused(tmp_path / "other", *inputs, "--progress", "loud")
 
 
 def check_files(out: Path, outcome: pendel.Outcome) -> None:
@@ -449,7 +515,7 @@ def check_files(out: Path, outcome: pendel.Outcome) -> None:
     assert summary["max_r_hat"] is None
     posterior = pendel.Posterior.load(out / "posterior.nc").data
     groups = {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior", "observed_data"}
-    groups |= {"constant_data", "log_likelihood_heldout", "laplace", "svi_data", "rocking_data"}
+    groups |= {"constant_data", "log_likelihood_heldout", "laplace", "svi_data", "rocking_data", "structure_data"}
     assert groups == set(posterior.children)
     fract = posterior["posterior"]["fract"]
     assert fract.dims == ("chain", "draw", "site", "axis")

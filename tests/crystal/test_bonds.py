@@ -11,7 +11,8 @@ from pendel.base import InputError
 from pendel.crystal.bonds import Bond, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.crystal.cell import direct_matrix, u_from_cartesian
 from pendel.crystal.elements import covalent_radii
-from pendel.crystal.structure import Crystal, invert, make_crystal
+from pendel.crystal.hand import invert
+from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif import read_crystal
 
 QUARTZ = (4.9134, 4.9134, 5.4052, 90.0, 90.0, 120.0)  # Å, degrees; alpha-quartz at 298 K

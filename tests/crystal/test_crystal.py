@@ -10,7 +10,7 @@ import pytest
 
 from pendel.base import InputError
 from pendel.crystal import cell as cells
-from pendel.crystal.structure import expanded_atoms, invert, is_centrosymmetric, make_crystal
+from pendel.crystal.structure import expanded_atoms, is_centrosymmetric, make_crystal
 from pendel.files.cif import read_crystal
 from pendel.files.structure_cif import write_structure_cif
 
@@ -179,22 +179,6 @@ def test_a_refinement_may_find_more_than_one_atom_on_a_place(tmp_path):
     np.testing.assert_allclose(read_crystal(path, fullest=np.inf).occupancy, refined.occupancy, atol=1e-4)
 
 
-def test_opposite_hand():
-    found = quartz()
-    other = invert(found)
-    assert other.spacegroup == "P 31 2 1"
-    assert np.allclose(other.fract, -found.fract)
-    mirrored = expanded_atoms(other, other.fract, other.u_aniso, other.occupancy)[0]
-    original = expanded_atoms(found, found.fract, found.u_aniso, found.occupancy)[0]
-    assert np.allclose(np.mod(mirrored + original + 1e-9, 1), 0, atol=1e-8)
-    group = gemmi.find_spacegroup_by_name("P 31 2 1").operations()
-    assert {gemmi.Op(text).wrap().triplet() for text in triplets(other)} == {op.wrap().triplet() for op in group}
-    assert np.allclose(invert(other).translations, found.translations, atol=1e-12)
-    assert invert(other).spacegroup == found.spacegroup
-    rebuilt = make_crystal(**{key: getattr(other, key) for key in MAKE_FIELDS})
-    assert np.allclose(rebuilt.position_basis, other.position_basis, atol=1e-12)
-
-
 def triplets(found) -> list[str]:
     listed = []
     for rotation, translation in zip(found.rotations, found.translations, strict=True):
@@ -228,14 +212,14 @@ def test_inversion_is_recognised():
 )
 def test_refused(message, change):
     good = crystal("P -1", TRICLINIC, {"O1": (0.1, 0.2, 0.3)})
-    with pytest.raises(InputError, match=rf"found .*{message}.*expected .*do: "):
+    with pytest.raises(InputError, match=rf"(?i){message}.*Expected .*To fix: "):
         make_crystal(**{key: getattr(good, key) for key in MAKE_FIELDS} | change)
 
 
 def test_atoms_too_close_and_repeated_labels_are_refused():
-    with pytest.raises(InputError, match=r"O1 and O2 0\.\d+ Å apart"):
+    with pytest.raises(InputError, match=r"O1 and O2 are 0\.\d+ Å apart"):
         crystal("P -1", TRICLINIC, {"O1": (0.1, 0.2, 0.3), "O2": (0.11, 0.2, 0.3)})
-    with pytest.raises(InputError, match=r"cell that misses the symmetry of its space group by \d+"):
+    with pytest.raises(InputError, match=r"cell misses the symmetry of its space group by \d+"):
         crystal("P 32 2 1", (4.9, 5.4, 5.4, 90.0, 90.0, 120.0), {"O1": (0.85, 0.58, 0.62)})
     split = crystal("P -1", TRICLINIC, {"O1": (0.1, 0.2, 0.3), "O2": (0.13, 0.2, 0.3)}, occupancy=(0.5, 0.5))
     assert split.position_basis.shape[0] == 6

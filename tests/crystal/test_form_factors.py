@@ -48,11 +48,11 @@ def test_peng_against_the_library():
 
 
 def test_unknown_elements_and_tables_are_refused():
-    with pytest.raises(InputError, match=r"element Zz; expected elements H..Lr of the lobato table"):
+    with pytest.raises(InputError, match=r"lobato table has no element Zz. Expected one of its elements, H..Lr"):
         lobato_coefficients(("O", "Zz"))
-    with pytest.raises(InputError, match=r"element Zz, Fm; expected elements H..Cf of the peng table"):
+    with pytest.raises(InputError, match=r"peng table has no element Zz, Fm. Expected one of its elements, H..Cf"):
         peng_gaussians(("O", "Zz", "Fm"))
-    with pytest.raises(InputError, match="form factor table 'kirkland'"):
+    with pytest.raises(InputError, match="table of form factors 'kirkland'"):
         form_factors(("O",), np.zeros(1), "kirkland")
 
 

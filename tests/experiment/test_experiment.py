@@ -164,7 +164,7 @@ def test_frames_without_a_measurement_are_dropped_and_named():
 
 def test_a_selection_without_measurements_is_refused():
     experiment = experiment_of([(0, 5, 0, 80.0, 2.0, 0)], [40.0])
-    with pytest.raises(InputError, match=r"found small: none of 1 rows.*expected.*do: .*--geometry"):
+    with pytest.raises(InputError, match=r"small: none of 1 rows.*Expected.*To fix: .*--geometry"):
         select(experiment)
 
 
@@ -186,7 +186,7 @@ def test_poor_frames_are_dropped_by_counting_observed_reflections():
     np.testing.assert_array_equal(kept.frame_id, [101, 103])
     assert kept.notes[-1] == "1 frame (102) left out: fewer than 3 intensities above 3 sigma"
     assert drop_poor_frames(kept) is kept
-    with pytest.raises(InputError, match="no frame with 4"):
+    with pytest.raises(InputError, match="no frame has 4"):
         drop_poor_frames(experiment, 4)
 
 

@@ -187,7 +187,7 @@ def test_blocks(cif):
     assert cif(two, block="TWO").labels == ("Si9", "O1")
     with pytest.raises(InputError, match="leave one of one, two in the file"):
         cif(two)
-    with pytest.raises(InputError, match="expected one of one, two"):
+    with pytest.raises(InputError, match="Expected one of one, two"):
         cif(two, block="three")
 
 
@@ -223,10 +223,10 @@ def test_old_encodings_and_new_tags(tmp_path):
     ],
 )
 def test_refused(cif, text, message):
-    with pytest.raises(InputError, match=rf"found .*{message}") as caught:
+    with pytest.raises(InputError, match=rf"(?i){message}") as caught:
         cif(text)
     assert "\n" not in str(caught.value)
-    assert all(part in str(caught.value) for part in ("; expected ", "; do: "))
+    assert all(part in str(caught.value) for part in (". Expected ", ". To fix: "))
 
 
 def test_missing_file(tmp_path):

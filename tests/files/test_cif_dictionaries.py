@@ -14,11 +14,12 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import SHAPES
+from pendel.files.cif_facts import facts_of
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
 from pendel.files.refined_cif import DICTIONARIES, write_refined_cif
+from pendel.model.thickness_prior import FAMILIES, thickness_facts
 
 RESULTS = {
     "r_obs_pooled": 0.04123,
@@ -30,7 +31,7 @@ RESULTS = {
     "thickness_su_angstrom": 12.0,
     "thickness_min_angstrom": 612.0,
     "thickness_max_angstrom": 1010.0,
-    "thickness_shape": "taper",
+    **thickness_facts("taper"),
     "scalars": {
         "a": {"mean": 1.06, "sd": 0.03},
         "b": {"mean": 0.102, "sd": 0.004},
@@ -199,7 +200,7 @@ def written(path, crystal, experiments, results=RESULTS, *, everything=True) -> 
         u_aniso_su=np.full((sites, 3, 3), 0.0011) if everything else None,
         occupancy_su=np.where(np.asarray(crystal.occupancy) < 1, 0.013, 0.0),
         experiments=experiments,
-        results=results,
+        facts=facts_of(results),
         fract_draws=draws if everything else None,
         calculated=calculated if everything else None,
     )
@@ -214,7 +215,7 @@ def test_refined_files_follow_the_dictionaries(tmp_path, dictionary, crystal, mi
     least_squares = {"scalars": {"error": {"mean": 0.05, "sd": 0.002}}, "theory": "kinematical", "wr2_pooled": 0.05}
     cases = [
         written(tmp_path / "1.cif", crystal, [precession]),
-        written(tmp_path / "2.cif", mixed, [experiment, rotation], RESULTS | {"thickness_shape": "cylinder"}),
+        written(tmp_path / "2.cif", mixed, [experiment, rotation], RESULTS | thickness_facts("cylinder")),
         written(tmp_path / "3.cif", crystal, [rotation], least_squares),
         written(tmp_path / "4.cif", mixed, [experiment], {}, everything=False),
     ]
@@ -289,4 +290,4 @@ def test_units(dictionary, tmp_path, crystal, experiment):
 def test_shape_of_the_cylinder_is_the_example_of_the_dictionary(dictionary):
     entry = dictionary["_refine_ls.sample_shape_expression"]
     example_text = re.sub(r"[\s𝜏]+", "", as_list(entry["_description_example.case"])[0].replace("𝜏", "tau"))
-    assert re.sub(r"\s+", "", SHAPES["cylinder"]) == example_text
+    assert re.sub(r"\s+", "", FAMILIES["cylinder"].expression) == example_text

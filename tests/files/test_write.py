@@ -16,6 +16,7 @@ from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment, goniometer_rotations
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
+from pendel.files.cif_facts import Facts, facts_of
 from pendel.files.numbers import format_su
 from pendel.files.pets import read_pets
 from pendel.files.pets_out import write_pets
@@ -99,7 +100,7 @@ def write_example(path, crystal, experiment, *, su=0.0003, results=RESULTS):
         fract_su=fract_su,
         u_aniso_su=np.full((3, 3, 3), 0.0011),
         experiments=[experiment],
-        results=results,
+        facts=facts_of(results),
     )
 
 
@@ -218,7 +219,7 @@ def test_refined_structure_has_its_own_uncertainties_only(tmp_path, crystal, exp
     assert sphere[2] == "0.0200(11)"
     assert gemmi.cif.as_number(sphere[1]) == pytest.approx(float(u_equivalent(crystal.u_aniso, TRIGONAL)[1]), abs=1e-4)
     write_refined_cif(
-        tmp_path / "plain.cif", crystal, fract_su=None, u_aniso_su=None, experiments=[experiment], results={}
+        tmp_path / "plain.cif", crystal, fract_su=None, u_aniso_su=None, experiments=[experiment], facts=Facts()
     )
     text = (tmp_path / "plain.cif").read_text()
     assert not re.search(r"\d\(\d+\)", text)
@@ -258,7 +259,7 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     assert "robust" in block.find_value("_refine.diffraction_theory_details")
     rotation = dataclasses.replace(experiment, geometry="rotation", wavelength=0.0197)
     write_refined_cif(
-        path, crystal, fract_su=None, u_aniso_su=None, experiments=[experiment, rotation], results=RESULTS
+        path, crystal, fract_su=None, u_aniso_su=None, experiments=[experiment, rotation], facts=facts_of(RESULTS)
     )
     mixed = gemmi.cif.read_file(str(path)).sole_block()
     assert list(mixed.find_values("_diffrn_radiation_wavelength")) == ["0.0197", "0.0250793"]
@@ -280,7 +281,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    expected = r"found .*summary.json.*No space left.*expected .*do: choose another place or make room"
+    expected = r"summary.json cannot be written .No space left.*Expected .*To fix: choose another place or make room"
     with pytest.raises(InputError, match=expected):
         write_text(path, "second")
     assert path.read_text() == "first"

@@ -12,13 +12,13 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import SHAPES, write_hand
+from pendel.files.cif_facts import Facts, facts_of, write_hand
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
 from pendel.files.refined_cif import write_refined_cif
 from pendel.judge.agreement import agreement
-from pendel.model import thickness_prior as profile
+from pendel.model.thickness_prior import FAMILIES, thickness_facts
 from pendel.run.inputs import read_problem
 from pendel.run.settings import Settings
 from pendel.simulate import thickness
@@ -64,8 +64,8 @@ def draws_of(crystal: Crystal, count=40) -> np.ndarray:
     return np.asarray(crystal.fract) + np.tensordot(moves, np.asarray(crystal.position_basis), axes=1)
 
 
-def write(path, crystal, experiments, **options) -> gemmi.cif.Block:
-    arguments = {"fract_su": None, "u_aniso_su": None, "results": {}, **options}
+def write(path, crystal, experiments, *, results=None, **options) -> gemmi.cif.Block:
+    arguments = {"fract_su": None, "u_aniso_su": None, "facts": facts_of(results or {}), **options}
     write_refined_cif(path, crystal, experiments=experiments, **arguments)
     return gemmi.cif.read(str(path)).sole_block()
 
@@ -293,7 +293,7 @@ def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment)
         "thickness_su_angstrom": 12.0,
         "thickness_min_angstrom": 610.0,
         "thickness_max_angstrom": 1010.0,
-        "thickness_shape": "taper",
+        **thickness_facts("taper"),
         "scalars": SCALARS,
         "model": "/home/someone/my_model.py",
     }
@@ -308,7 +308,9 @@ def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment)
     shape = details(block, "_refine_ls.sample_shape_details")
     assert "from 61.0 to 101.0 nm" in shape
     assert "Typical k: 0.40(4)." in shape
-    other = write(tmp_path / "refined.cif", monoclinic, [experiment], results=results | {"thickness_shape": "own"})
+    unknown = {name: value for name, value in results.items() if not name.startswith("thickness_")}
+    unknown |= {"thickness_mean_angstrom": 853.0} | thickness_facts("own")
+    other = write(tmp_path / "refined.cif", monoclinic, [experiment], results=unknown)
     assert other.find_value("_refine_ls.sample_shape_expression") is None
     assert "Typical" not in details(other, "_refine_ls.sample_shape_details")
     nothing = write(tmp_path / "refined.cif", quartz, [experiment], results={"n_scored": None, "wr2_pooled": np.nan})
@@ -316,7 +318,7 @@ def test_sample_and_absolute_structure(tmp_path, quartz, monoclinic, experiment)
     assert not {"_refine_ls.sample_thickness", "_refine_ls_number_reflns", "_refine_ls_wR_factor_ref"} & names
 
 
-@pytest.mark.parametrize("shape", ["wedge", "lens", "cylinder", "taper", "step"])
+@pytest.mark.parametrize("shape", sorted(set(FAMILIES) - {"single"}))  # its integral is no mean over a grid
 def test_expressions_are_the_shapes_that_are_refined(shape):
     """Mean of tau, the integral of 1 - F, and of tau^2, that of 2 tau (1 - F), from nodes and from the text."""
     taper = 0.3
@@ -326,15 +328,14 @@ def test_expressions_are_the_shapes_that_are_refined(shape):
     elif shape == "step":
         nodes, weights = thickness.stepped(log_thickness, np.log([taper]), np.log([0.5]), 0.6, nodes=80)
     else:
-        nodes, weights = profile.SHAPES[shape](log_thickness, 40)
-    formula = re.sub(r"\^([^^]+)\^", r"**(\1)", SHAPES[shape].partition("= ")[2])
+        nodes, weights = FAMILIES[shape].density(log_thickness, 40)
+    formula = re.sub(r"\^([^^]+)\^", r"**(\1)", FAMILIES[shape].expression.partition("= ")[2])
     tau = (np.arange(200000) + 0.5) / 200000
     names = {"tau": tau, "k": taper, "q": 1 / 3, "h": 0.6, "min": np.minimum}
     cumulative = eval(formula, names)  # text of this package, arithmetic only
     reduced = np.asarray(nodes)[0] / 800.0
     assert np.mean(1 - cumulative) == pytest.approx(np.sum(np.asarray(weights)[0] * reduced), abs=1e-4)
     assert np.mean(2 * tau * (1 - cumulative)) == pytest.approx(np.sum(np.asarray(weights)[0] * reduced**2), abs=1e-4)
-    assert set(SHAPES) == {*profile.CURVED, *profile.SHAPES}
 
 
 def test_ensemble_holds_the_draws(tmp_path, monoclinic):
@@ -370,7 +371,7 @@ def test_a_flat_ellipsoid_is_written_so_that_it_can_be_read(quartz, tmp_path):
     crystal = dataclasses.replace(quartz, u_aniso=flat, isotropic=(False, False))
     su = np.full((2, 3, 3), 2e-3)
     path = tmp_path / "flat.cif"
-    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], results={})
+    write_refined_cif(path, crystal, fract_su=None, u_aniso_su=su, experiments=[], facts=Facts())
     again = read_crystal(path)
     np.testing.assert_allclose(again.u_aniso[1], flat[1], atol=1e-5)
     row = [text for text in path.read_text().splitlines() if text.startswith("O1 ")][-1]

@@ -9,8 +9,10 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+from pendel.folder.checkpoint import packed, unpacked
 from pendel.infer.guide.minibatch import frame_batches
 from pendel.infer.guide.start import neural_guide
+from pendel.infer.layout import Layout
 from pendel.infer.maximum import frame_moves, spreads
 from pendel.infer.maximum.arrow import FLAT, Arrow, arrow_of_diagonal, join_parts, split_parts
 from pendel.infer.maximum.curvature import arrow_hessian, hessian_diagonal, part_sizes
@@ -20,7 +22,7 @@ from pendel.infer.maximum.optimise import damped_step, whitening
 from pendel.infer.plates import frame_of_elements
 from pendel.infer.target import make_target
 from pendel.model.simulation import simulated
-from pendel.run.checkpoints import pack_map, unpack_map
+from pendel.run.stages import RESULTS
 
 GLOBALS, SIZES = 4, (6, 3, 8)
 FRAMES, PER_FRAME = (5, 3, 4), 6
@@ -302,7 +304,7 @@ def test_laplace_of_several_crystals(target, fit):
 
 
 def test_a_stored_fit_is_the_same_fit(target, fit):
-    again = unpack_map(pack_map(fit), target)
+    again = unpacked(packed(fit, left_out=(Layout,)), classes=RESULTS, given={Layout: target.layout})
     assert again.precision.sizes == fit.precision.sizes
     np.testing.assert_array_equal(again.covariance, fit.covariance)
 

@@ -8,15 +8,17 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from test_hmc import Memory
+from toy_models import ONE_ROUND, Memory
 
 from pendel.infer.chains import frame_jumps as module
 from pendel.infer.chains.frame_jumps import frame_jumps, frame_maxima
 from pendel.infer.chains.loop import EVERY
-from pendel.infer.chains.mclmc import sample_mclmc
-from pendel.infer.chains.nuts import sample_nuts
+from pendel.infer.chains.mclmc import MclmcTuning, sample_mclmc
+from pendel.infer.chains.nuts import ChainTuning, sample_nuts
 from pendel.infer.chains.whitening import Place, unit_curvature, whitened
 from pendel.infer.maximum.map import fit_map
+from pendel.infer.target import make_target
+from pendel.model.simulation import simulated
 
 FRAMES, PER_FRAME = (2, 1), 6  # of two data sets
 TILT = (np.array([0.7, -0.8]), np.array([0.75]))
@@ -24,10 +26,10 @@ BEYOND = 2.5  # tilts that the simulator cannot do
 
 
 def fringes(tilt, shift):
-    """Intensities that are nearly the same on both sides of zero, by a loop as simulators have."""
+    """Intensities that are nearly the same on both sides of zero."""
     tilt = jnp.where(jnp.abs(tilt) > BEYOND, jnp.nan, tilt)
     x = jnp.linspace(0.5, 1.5, PER_FRAME)[None, :] * (tilt[:, None] ** 2 + 0.05 * tilt[:, None]) + 0.02 * shift
-    return jnp.ravel(jax.lax.fori_loop(0, 4, lambda _, state: state * jnp.exp(0.1 * x), jnp.ones_like(x)))
+    return jnp.ravel(jnp.exp(0.4 * x))
 
 
 def model(*, y=None):
@@ -41,7 +43,7 @@ def model(*, y=None):
         tilt = numpyro.sample(f"tilt{suffix}", prior, infer={"plate": plate})
         prior = dist.MultivariateNormal(jnp.zeros(frames), 0.4 * coupled)
         log_scale = numpyro.sample(f"log_scale{suffix}", prior, infer={"plate": plate})
-        location = jnp.exp(log_scale)[frame] * fringes(tilt, shift)
+        location = jnp.exp(log_scale)[frame] * simulated(f"simulated{suffix}", fringes, tilt, shift)
         observed = None if y is None else y[number]
         noise = dist.Normal(location, 0.2 * location)
         numpyro.sample(f"y{suffix}", noise, obs=observed, infer={"plate": plate, "frame": frame})
@@ -52,14 +54,15 @@ def fitted():
     exact = [fringes(jnp.asarray(tilt), 0.0) for tilt in TILT]
     noise = jax.random.normal(jax.random.key(2), (2, 2 * PER_FRAME))
     data = {"y": tuple(x * (1 + 0.03 * noise[n, : len(x)]) for n, x in enumerate(exact))}
-    fit = fit_map(model, spread_rounds=0, start={"tilt": TILT[0], "tilt_2": TILT[1]}, **data)
-    space = whitened(model, (), data, fit)
-    return data, fit, space, frame_maxima(model, (), data, fit, space.cut, jax.random.key(3))
+    target = make_target(model, **data)
+    fit = fit_map(target, start={"tilt": TILT[0], "tilt_2": TILT[1]}, tuning=ONE_ROUND)
+    space = whitened(target, fit)
+    return target, fit, space, frame_maxima(target, fit, space.replay, jax.random.key(3))
 
 
 def tilts(space, z):
     """Tilts of all frames of both data sets."""
-    values = space.cut.layout.split(jnp.asarray(z))
+    values = space.replay.layout.split(jnp.asarray(z))
     return np.concatenate([values["tilt"], values["tilt_2"]])
 
 
@@ -92,8 +95,8 @@ def around(maxima, rows, count):
 @pytest.mark.slow
 def test_the_density_stays_as_it_is(fitted):
     """Points drawn from elsewhere and weighted to the posterior: their means are the same after one jump each."""
-    data, fit, space, maxima = fitted
-    layout, count = space.cut.layout, 8000
+    target, fit, space, maxima = fitted
+    layout, count = space.replay.layout, 8000
     first = layout.split(jnp.asarray(fit.unconstrained))
     rows = [
         np.asarray(layout.join({**first, "tilt": jnp.asarray(tilt), "tilt_2": jnp.asarray(other)}))
@@ -101,7 +104,7 @@ def test_the_density_stays_as_it_is(fitted):
     ]
     jump = frame_jumps(space, around(maxima, rows, [3, 2, 2]))
     keys = jax.random.split(jax.random.key(8), 4)
-    observed = jnp.reshape(jnp.concatenate(data["y"]), (-1, PER_FRAME))
+    observed = jnp.reshape(jnp.concatenate(target.data[1]["y"]), (-1, PER_FRAME))
 
     def proposed(shift, tilt, noise):
         """A point with any tilts and about the scales that fit there."""
@@ -117,9 +120,9 @@ def test_the_density_stays_as_it_is(fitted):
 
     def go(item):
         z, key = item
-        place = Place(z, {}, space.cut.simulate(z, {}))
+        place = Place(z, {}, space.replay.simulate(z, {}))
         after, taken = jump(place, key)
-        return -space.cut.negative_log_density(place.simulated, z, {}), after, taken
+        return -space.replay.negative_log_density(place.simulated, z, {}), after, taken
 
     items = points, jax.random.split(keys[3], count)
     log_density, after, taken = map(np.asarray, jax.jit(lambda x: jax.lax.map(go, x, batch_size=500))(items))
@@ -148,12 +151,12 @@ def test_the_density_stays_as_it_is(fitted):
 def test_a_frame_beyond_the_simulator_keeps_no_other_from_jumping(fitted, monkeypatch):
     _, fit, space, maxima = fitted
     monkeypatch.setattr(module, "TRIES", 1)
-    layout, first = space.cut.layout, space.cut.layout.split(jnp.asarray(fit.unconstrained))
+    layout, first = space.replay.layout, space.replay.layout.split(jnp.asarray(fit.unconstrained))
     far = np.asarray(layout.join({**first, "tilt": jnp.array([3.5, 1.0])}))
     jump = frame_jumps(space, around(maxima, [np.asarray(fit.unconstrained), far, far, far], [2, 2, 1]))
     z = jnp.asarray(fit.unconstrained)
     keys = jax.random.split(jax.random.key(1), 50)
-    after = jax.jit(jax.vmap(lambda key: jump(Place(z, {}, space.cut.simulate(z, {})), key)[0]))(keys)
+    after = jax.jit(jax.vmap(lambda key: jump(Place(z, {}, space.replay.simulate(z, {})), key)[0]))(keys)
     moved = np.stack([tilts(space, one) for one in after]) - tilts(space, z)
     assert np.all(np.isfinite(np.asarray(after)))
     assert np.all(np.abs(moved[:, 0]) < 1e-6)
@@ -161,10 +164,16 @@ def test_a_frame_beyond_the_simulator_keeps_no_other_from_jumping(fitted, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sample", [sample_nuts, sample_mclmc])
-def test_chains_see_both_sides_as_often(fitted, sample):
-    data, fit, _, _ = fitted
-    found = sample(model, start=fit, key=jax.random.key(1), chains=2, warmup=60, draws=300, at_once=2, **data)
+@pytest.mark.parametrize(
+    ("sample", "tuning"),
+    [
+        (sample_nuts, ChainTuning(chains=2, warmup=60, draws=300, at_once=2)),
+        (sample_mclmc, MclmcTuning(chains=2, adaptation=60, draws=300, at_once=2)),
+    ],
+)
+def test_chains_see_both_sides_as_often(fitted, sample, tuning):
+    target, fit, _, _ = fitted
+    found = sample(target, start=fit, key=jax.random.key(1), tuning=tuning)
     both = np.concatenate([found.draws["tilt"], found.draws["tilt_2"]], axis=-1)
     share = np.mean(both > 0, axis=1)
     assert np.all((share > 0.1) & (share < 0.9))
@@ -174,13 +183,15 @@ def test_chains_see_both_sides_as_often(fitted, sample):
 
 @pytest.mark.slow
 def test_interrupted_chains_jump_as_uninterrupted_ones(fitted):
-    data, fit, _, _ = fitted
-    options = {"start": fit, "key": jax.random.key(1), "chains": 2, "warmup": EVERY, "draws": EVERY, **data}
-    whole, memory = sample_nuts(model, **options), Memory(stop_after=1)
+    target, fit, _, _ = fitted
+    tuning = ChainTuning(chains=2, warmup=EVERY, draws=EVERY)
+    options = {"start": fit, "key": jax.random.key(1), "tuning": tuning}
+    whole, memory = sample_nuts(target, **options), Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
-        sample_nuts(model, keeper=memory, **options)
-    resumed = sample_nuts(model, keeper=memory, **options)
+        sample_nuts(target, keeper=memory, **options)
+    resumed = sample_nuts(target, keeper=memory, **options)
     assert whole.statistics["jumps"].sum() > 5
     np.testing.assert_array_equal(resumed.draws["tilt"], whole.draws["tilt"])
-    together = sample_nuts(model, at_once=2, **options)
+    options["tuning"] = dataclasses.replace(tuning, at_once=2)
+    together = sample_nuts(target, **options)
     np.testing.assert_allclose(together.draws["tilt"], whole.draws["tilt"], atol=1e-5)

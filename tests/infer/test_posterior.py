@@ -26,11 +26,16 @@ DRAWS = 60
 def line(x, *, intensities=None, mask=None):
     slope = numpyro.sample("slope", dist.Normal(0, 3))
     spread = numpyro.sample("spread", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.3})
+    numpyro.sample("restraint", dist.Normal(slope, 1.0), obs=jnp.asarray(2.0))
+    numpyro.factor("bound", -0.1 * slope**2)
     numpyro.deterministic("double", 2 * slope)
     calculated = numpyro.deterministic("calculated", slope * x)
     with numpyro.handlers.mask(mask=True if mask is None else mask[0]):
         numpyro.sample(
-            "intensity", dist.Normal(calculated, spread), obs=None if intensities is None else intensities[0]
+            "intensity",
+            dist.Normal(calculated, spread),
+            obs=None if intensities is None else intensities[0],
+            infer={"plate": "frames", "frame": np.zeros(len(X), dtype=int)},
         )
 
 
@@ -52,7 +57,9 @@ def test_pointwise_likelihood_is_that_of_each_draw(draws, predicted):
 
 
 def test_joint_density_adds_priors_to_the_likelihood(draws, predicted):
-    prior = stats.norm.logpdf(np.asarray(draws["slope"]), 0, 3) + stats.halfnorm.logpdf(0.3)
+    slope = np.asarray(draws["slope"])
+    prior = stats.norm.logpdf(slope, 0, 3) + stats.norm.logpdf(slope, 2.0, 1.0) - 0.1 * slope**2
+    prior += stats.halfnorm.logpdf(0.3)
     expected = predicted.log_likelihood["intensity"].sum(axis=1) + prior
     np.testing.assert_allclose(predicted.log_density, expected, rtol=1e-10)
 
@@ -62,6 +69,24 @@ def test_replicates_scatter_around_the_calculated_values(predicted):
     residual = predicted.replicated["intensity"] - predicted.deterministic["calculated"]
     assert 0.27 < residual.std() < 0.33
     assert abs(residual.mean()) < 5 * 0.3 / np.sqrt(residual.size)
+
+
+def test_only_measurements_of_frames_are_judged_and_replicated(predicted):
+    """A restraint and a factor are part of the prior."""
+    for group in (predicted.log_likelihood, predicted.replicated, predicted.scale):
+        assert set(group) == {"intensity"}
+
+
+def test_every_data_set_has_noise_of_its_own(draws):
+    def model(*, intensities):
+        slope = numpyro.sample("slope", dist.Normal(0, 3))
+        for name, observed in zip("ab", intensities, strict=True):
+            site = {"plate": "frames", "frame": np.zeros(len(X), dtype=int)}
+            numpyro.sample(name, dist.Normal(slope * X, 0.3), obs=observed, infer=site)
+
+    found = predict(model, (), draws, intensities=OBSERVED * 2, key=jax.random.key(2)).replicated
+    residual = [found[name] - np.asarray(draws["slope"])[:, None] * np.asarray(X) for name in "ab"]
+    assert abs(np.corrcoef(np.ravel(residual[0]), np.ravel(residual[1]))[0, 1]) < 5 / np.sqrt(residual[0].size)
 
 
 def test_derive_leaves_out_what_it_is_told(draws):
@@ -119,7 +144,7 @@ def test_file_round_trip_and_arviz_can_use_it(posterior, tmp_path: Path):
 
 def test_a_failed_write_leaves_nothing(posterior, tmp_path: Path):
     (tmp_path / "posterior.nc").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(pendel.InputError, match="directory"):
         posterior.save(tmp_path / "posterior.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
 

@@ -10,20 +10,16 @@ import numpyro.distributions as dist
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import halfnorm, norm
-from test_hmc import Memory
+from toy_models import Memory
 
-from pendel.infer.chains.smc import sample_smc
+from pendel.folder.checkpoint import packed, unpacked
+from pendel.infer.chains.smc import SmcTuning, sample_smc
+from pendel.infer.layout import Layout
 from pendel.infer.maximum.map import fit_map
+from pendel.infer.target import make_target
 from pendel.judge.verdicts import _basins
-from pendel.run.checkpoints import (
-    Chosen,
-    pack_basins,
-    pack_start,
-    pack_tempered,
-    unpack_basins,
-    unpack_start,
-    unpack_tempered,
-)
+from pendel.run.fitting import Chosen
+from pendel.run.stages import RESULTS
 
 FRAMES, PER_FRAME, SIGMA = 3, 4, 0.3
 FRAME = np.repeat(np.arange(FRAMES), PER_FRAME)
@@ -57,14 +53,22 @@ def exact():
     return np.exp(logsumexp(log_joint[grid > 0]) - logsumexp(log_joint)), logsumexp(log_joint)
 
 
-@pytest.fixture(scope="module")
-def starts():
-    return [fit_map(model, start={"level": np.array(sign * 2.0)}, y=Y) for sign in (1.0, -1.0)]
+LARGE, SMALL = SmcTuning(particles=512, at_once=512), SmcTuning(particles=32, at_once=32)
 
 
 @pytest.fixture(scope="module")
-def tempered(starts):
-    return sample_smc(model, y=Y, starts=starts, key=jax.random.key(0), particles=512, at_once=512)
+def target():
+    return make_target(model, y=Y)
+
+
+@pytest.fixture(scope="module")
+def starts(target):
+    return [fit_map(target, start={"level": np.array(sign * 2.0)}) for sign in (1.0, -1.0)]
+
+
+@pytest.fixture(scope="module")
+def tempered(target, starts):
+    return sample_smc(target, starts=starts, key=jax.random.key(0), tuning=LARGE)
 
 
 def test_basins_have_their_probability_and_the_evidence_is_right(tempered):
@@ -79,10 +83,10 @@ def test_basins_have_their_probability_and_the_evidence_is_right(tempered):
 
 
 @pytest.mark.slow
-def test_a_maximum_named_twice_is_not_counted_twice(starts):
+def test_a_maximum_named_twice_is_not_counted_twice(target, starts):
     """Particles of either name are at p q_k / (q_1 + q_2), so the evidence stays."""
-    both = sample_smc(model, y=Y, starts=[starts[0], starts[0]], key=jax.random.key(1), particles=512, at_once=512)
-    alone = sample_smc(model, y=Y, starts=[starts[0]], key=jax.random.key(2), particles=512, at_once=512)
+    both = sample_smc(target, starts=[starts[0], starts[0]], key=jax.random.key(1), tuning=LARGE)
+    alone = sample_smc(target, starts=[starts[0]], key=jax.random.key(2), tuning=LARGE)
     share, everything = exact()
     for found in (both, alone):
         assert found.log_evidence == pytest.approx(everything + np.log(share), abs=0.2)
@@ -90,35 +94,37 @@ def test_a_maximum_named_twice_is_not_counted_twice(starts):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(starts):
-    options = {"y": Y, "starts": starts, "key": jax.random.key(3), "particles": 32, "at_once": 32}
-    whole, memory = sample_smc(model, **options), Memory(stop_after=1)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(target, starts):
+    options = {"starts": starts, "key": jax.random.key(3), "tuning": SMALL}
+    whole, memory = sample_smc(target, **options), Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
-        sample_smc(model, keeper=memory, **options)
-    resumed = sample_smc(model, keeper=memory, **options)
+        sample_smc(target, keeper=memory, **options)
+    resumed = sample_smc(target, keeper=memory, **options)
     np.testing.assert_array_equal(resumed.draws["level"], whole.draws["level"])
     assert resumed.log_evidence == whole.log_evidence
 
 
-def test_stages_come_back_as_they_were(starts, tempered):
-    arguments = (model, (), {"y": Y})
-    for one, again in zip(starts, unpack_basins(pack_basins(starts), *arguments), strict=True):
-        np.testing.assert_array_equal(again.unconstrained, one.unconstrained)
-        assert again.potential == one.potential
-    found = unpack_tempered(pack_tempered(tempered))
+def test_stages_come_back_as_they_were(target, starts, tempered):
+    def again(value):
+        return unpacked(packed(value, left_out=(Layout,)), classes=RESULTS, given={Layout: target.layout})
+
+    for one, found in zip(starts, again(starts), strict=True):
+        np.testing.assert_array_equal(found.unconstrained, one.unconstrained)
+        assert (found.potential, found.message) == (one.potential, one.message)
+        assert found.layout.names() == one.layout.names()
+    found = again(tempered)
     for field in dataclasses.fields(tempered):
         value, other = getattr(found, field.name), getattr(tempered, field.name)
         for a, b in zip(jax.tree.leaves(value), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     chosen = Chosen(values={"a": np.zeros(2)}, basins=np.zeros((2, 2)), others=({"a": np.ones(2)}, {"a": np.ones(2)}))
-    assert len(unpack_start(pack_start(chosen)).others) == 2
-    without = {k: v for k, v in pack_start(chosen).items() if not k.startswith("other")}
-    assert unpack_start(without).others == ()
+    assert len(again(chosen).others) == 2
+    assert again(dataclasses.replace(chosen, others=())).others == ()
 
 
-def test_too_few_particles_are_refused(starts):
+def test_too_few_particles_are_refused(target, starts):
     with pytest.raises(ValueError, match="2 starts for 1 particles"):
-        sample_smc(model, y=Y, starts=starts, key=jax.random.key(0), particles=1)
+        sample_smc(target, starts=starts, key=jax.random.key(0), tuning=SmcTuning(particles=1))
 
 
 @pytest.mark.parametrize(

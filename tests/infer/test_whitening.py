@@ -1,4 +1,4 @@
-"""Coordinates of the Markov chains where a simulator sees some parameters and others follow it."""
+"""Coordinates of the Markov chains where some parameters reach a simulation and others follow its results."""
 
 import jax
 import jax.numpy as jnp
@@ -6,32 +6,27 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from test_hmc import Memory
+from toy_models import ONE_ROUND, Memory
 
 import pendel
 from pendel.datasets import example
 from pendel.infer.chains import whitening
 from pendel.infer.chains.between_draws import between_draws
 from pendel.infer.chains.loop import EVERY
-from pendel.infer.chains.nuts import sample_nuts
-from pendel.infer.chains.unseen import cut_off_simulation
-from pendel.infer.density import prior_and_prediction
-from pendel.infer.layout import inspect_model
+from pendel.infer.chains.nuts import ChainTuning, sample_nuts
+from pendel.infer.chains.replay import make_replay
 from pendel.infer.maximum.map import fit_map
-from pendel.infer.maximum.normal_matrix import negative_log_density, sites_in_loops
+from pendel.infer.target import make_target
+from pendel.model.simulation import simulated
 
 FRAMES, PER_FRAME = (4, 3), 12
 SETS = len(FRAMES)
 
 
 def grown(rate, length, frame):
-    """Intensities that grow steeply with a length that every frame has, by a loop as simulators have."""
+    """Intensities that grow steeply with a length that every frame has."""
     x = jnp.linspace(0.3, 1.5, len(frame))
-
-    def grow(state, _):
-        return state + 0.5 * rate * length[frame] * (1 + 0.02 * x) * state, None
-
-    return jax.lax.scan(grow, jnp.ones(len(frame)), None, length=8)[0]
+    return (1 + 0.5 * rate * length[frame] * (1 + 0.02 * x)) ** 8
 
 
 def model(*, y=None, mask=None):
@@ -47,7 +42,7 @@ def model(*, y=None, mask=None):
         with numpyro.plate(f"frames{suffix}", frames):
             length = numpyro.sample(f"length{suffix}", dist.Normal(1.0, 0.5))
             log_scale = numpyro.sample(f"log_scale{suffix}", dist.Normal(mean, spread))
-        location = jnp.exp(log_scale)[frame] * grown(rate, length, frame)
+        location = jnp.exp(log_scale)[frame] * simulated(f"simulated{suffix}", grown, rate, length, frame)
         with numpyro.handlers.mask(mask=True if mask is None else mask[number]):
             numpyro.sample(
                 f"y{suffix}",
@@ -65,24 +60,25 @@ def fitted():
     trace = numpyro.handlers.trace(program).get_trace()
     data = {"y": tuple(trace[name]["value"] for name in ("y", "y_2"))}
     data["mask"] = tuple(np.arange(len(y)) % 5 != 0 for y in data["y"])
-    fit = fit_map(model, spread_rounds=0, **data)
-    return data, fit, whitening.whitened(model, (), data, fit)
+    target = make_target(model, **data)
+    fit = fit_map(target, tuning=ONE_ROUND)
+    return target, fit, whitening.whitened(target, fit)
 
 
 # y: rate, b, nu; two spreads; two means and the scales; the lengths
-UNSEEN = slice(3 + SETS, 3 + SETS + SETS + sum(FRAMES))
+SCALES = slice(3 + SETS, 3 + SETS + SETS + sum(FRAMES))
 
 
 def test_the_density_has_the_jacobian_of_the_coordinates(fitted):
-    data, _, space = fitted
-    full = inspect_model(model, (), data, with_fixed=True)
+    target, _, space = fitted
+    full = target.full
     assert space.size == full.size
 
     @jax.jit
     def excess(y):  # of the potential over -log p(z) - log |dz / dy|
         volume = jnp.linalg.slogdet(jax.jacfwd(lambda y: full.unconstrain(space.values(y)))(y))[1]
         z = full.unconstrain(space.values(y))
-        return space.potential(y) - negative_log_density(model, full, z, {}, (), data) + volume
+        return space.potential(y) - target.negative_log_density(full.split(z)) + volume
 
     points = jax.random.normal(jax.random.key(0), (4, space.size))
     np.testing.assert_allclose([float(excess(y)) for y in points], 0, atol=1e-7)
@@ -100,22 +96,26 @@ def test_the_gradient_is_that_of_the_potential(fitted):
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_scales_follow_what_the_simulator_makes(fitted, monkeypatch, sign):
+def test_scales_follow_the_simulated_intensities(fitted, monkeypatch, sign):
     """Two standard deviations along a length the line through the MAP is off by many widths of a scale."""
-    data, fit, space = fitted
-    monkeypatch.setattr(whitening, "SCORING", 0)
-    straight = whitening.whitened(model, (), data, fit)
+    target, fit, space = fitted
     y = jnp.zeros(space.size).at[-1].set(2.0 * sign)
-    bent, line = (np.max(np.abs(np.asarray(jax.grad(s.potential)(y))[UNSEEN])) for s in (space, straight))
+
+    def steepest(space):
+        return np.max(np.abs(np.asarray(jax.grad(space.potential)(y))[SCALES]))
+
+    bent = steepest(space)
+    monkeypatch.setattr(whitening, "SCORING", 0)
+    line = steepest(whitening.whitened(target, fit))
     assert line > 3.0
     assert bent < 0.1 * line
 
 
 @pytest.mark.slow
-def test_errors_move_with_all_else_held(fitted):
+def test_errors_move_with_all_else_fixed(fitted):
     """Given all else, b and nu have a density of two dimensions, which is integrated on a grid."""
-    data, fit, space = fitted
-    move = between_draws(model, (), data, fit, space, jax.random.key(0))
+    target, fit, space = fitted
+    move = between_draws(target, fit, space, jax.random.key(0))
     assert move is not None
     values = jax.vmap(space.values)
 
@@ -125,17 +125,17 @@ def test_errors_move_with_all_else_held(fitted):
 
     _, found = jax.jit(lambda: jax.lax.scan(step, jnp.zeros(space.size), jax.random.split(jax.random.key(2), 400)))()
     start, found = space.values(jnp.zeros(space.size)), values(found)
-    for name in ("rate", "length", "length_2"):  # what the simulator sees stays
+    for name in ("rate", "length", "length_2"):  # what reaches the simulation stays
         np.testing.assert_allclose(found[name] - start[name], 0, atol=1e-6)
 
     place, _ = space.place(jnp.zeros(space.size))
     grid = np.linspace(-4, 4, 41)
-    width = np.sqrt(np.diag(fit.covariance))[space.cut.errors]
+    width = np.sqrt(np.diag(fit.covariance))[space.replay.errors]
     offsets = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2) * width
 
     def log_density(offset):
-        z = jnp.asarray(place.z).at[space.cut.errors].add(offset)
-        return -space.cut.negative_log_density(place.simulated, z, place.spreads)
+        z = jnp.asarray(place.z).at[space.replay.errors].add(offset)
+        return -space.replay.negative_log_density(place.simulated, z, place.spreads)
 
     density = np.asarray(jax.vmap(log_density)(jnp.asarray(offsets)))
     weight = np.exp(density - density.max())
@@ -150,45 +150,38 @@ def test_errors_move_with_all_else_held(fitted):
 
 @pytest.mark.slow
 def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
-    data, fit, _ = fitted
-    options = {"start": fit, "key": jax.random.key(1), "chains": 1, "warmup": EVERY, "draws": EVERY, **data}
+    target, fit, _ = fitted
+    tuning = ChainTuning(chains=1, warmup=EVERY, draws=EVERY)
+    options = {"start": fit, "key": jax.random.key(1), "tuning": tuning}
 
-    whole, memory = sample_nuts(model, **options), Memory(stop_after=1)
+    whole, memory = sample_nuts(target, **options), Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
-        sample_nuts(model, keeper=memory, **options)
-    resumed = sample_nuts(model, keeper=memory, **options)
+        sample_nuts(target, keeper=memory, **options)
+    resumed = sample_nuts(target, keeper=memory, **options)
     for name, values in whole.draws.items():
         np.testing.assert_array_equal(resumed.draws[name], values)
 
 
 @pytest.mark.parametrize(
-    ("name", "unseen", "errors"),
+    ("name", "free", "errors"),
     [
         ("robust", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"a", "b", "nu"}),
         ("dynamical", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"error"}),
-        ("kinematic", set(), set()),  # no loop over a frame's parameters: nothing to gain
+        ("kinematic", {"log_scale", "log_scale_mean", "log_thickness_mean"}, {"a", "b", "nu"}),
     ],
 )
-def test_scales_and_means_are_unseen_and_errors_are_not(name, unseen, errors):
+def test_scales_and_means_are_free_and_errors_are_not(name, free, errors):
     crystal = pendel.read_crystal(example().structure)
     experiment = pendel.thin(pendel.select(pendel.read_pets(example().data), "nearest"), slice(0, None, 15))
-    data = (crystal, ((experiment, pendel.make_plan(crystal, experiment, g_max=0.9, sg_max=0.004, tilts=3)),))
-    observed, program = {"intensities": (experiment.intensity,)}, pendel.load_model(name)
-    layout = inspect_model(program, data, observed, with_fixed=False)
-    full = inspect_model(program, data, observed, with_fixed=True)
-    values = full.split(jnp.zeros(full.size))
-    cut = cut_off_simulation(layout, lambda x: prior_and_prediction(program, full, x, {}, data, observed), values)
+    plan = pendel.make_plan(crystal, experiment, g_max=0.9, sg_max=0.004, tilts=3)
+    data = crystal, (pendel.DataSet(experiment, plan),)
+    target = make_target(pendel.load_model(name), *data, intensities=(experiment.intensity,))
+    layout, replay = target.layout, make_replay(target)
     names = np.array([label.partition("[")[0] for label in layout.names()])
-    assert set(names[cut.unseen]) == unseen
-    assert set(names[cut.errors]) == errors
+    assert set(names[replay.free]) == free
+    assert set(names[replay.errors]) == errors
     of_frames = {site.name for site in layout.sites if site.plate is not None}
-    assert set(names[cut.frames]) == of_frames - unseen
-    assert {"displacement", "log_strain"} <= set(names[cut.shared])
-    others = {site: value for site, value in values.items() if site not in cut.seen}
-    simulated = jax.eval_shape(cut.first, ({site: values[site] for site in cut.seen},))
-    parts = {f"part {number:03}": jnp.zeros(part.shape, part.dtype) for number, part in enumerate(simulated)}
-
-    def rest(some):
-        return cut.second([some[part] for part in parts], {site: some[site] for site in others})
-
-    assert not unseen or sites_in_loops(rest, {**parts, **others}) == []
+    assert set(names[replay.frames]) == of_frames - free
+    assert set(names[replay.shared]) == {"displacement", "log_strain", *errors}
+    everything = np.sort(np.concatenate([replay.free, replay.frames, replay.shared]))
+    np.testing.assert_array_equal(everything, np.arange(layout.size))

@@ -10,12 +10,12 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from pendel import InputError, read_crystal
-from pendel.crystal.structure import invert
+from pendel.crystal.hand import are_opposite_hands, invert
 from pendel.datasets import example
 from pendel.files.structure_cif import write_structure_cif
-from pendel.judge import compare
-from pendel.judge.compare import Run, _are_inverse, _hand_line, difference, hand, hands
+from pendel.judge.compare import Run, _hand_line, difference, hand, hands
 from pendel.judge.loo import Loo, by_frame, by_measurement, held_out
+from pendel.report import comparison
 from pendel.report.comparison import keep_comparison
 
 POLAR = """data_polar
@@ -113,15 +113,15 @@ def test_differences_are_paired(values):
     found = difference(better, worse)
     assert found.value == pytest.approx(0.5 * 5, abs=1e-6)
     assert found.se == pytest.approx(0.5 * np.sqrt(4 * np.var([2, 1, 1, 1])), abs=1e-6)
-    with pytest.raises(InputError, match="found 4 and 3 measurements or frames, 3 of them the same"):
+    with pytest.raises(InputError, match="The runs have 4 and 3 measurements or frames, and share 3"):
         difference(better, by_measurement(tree(values[:, :, :4])))
 
 
 def test_two_hands_are_recognised():
     crystal = read_crystal(example().structure)
     other = invert(crystal)
-    assert _are_inverse(crystal, other)
-    assert not _are_inverse(crystal, crystal)
+    assert are_opposite_hands(crystal, other)
+    assert not are_opposite_hands(crystal, crystal)
 
 
 def test_a_nearly_centrosymmetric_structure_is_not_its_own_inverse(tmp_path):
@@ -129,11 +129,11 @@ def test_a_nearly_centrosymmetric_structure_is_not_its_own_inverse(tmp_path):
     path.write_text(POLAR)
     crystal = read_crystal(path)
     other = invert(crystal)
-    assert _are_inverse(crystal, other)
-    assert not _are_inverse(crystal, crystal)
+    assert are_opposite_hands(crystal, other)
+    assert not are_opposite_hands(crystal, crystal)
     moved = dataclasses.replace(crystal, fract=np.asarray(crystal.fract) + np.array([0, 0, 0.001]))
-    assert not _are_inverse(crystal, moved)
-    assert _are_inverse(moved, other)
+    assert not are_opposite_hands(crystal, moved)
+    assert are_opposite_hands(moved, other)
 
 
 def test_hands_of_different_fits_are_not_compared():
@@ -189,7 +189,7 @@ def test_the_right_hand_has_the_higher_evidence_and_fits_more_reflections():
 
 
 def test_z_of_the_hand_goes_into_both_structures(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "write_page", lambda path: None)
+    monkeypatch.setattr(comparison, "write_page", lambda path: None)
     crystal = read_crystal(example().structure)
     runs = []
     for name, structure, calculated, evidence in (

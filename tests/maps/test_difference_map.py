@@ -37,6 +37,7 @@ from pendel.maps.potential_fit import (
     prior_amplitude,
     symmetric_sphere,
 )
+from pendel.model import DataSet, Illumination
 from pendel.simulate.beams import reflections_within
 from pendel.simulate.scattering import structure_factors
 from pendel.simulate.thickness import lognormal
@@ -91,24 +92,18 @@ def distance_to(crystal: Crystal, place, peak: Peak) -> float:
 def fitted(crystal: Crystal, experiment, *, relative_error=0.1, thickness, weights, tilt, **options) -> FittedData:
     """Data and a model of them; errors as a fit would find them, counting and relative."""
     plan = pendel.make_plan(crystal, experiment, tilt=tilt, thickness_max=1.2 * float(thickness.max()), **options)
-    calculated = simulated(crystal, plan, tilt=tilt, thickness=thickness, weights=weights)
+    illumination = Illumination(tilt=tilt, thickness=thickness, weights=weights)
+    calculated = simulated(crystal, plan, illumination)
     intensity = np.maximum(np.asarray(experiment.intensity), 0.0)
     frame = np.asarray(experiment.frame_index)
     scale = np.bincount(frame, calculated * intensity) / np.bincount(frame, calculated**2)
     square = 0.5 * (intensity**2 + (scale[frame] * calculated) ** 2)
     scatter = np.sqrt(np.asarray(experiment.sigma) ** 2 + relative_error**2 * square)
-    return FittedData(
-        experiment=experiment, plan=plan, tilt=tilt, thickness=thickness, weights=weights, scatter=scatter
-    )
+    return FittedData(data=DataSet(experiment, plan), illumination=illumination, scatter=scatter)
 
 
-@jax.jit
-def _simulated(crystal, plan, tilt, thickness, weights):
-    return pendel.simulate_intensities(crystal, plan, tilt=tilt, thickness=thickness, weights=weights)
-
-
-def simulated(crystal, plan, *, tilt, thickness, weights) -> np.ndarray:
-    return np.asarray(_simulated(crystal, plan, tilt, thickness, weights))
+def simulated(crystal, plan, illumination: Illumination) -> np.ndarray:
+    return np.asarray(jax.jit(pendel.simulate_intensities)(crystal, plan, illumination))
 
 
 def left_out(truth: Crystal, model: Crystal, geometry, *, seed: int, thickness: float, sampling: dict, finer: dict):
@@ -144,15 +139,16 @@ def oxygen_left_out(quartz) -> FittedData:
     plan = pendel.make_plan(model, experiment, tilts=10, g_max=1.5, sg_max=0.005, thickness_max=160.0)
     g = np.linalg.norm(np.asarray(plan.support_hkl) @ pendel.crystal.structure.reciprocal_matrix(quartz.cell).T, axis=1)
     exact_plan = dataclasses.replace(plan, support_form_factor=form_factors(quartz.elements, g))
-    frame = {"tilt": np.zeros((frames, 2)), "thickness": np.full((frames, 1), 150.0), "weights": np.ones((frames, 1))}
+    nodes, weights = np.full((frames, 1), 150.0), np.ones((frames, 1))
+    illumination = Illumination(tilt=np.zeros((frames, 2)), thickness=nodes, weights=weights)
     imperfections = pendel.Imperfections(model_error=0.05, counts=2e4, background=10.0)
     generator = np.random.default_rng(1)
     misorientation = 0.05 * generator.standard_normal((frames, 2))
-    exact = simulated(quartz, exact_plan, **{**frame, "tilt": misorientation})
+    exact = simulated(quartz, exact_plan, dataclasses.replace(illumination, tilt=misorientation))
     intensity, sigma = measured(exact, imperfections, generator)
     scatter = np.sqrt(sigma**2 + (0.1 * intensity) ** 2 + (0.02 * np.sqrt(np.mean(intensity**2))) ** 2)
     experiment = dataclasses.replace(experiment, intensity=intensity, sigma=sigma)
-    return FittedData(experiment=experiment, plan=plan, scatter=scatter, **frame)
+    return FittedData(data=DataSet(experiment, plan), illumination=illumination, scatter=scatter)
 
 
 def test_left_out_oxygen_is_found(quartz, oxygen_left_out):
@@ -164,11 +160,11 @@ def test_left_out_oxygen_is_found(quartz, oxygen_left_out):
 def test_nothing_is_added_where_nothing_is_missing(quartz, oxygen_left_out):
     """Intensities of the model itself, every frame on a scale of its own."""
     model, item = with_sites(quartz, [0]), oxygen_left_out
-    exact = simulated(model, item.plan, tilt=item.tilt, thickness=item.thickness, weights=item.weights)
-    intensity = np.linspace(3.0, 500.0, item.plan.frames)[item.experiment.frame_index] * exact
-    experiment = dataclasses.replace(item.experiment, intensity=intensity)
+    exact = simulated(model, item.data.plan, item.illumination)
+    intensity = np.linspace(3.0, 500.0, item.data.plan.frames)[item.data.experiment.frame_index] * exact
+    data = dataclasses.replace(item.data, experiment=dataclasses.replace(item.data.experiment, intensity=intensity))
     scatter = 0.02 * intensity + 1e-3 * intensity.max()
-    change = fit_potential(model, [dataclasses.replace(item, experiment=experiment, scatter=scatter)], resolution=1.45)
+    change = fit_potential(model, [dataclasses.replace(item, data=data, scatter=scatter)], resolution=1.45)
     assert change.misfit_before < 1e-8  # float32
     assert np.max(np.abs(change.coefficient)) < 1e-3 * np.max(np.abs(potential(model, change.hkl)))
 
@@ -177,8 +173,9 @@ def test_unusable_fits_are_refused(quartz, oxygen_left_out):
     model, item = with_sites(quartz, [0]), oxygen_left_out
     with pytest.raises(pendel.InputError, match="positive standard deviations"):
         fit_potential(model, [dataclasses.replace(item, scatter=0 * item.scatter)], resolution=1.45)
+    too_thick = dataclasses.replace(item.illumination, thickness=1e3 * item.illumination.thickness)
     with pytest.raises(pendel.InputError, match="thickness_max"):
-        fit_potential(model, [dataclasses.replace(item, thickness=1e3 * item.thickness)], resolution=1.45)
+        fit_potential(model, [dataclasses.replace(item, illumination=too_thick)], resolution=1.45)
     with pytest.raises(pendel.InputError, match="no reflection below"):
         fit_potential(model, [item], resolution=0.1)
     with pytest.raises(pendel.InputError, match="at least one measured crystal"):
@@ -204,14 +201,15 @@ def test_left_out_atoms_are_found(quartz, place, seed):
 @pytest.mark.slow
 def test_two_data_sets_are_as_good_as_one(quartz, oxygen_left_out):
     model, item = with_sites(quartz, [0]), oxygen_left_out
-    frame = np.asarray(item.experiment.frame_index)
+    frame = np.asarray(item.data.experiment.frame_index)
     halves = []
     for half in (slice(0, 15), slice(15, 30)):
-        experiment = pendel.thin(item.experiment, half)
+        experiment = pendel.thin(item.data.experiment, half)
         plan = pendel.make_plan(model, experiment, tilts=10, g_max=1.5, sg_max=0.005, thickness_max=160.0)
         rows = (frame >= half.start) & (frame < half.stop)
-        parts = {"tilt": item.tilt[half], "thickness": item.thickness[half], "weights": item.weights[half]}
-        halves.append(FittedData(experiment=experiment, plan=plan, scatter=item.scatter[rows], **parts))
+        part = jax.tree.map(lambda x, half=half: x[half], item.illumination)
+        data = DataSet(experiment, plan)
+        halves.append(FittedData(data=data, illumination=part, scatter=item.scatter[rows]))
     one, two = (fit_potential(model, data, resolution=1.45, rounds=2) for data in ([item], halves))
     np.testing.assert_allclose(two.misfit_after, one.misfit_after, rtol=1e-2)  # float32
     np.testing.assert_allclose(two.coefficient, one.coefficient, atol=1e-2 * np.max(np.abs(one.coefficient)))
@@ -240,15 +238,15 @@ def test_change_is_added_to_the_potential_of_the_crystal():
         pendel.make_plan(crystal, experiment, g_max=0.5, sg_max=0.2, tilts=3, thickness_max=400.0, dtype="float64")
         for crystal in (one, both)
     )
-    frame = {"tilt": np.zeros((1, 2)), "thickness": np.array([[300.0]]), "weights": np.ones((1, 1))}
+    frame = Illumination(tilt=np.zeros((1, 2)), thickness=np.array([[300.0]]), weights=np.ones((1, 1)))
     change = (potential(both, plan.support_hkl) - potential(one, plan.support_hkl)) / VOLT_ANGSTROM2
     change = change * relativistic_gamma(experiment.wavelength)
-    expected = simulated(both, full, **frame)
+    expected = simulated(both, full, frame)
     for mode in ("forward", "reverse"):
         intensities = jax.jit(pendel.simulate_intensities)
-        found = intensities(one, plan.with_mode(mode), u_change=jnp.asarray(change), **frame)
+        found = intensities(one, plan.with_mode(mode), frame, u_change=jnp.asarray(change))
         np.testing.assert_allclose(found, expected, atol=1e-9)
-        without = intensities(one, plan.with_mode(mode), u_change=jnp.zeros_like(change), **frame)
+        without = intensities(one, plan.with_mode(mode), frame, u_change=jnp.zeros_like(change))
         assert np.max(np.abs(without - expected)) > 0.3 * np.max(expected)
 
 

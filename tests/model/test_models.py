@@ -14,11 +14,13 @@ from pendel.crystal.cell import direct_matrix, u_cartesian
 from pendel.crystal.parameters import adp, displaced
 from pendel.datasets import example
 from pendel.experiment.select import select, thin
-from pendel.infer.layout import inspect_model
-from pendel.model.load import with_thickness
-from pendel.simulate import kinematic_intensities, simulate_intensities
+from pendel.infer.target import make_target
+from pendel.model.load import with_options
+from pendel.model.simulation import SIMULATION
+from pendel.simulate import Illumination, kinematic_intensities, simulate_intensities
 
-MODELS = ["robust", "dynamical", "multi_crystal", "kinematic"]
+MODELS = ["robust", "dynamical", "kinematic"]
+MIDDLING = {f"log_thickness_mean{end}": jnp.log(500.0) for end in ("", "_2")}  # within the reach of the plans
 FRAME_SITES = {"log_scale", "tilt", "log_thickness", "log_taper"}
 
 
@@ -30,7 +32,13 @@ def crystal():
 @pytest.fixture(scope="module")
 def datasets(crystal):
     experiment = thin(select(pendel.read_pets(example().data), "nearest"), slice(0, None, 10))
-    return ((experiment, pendel.make_plan(crystal, experiment, g_max=1.0, sg_max=0.004, tilts=3)),)
+    return (pendel.DataSet(experiment, pendel.make_plan(crystal, experiment, g_max=1.0, sg_max=0.004, tilts=3)),)
+
+
+@pytest.fixture(scope="module")
+def twice(datasets):
+    """The same crystal as two data sets."""
+    return (datasets[0], dataclasses.replace(datasets[0], number=1))
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +50,20 @@ def traces(crystal, datasets):
     return {name: [run(name, seed) for seed in range(3)] for name in MODELS}
 
 
+def target_of(name, crystal, datasets):
+    return make_target(pendel.load_model(name), crystal, datasets, intensities=(datasets[0].experiment.intensity,))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
-    kwargs = {"intensities": (datasets[0][0].intensity,)}
-    layout = inspect_model(pendel.load_model(name), (crystal, datasets), kwargs, with_fixed=False)
+    target = target_of(name, crystal, datasets)
+    layout = target.layout
     without = {"log_taper"} if name == "kinematic" else set()
     assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES - without
     assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"} - without
-    assert layout.plates["frames"][1] == len(datasets[0][0].frame_id)
+    assert layout.plates["frames"][1] == len(datasets[0].experiment.frame_id)
+    assert target.simulated == {"displacement", "log_strain", "tilt", "log_thickness", "log_taper"} - without
+    assert target.errors == ({"error"} if name == "dynamical" else {"a", "b", "nu"})
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,9 +79,9 @@ def test_prior_predictive_is_finite_and_plausible(name, traces, datasets):
 @pytest.mark.parametrize("name", MODELS)
 def test_mask_takes_measurements_out(name, traces, crystal, datasets):
     model = pendel.load_model(name)
-    sites = inspect_model(model, (crystal, datasets), {"intensities": (datasets[0][0].intensity,)}, with_fixed=True)
-    values = {site.name: traces[name][0][site.name] for site in sites.sites}
-    intensity = np.array(datasets[0][0].intensity, dtype=float)
+    sites = target_of(name, crystal, datasets).full.sites
+    values = {site.name: traces[name][0][site.name] for site in sites}
+    intensity = np.array(datasets[0].experiment.intensity, dtype=float)
     used = np.ones(len(intensity), dtype=bool)
     used[::3] = False
 
@@ -82,7 +96,7 @@ def test_mask_takes_measurements_out(name, traces, crystal, datasets):
 
 @pytest.mark.parametrize("kind", ["single", "wedge", "lens", "cylinder"])
 def test_thickness_has_other_shapes(kind, crystal, datasets):
-    model = handlers.seed(with_thickness(pendel.load_model("robust"), kind), jax.random.key(0))
+    model = handlers.seed(with_options(pendel.load_model("robust"), thickness=kind), jax.random.key(0))
     sites = handlers.trace(model).get_trace(crystal, datasets)
     assert "log_taper" not in sites
     share = np.asarray(sites["thickness"]["value"]) / np.exp(sites["log_thickness"]["value"])
@@ -90,9 +104,9 @@ def test_thickness_has_other_shapes(kind, crystal, datasets):
     np.testing.assert_allclose(share, expected[kind], rtol=2e-3)
 
 
-def test_a_step_has_two_terraces(crystal, datasets):
-    model = handlers.seed(with_thickness(pendel.load_model("robust"), "step"), jax.random.key(0))
-    sites = handlers.trace(model).get_trace(crystal, (*datasets, *datasets))
+def test_a_step_has_two_terraces(crystal, twice):
+    model = handlers.seed(with_options(pendel.load_model("robust"), thickness="step"), jax.random.key(0))
+    sites = handlers.trace(model).get_trace(crystal, twice)
     for suffix in ("", "_2"):
         height, log_odds, log_thickness, log_taper, thickness = (
             np.asarray(sites[f"{name}{suffix}"]["value"])
@@ -106,8 +120,8 @@ def test_a_step_has_two_terraces(crystal, datasets):
 
 
 def test_a_model_without_a_choice_of_thickness_says_so():
-    with pytest.raises(pendel.InputError, match="found --thickness lens with a model that has no argument"):
-        with_thickness(pendel.load_model("neural_thickness"), "lens")
+    with pytest.raises(pendel.InputError, match="--thickness lens is given, but the model has no argument"):
+        with_options(pendel.load_model("neural_thickness"), thickness="lens")
 
 
 def test_network_thickness_is_a_function_of_the_angle_alone(crystal, datasets):
@@ -117,44 +131,69 @@ def test_network_thickness_is_a_function_of_the_angle_alone(crystal, datasets):
     assert np.all((thickness > 50) & (thickness < 20_000))
     weights = sum(site["value"].size for name, site in sites.items() if name.startswith(("weights", "bias")))
     assert weights == 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2
-    layout = inspect_model(
-        pendel.load_model("neural_thickness"),
-        (crystal, datasets),
-        {"intensities": (datasets[0][0].intensity,)},
-        with_fixed=True,
-    )
-    assert {site.name for site in layout.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+    target = target_of("neural_thickness", crystal, datasets)
+    assert {site.name for site in target.full.sites if site.plate == "frames"} == {"log_scale", "tilt"}
+    network = {site.name for site in target.full.sites if site.name.startswith(("weights", "bias"))}
+    assert target.simulated == {"displacement", "log_strain", "tilt", "log_thickness_mean"} | network
 
 
 def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
-    ((experiment, plan),) = datasets
     part = dataclasses.replace(crystal, occupancy=np.array([1.0, 0.9]), partly_occupied=(1,))
     model = handlers.seed(pendel.load_model("occupancy"), jax.random.key(0))
-    sites = handlers.trace(model).get_trace(part, ((experiment, plan),))
+    sites = handlers.trace(model).get_trace(part, datasets)
     occupancy = np.asarray(sites["occupancy"]["value"])
     assert occupancy[0] == 1.0
     assert 0 < occupancy[1] < 1
-    with pytest.raises(pendel.InputError, match="found 0 of 2 sites with an occupancy below 1"):
+    with pytest.raises(pendel.InputError, match="0 of 2 sites with an occupancy below 1"):
         handlers.trace(model).get_trace(crystal, datasets)
 
 
-def test_every_crystal_has_its_own_errors(crystal, datasets):
-    model = handlers.seed(pendel.load_model("multi_crystal"), jax.random.key(0))
-    sites = handlers.trace(model).get_trace(crystal, datasets * 2)
-    shared = {"displacement", "log_strain", "fract", "U_aniso"}
+@pytest.mark.parametrize(("errors", "of_all"), [("each", set()), ("shared", {"a", "b", "nu"})])
+def test_crystals_share_the_structure_and_may_share_errors(crystal, twice, errors, of_all):
+    model = handlers.seed(with_options(pendel.load_model("robust"), errors=errors), jax.random.key(0))
+    sites = handlers.trace(handlers.substitute(model, data=MIDDLING)).get_trace(crystal, twice)
+    shared = {"displacement", "log_strain", "fract", "U_aniso"} | of_all
     first = {name for name in sites if not name.endswith("_2")} - shared
     assert {f"{name}_2" for name in first} == {name for name in sites if name.endswith("_2")}
-    assert {"a", "b", "nu", "log_thickness"} <= first
+    assert {"a", "b", "nu", "log_thickness"} <= first | of_all
+    assert of_all <= set(sites)
+
+
+def test_errors_are_shared_or_of_each_crystal(crystal, datasets):
+    model = with_options(pendel.load_model("robust"), errors="both")
+    with pytest.raises(pendel.InputError, match="'shared' or 'each'"):
+        handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(crystal, datasets)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "neural_thickness", "occupancy"])
+def test_handlers_see_one_simulation_of_every_data_set(name, crystal, twice):
+    """A simulation within trace, seed, substitute and mask; its arguments are those that give its value."""
+    part = dataclasses.replace(crystal, occupancy=np.array([1.0, 0.9]), partly_occupied=(1,))
+    model = handlers.seed(pendel.load_model(name), jax.random.key(0))
+    known = {**MIDDLING, "displacement": jnp.full(len(crystal.position_basis), 0.01)}
+    with handlers.mask(mask=True):
+        sites = handlers.trace(handlers.substitute(model, data=known)).get_trace(part, twice)
+    found = {name: site for name, site in sites.items() if site["type"] == SIMULATION}
+    assert list(found) == ["simulated", "simulated_2"]
+    for site, data in zip(found.values(), twice, strict=True):
+        assert site["fn"] is (kinematic_intensities if name == "kinematic" else simulate_intensities)
+        structure, plan, illumination = site["args"]
+        assert plan is data.plan
+        np.testing.assert_array_equal(structure.fract, sites["fract"]["value"])
+        np.testing.assert_array_equal(illumination.tilt, sites[f"tilt{data.suffix}"]["value"])
+        scale = sites[f"scale{data.suffix}"]["value"][data.experiment.frame_index]
+        np.testing.assert_allclose(sites[f"calculated{data.suffix}"]["value"], scale * site["value"])
 
 
 def test_single_scattering_is_the_limit_of_thin_crystals(crystal, datasets):
-    ((experiment, plan),) = datasets
+    experiment, plan = datasets[0].experiment, datasets[0].plan
     tilt = np.zeros((plan.frames, 2))
     strong = np.asarray(experiment.intensity) > np.quantile(experiment.intensity, 0.7)
     for thickness, close in ((0.5, 0.005), (600.0, None)):
         nodes, weights = np.full((plan.frames, 1), thickness), np.ones((plan.frames, 1))
+        illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
         once, full = (
-            np.asarray(jax.jit(f)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))[strong]
+            np.asarray(jax.jit(f)(crystal, plan, illumination))[strong]
             for f in (kinematic_intensities, simulate_intensities)
         )
         scored = full > 0  # the others are outside the beams

@@ -54,7 +54,24 @@ def test_a_skipped_simulation_runs_nothing_and_leaves_the_prior():
         numpyro.sample("intensity", dist.Normal(simulated("simulated", never, x), 1).to_event(1), obs=jnp.zeros(3))
 
     program = handlers.seed(with_callback, jax.random.key(0))
-    with numpyro.validation_enabled(False):  # which refuses a location that is not a number
-        trace = handlers.trace(skipped(program, float("nan"))).get_trace()
+    trace = handlers.trace(skipped(program, float("nan"))).get_trace()
     assert np.all(np.isnan(trace["intensity"]["fn"].base_dist.loc))
     assert np.isfinite(trace["x"]["fn"].log_prob(trace["x"]["value"]))
+
+
+def test_distributions_of_skipped_results_are_not_checked_and_others_are():
+    """An error in proportion to the intensity is zero for a simulation that was skipped."""
+
+    def proportional():
+        intensity = simulated("simulated", lambda: jnp.ones(3))
+        numpyro.sample("intensity", dist.Normal(intensity, 0.1 * intensity).to_event(1), obs=jnp.ones(3))
+
+    def broken():
+        raise RuntimeError("of the model")
+
+    trace = handlers.trace(skipped(proportional)).get_trace()
+    np.testing.assert_array_equal(trace["intensity"]["fn"].base_dist.scale, 0.0)
+    with pytest.raises(RuntimeError, match="of the model"):
+        skipped(broken)()
+    with pytest.raises(ValueError, match="invalid scale"):
+        dist.Normal(0.0, -1.0)

@@ -35,8 +35,9 @@ def model(crystal, datasets, *, intensities=None, mask=None):
     moves = dist.Normal(0, 0.05).expand([len(crystal.position_basis)]).to_event(1)
     fract = numpyro.deterministic("fract", displaced(crystal, numpyro.sample("displacement", moves)))
     numpyro.deterministic("U_aniso", jnp.asarray(crystal.u_aniso))
-    (experiment, plan), = datasets
-    with numpyro.plate("frames", plan.frames):
+    (data,) = datasets
+    experiment = data.experiment
+    with numpyro.plate("frames", data.plan.frames):
         log_scale = numpyro.sample("log_scale", dist.Normal(5.0, 3.0))
         log_thickness = numpyro.sample("log_thickness", dist.Normal(6.5, 0.3))
     numpyro.deterministic("thickness", jnp.exp(log_thickness))
@@ -118,6 +119,30 @@ def check_command(words: list[str], known: dict) -> None:
         assert not word.startswith("--") or word.partition("=")[0] in options, f"no option {word} of {words[0]}"
 
 
+def test_the_page_of_options_has_them_all():
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    table = option_table(known_commands())
+    assert "\n".join(table) + "\n" in page, "\n".join(["the table of docs/options.md should be", *table])
+
+
+def option_table(known: dict) -> list[str]:
+    """Lines of Markdown: every option of the command line once, with its default, meaning and commands."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for command in (name for name in known if not hasattr(known[name], "commands")):
+        for parameter in known[command].params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                help = re.sub(r"\\\[", "[", parameter.help).replace("|", r"\|")
+                rows.setdefault((f"`{parameter.opts[0]}`", shown(parameter.default), help), []).append(command)
+    lines = [f"| {' | '.join(row)} | {', '.join(commands)} |" for row, commands in rows.items()]
+    return ["| option | default | meaning | commands |", "|---|---|---|---|", *lines]
+
+
+def shown(default: Any) -> str:
+    """A default in the table: none where it is derived or the option is a switch."""
+    (value,) = default if isinstance(default, list) else (default,)
+    return "" if value is None or value is False or value == "" or callable(value) else f"`{value}`"
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The site, built as `make docs` builds it: warnings are errors."""
@@ -165,5 +190,7 @@ def test_reading_the_site_needs_no_network(site: Path):
 
 
 def test_every_public_name_is_in_the_api():
-    documented = re.findall(r"auto(?:class|function):: pendel\.(\w+)", (ROOT / "docs" / "api.md").read_text())
+    documented = re.findall(
+        r"auto(?:class|function):: pendel\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE
+    )
     assert sorted(documented) == sorted(pendel.__all__)

@@ -43,6 +43,14 @@ def test_imports_point_to_earlier_folders(path):
         assert FOLDERS.index(name) <= FOLDERS.index(own), f"{path.name} ({own}) imports {name}, which comes later"
 
 
+@pytest.mark.parametrize("folder", ["folder", "judge", "report"])
+def test_a_finished_run_is_read_judged_and_shown_without_running_anything(folder):
+    paths = [path for path in MODULES if path.parent.name == folder]
+    assert paths
+    for path in paths:
+        assert not imported_folders(path) & {"infer", "run"}, f"{folder}/{path.name} imports what runs a refinement"
+
+
 def test_every_folder_of_the_order_exists():
     found = {
         path.stem for path in (SOURCE / "pendel").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()

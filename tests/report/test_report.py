@@ -1,10 +1,10 @@
 """The report: made from a run folder alone, complete, self-contained, escaped."""
 
+import csv
 import dataclasses
 import json
 import re
 import shutil
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,12 +13,14 @@ import pytest
 
 import pendel
 from pendel.datasets import example
+from pendel.files.cif import NO_HYDROGEN
 from pendel.folder.reader import read_run_files
+from pendel.infer.guide.svi import SviTuning
 from pendel.judge.frames import flagged_frames, r_obs_of_frames
 from pendel.judge.ranks import probability_ranks
 from pendel.judge.verdicts import verdicts
-from pendel.report.page import page, write_page
-from pendel.run import fitting
+from pendel.report.page import page, run_card, write_page
+from pendel.run.tuning import Tuning
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -27,10 +29,8 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("report") / "run"
     settings = pendel.Settings(model="kinematic", infer="svi", frames="::8", g_max=1.0, sg_max=0.004, tilts=5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "fit_svi", partial(fitting.fit_svi, cycles=(2, 2)))
-        patch.setattr(fitting, "STEPS", 40)
-        pendel.refine(example().structure, [example().data], out, settings)
+    short = Tuning(svi=SviTuning(steps=40, cycles=(2, 2)))
+    pendel.refine(example().structure, [example().data], out, settings, tuning=short)
     return out
 
 
@@ -111,13 +111,12 @@ def test_names_from_files_stay_text(folder, tmp_path):
     record = json.loads((copy / "run.json").read_text())
     attack = "<script>alert(1)</script>.cif"
     record["inputs"]["structure"]["path"] = attack
-    record["derived"]["notes"].append(attack)
+    record["derived"]["notes"].append({"kind": "", "text": attack})
     record["derived"]["model_story"] = f"A model of {attack}"
     record["derived"]["plan_2"] = record["derived"]["plan"]
     (copy / "run.json").write_text(json.dumps(record))
-    cif = (copy / "refined.cif").read_text()
-    (copy / "refined.cif").write_text(cif.replace("Si1", '"Si<b>"'))
-    text = page(read_run_files(copy))
+    run = read_run_files(copy)
+    text = page(dataclasses.replace(run, crystal=dataclasses.replace(run.crystal, labels=("Si<b>", "O1"))))
     assert "<script" not in text
     assert "<b>" not in text
     assert "&lt;script&gt;" in text
@@ -264,6 +263,49 @@ def test_a_difference_map_has_its_own_section(folder, tmp_path):
     assert "<O1>" not in page
 
 
+def test_the_structure_of_the_page_is_that_of_the_draws_not_of_the_cif(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / "refined.cif").unlink()
+    (copy / "reflections.csv").unlink()
+    run = read_run_files(copy)
+    np.testing.assert_allclose(run.crystal.fract, run.draws("fract").mean(axis=0), atol=1e-12)
+    written = pendel.read_crystal(folder / "refined.cif")
+    assert run.crystal.labels == written.labels
+    su = run.tree["structure_data"]["U_aniso_su"].values
+    assert np.all(np.abs(run.crystal.u_aniso - written.u_aniso) <= su)  # the file is rounded to its uncertainties
+    with open(folder / "reflections.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    data = run.data[0]
+    np.testing.assert_allclose(data.z, [float(row["z"]) for row in rows], rtol=1e-6)
+    np.testing.assert_allclose(data.calculated.mean(axis=0), [float(row["i_calc_mean"]) for row in rows], rtol=1e-6)
+    assert (data.name, len(data.at_point)) == (rows[0]["dataset"], len(rows))
+
+
+def test_notes_and_settings_are_told_apart_by_what_they_are(folder):
+    run = read_run_files(folder)
+    left_out = {"kind": NO_HYDROGEN, "text": "3 sites of the lightest element"}
+    record = run.record | {"derived": run.record["derived"] | {"notes": [left_out, {"kind": "", "text": "hydrogen"}]}}
+    found = [v for v in verdicts(dataclasses.replace(run, record=record)) if "--hydrogen" in v.advice]
+    assert [verdict.text for verdict in found] == ["3 sites of the lightest element"]
+    settings = dict(dict(run_card(run))["settings"])
+    assert settings["select"] == "nearest (default)"
+    assert settings["frames"] == "::8"
+
+
+def test_runs_of_the_first_version_are_refused_by_name(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "run.json").read_text())
+    del record["layout"]
+    (copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(pendel.InputError, match=r"a run of pendel 0\.1\.0"):
+        read_run_files(copy)
+    (copy / "posterior.nc").write_bytes(b"not NetCDF")
+    with pytest.raises(pendel.InputError, match=r"cannot be read.*--force"):
+        read_run_files(copy)
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(pendel.InputError, match=r"without run.json.*pendel refine"):
+    with pytest.raises(pendel.InputError, match=r"has no run.json.*pendel refine"):
         read_run_files(tmp_path)

@@ -10,6 +10,8 @@ from pendel.run.coarse import coarse_problem, fitted_crystal, handed_over
 from pendel.run.inputs import read_problem
 from pendel.run.plans import first_plans
 from pendel.run.settings import Settings
+from pendel.run.tuning import Coarsening
+from pendel.simulate.cost import operations
 
 SETTINGS = Settings(g_max=0.9, sg_max=0.004, tilts=5, holdout=0.2)
 
@@ -17,23 +19,25 @@ SETTINGS = Settings(g_max=0.9, sg_max=0.004, tilts=5, holdout=0.2)
 def few():
     files = example()
     problem = read_problem(files.structure, [files.data], SETTINGS)
-    return problem, coarse_problem(problem, first_plans(problem, SETTINGS), SETTINGS)
+    return problem, coarse_problem(problem, first_plans(problem, SETTINGS), SETTINGS, Coarsening())
 
 
 def test_a_graphics_card_takes_sixty_times_as_much(monkeypatch):
     problem, _ = few()
     plans = first_plans(problem, SETTINGS)
-    work = sum(coarse.operations(plan) for plan in plans)
-    monkeypatch.setattr(coarse, "WORTH", work / 2)
-    assert coarse.is_costly(plans)
+    work = sum(operations(plan) for plan in plans)
+    rule = Coarsening(worth=work / 2)
+    assert coarse.is_costly(plans, rule)
+    assert not coarse.is_costly(plans, Coarsening(worth=2 * work))
     monkeypatch.setattr(coarse.jax, "default_backend", lambda: "gpu")
-    assert not coarse.is_costly(plans)
+    assert not coarse.is_costly(plans, rule)
+    assert coarse.is_costly(plans, Coarsening(worth=work / 100))
 
 
 def test_coarse_frames_keep_their_measurements_and_hold_out():
     problem, found = few()
     (whole,), (part,) = problem.experiments, found.problem.experiments
-    assert found.every == len(whole.frame_id) // coarse.FRAMES
+    assert found.every == len(whole.frame_id) // Coarsening().frames
     np.testing.assert_array_equal(part.frame_id, whole.frame_id[:: found.every])
     rows = np.flatnonzero(np.isin(np.asarray(whole.frame_id)[whole.frame_index], part.frame_id))
     np.testing.assert_array_equal(part.intensity, whole.intensity[rows])

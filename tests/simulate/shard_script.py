@@ -3,6 +3,7 @@
 Run by test_shard.py in processes of their own: the number of devices is fixed when JAX starts. Prints one JSON line.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pendel
 from pendel.datasets import example
 from pendel.run.processes import join_processes
+from pendel.simulate.replan import replan
 from pendel.simulate.shard import shard_plan
 
 
@@ -30,11 +32,10 @@ def main():
     direction = {name: jnp.asarray(rng.standard_normal(value.shape)) for name, value in values.items()}
 
     def loss(values, plan):
-        structure = pendel.crystal.structure.replace(crystal, fract=values["fract"])
+        structure = dataclasses.replace(crystal, fract=values["fract"])
         equal = jnp.full((plan.frames, 2), 0.5)
-        intensity = pendel.simulate_intensities(
-            structure, plan, tilt=values["tilt"], thickness=values["thickness"], weights=equal
-        )
+        illumination = pendel.Illumination(tilt=values["tilt"], thickness=values["thickness"], weights=equal)
+        intensity = pendel.simulate_intensities(structure, plan, illumination)
         return jnp.sum(weight * intensity)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(values, plan)
@@ -45,7 +46,10 @@ def main():
     held = {int(f) for frames, weights in zip(mine, used, strict=True) for f in frames[weights.sum(axis=1) > 0]}
     whole = sum(group.matrix.nbytes for group in plan.groups)
     local = sum(shard.data.nbytes for group in plan.groups for shard in own_shards(group.matrix))
+    again = replan(crystal, experiment, plan, tilt=None)
     result = {
+        "replanned_loss": float(jax.jit(loss)(values, again)),
+        "replanned_on": 1 if again.mesh is None else again.mesh.size,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "loss": float(value),

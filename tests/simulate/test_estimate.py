@@ -30,18 +30,18 @@ def test_little_memory_means_smaller_chunks_and_the_same_intensities(case):
     assert small.matrix_numbers < plan.matrix_numbers
     assert memory_bytes(crystal, small) <= limit
     nodes = np.full((plan.frames, 1), 500.0)
-    state = {"tilt": np.zeros((plan.frames, 2)), "thickness": nodes, "weights": np.ones_like(nodes)}
+    state = pendel.Illumination(tilt=np.zeros((plan.frames, 2)), thickness=nodes, weights=np.ones_like(nodes))
     run = jax.jit(pendel.simulate_intensities)
-    np.testing.assert_allclose(run(crystal, small, **state), run(crystal, plan, **state), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(run(crystal, small, state), run(crystal, plan, state), rtol=1e-5, atol=1e-9)
 
 
 def test_frames_that_are_not_wanted_leave_the_others_alone(case):
     crystal, plan = case
     nodes = np.full((plan.frames, 1), 500.0)
-    state = {"tilt": np.zeros((plan.frames, 2)), "thickness": nodes, "weights": np.ones_like(nodes)}
+    state = pendel.Illumination(tilt=np.zeros((plan.frames, 2)), thickness=nodes, weights=np.ones_like(nodes))
     wanted = np.arange(plan.frames) == 1
     all_of_them, some = (
-        np.asarray(jax.jit(pendel.simulate_intensities)(crystal, one, **state))
+        np.asarray(jax.jit(pendel.simulate_intensities)(crystal, one, state))
         for one in (plan, plan.with_wanted(wanted))
     )
     measured = pendel.thin(pendel.select(pendel.read_pets(example().data)), slice(0, None, 10)).frame_index
@@ -64,7 +64,7 @@ def test_default_tilts_resolve_the_fringes():
 
 def test_too_little_memory_is_said_before_the_fit(case):
     crystal, plan = case
-    with pytest.raises(InputError, match=r"beams at \d+ tilts .* nodes, which need about .* GB .*--memory"):
+    with pytest.raises(InputError, match=r"beams at \d+ tilts .* nodes need about .* GB .*--memory"):
         within_memory(crystal, [plan], BASE_BYTES / 1e9)
 
 

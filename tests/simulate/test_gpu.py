@@ -24,15 +24,15 @@ def test_intensities_agree_with_the_cpu(dtype):
     experiment = thin(select(pendel.read_pets(example().data), "nearest"), slice(0, None, 6))
     plan = pendel.make_plan(crystal, experiment, tilts=12, dtype=dtype)
     frames = len(experiment.frame_id)
-    arguments = {
-        "tilt": np.zeros((frames, 2)),
-        "thickness": np.tile([400.0, 700.0], (frames, 1)),
-        "weights": np.full((frames, 2), 0.5),
-    }
+    illumination = pendel.Illumination(
+        tilt=np.zeros((frames, 2)),
+        thickness=np.tile([400.0, 700.0], (frames, 1)),
+        weights=np.full((frames, 2), 0.5),
+    )
 
     def on(device):
         with jax.default_device(device):
-            return np.asarray(jax.jit(pendel.simulate_intensities)(crystal, plan, **arguments))
+            return np.asarray(jax.jit(pendel.simulate_intensities)(crystal, plan, illumination))
 
     here, there = on(jax.devices("cpu")[0]), on(card)
     np.testing.assert_allclose(there, here, atol=(1e-5 if dtype == "float32" else 1e-9) * here.max())

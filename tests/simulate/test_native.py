@@ -1,4 +1,4 @@
-"""The compiled recurrence against plain JAX: values and both modes of derivatives, real and complex matrices."""
+"""The compiled recurrence against plain JAX: values and derivatives of both modes, matrices of every kind."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,15 @@ def _compiled(monkeypatch):
         pytest.skip("no C++ compiler on PATH, or JAX runs on another device")
 
 
-def operands(dtype, real, tilts=11):
-    """Segments of different sizes, padded; strong couplings, one thickness of zero."""
+def operands(dtype, kind, tilts=11):
+    """Segments of different sizes, padded; strong couplings, one thickness of zero; "lossy" ones have absorption."""
+    real = kind == "real"
     rng = np.random.default_rng(3)
     shape = (len(BEAMS), max(BEAMS), max(BEAMS))
     v = rng.normal(size=shape) + (0 if real else 1j * rng.normal(size=shape))
     v = 0.01 * (v + np.conj(np.swapaxes(v, 1, 2))) * (1 - np.eye(max(BEAMS)))
+    if kind == "lossy":
+        v = v * (1 + 0.005j) + 1e-3j * np.eye(max(BEAMS))
     present = np.arange(max(BEAMS)) < np.array(BEAMS)[:, None]
     v = v * present[:, :, None] * present[:, None, :]
     diagonal = np.where(present[:, :, None], 0.05 * rng.normal(size=(len(BEAMS), max(BEAMS), tilts)), 0.0)
@@ -46,10 +49,11 @@ def both(monkeypatch, function):
     return compiled, function()
 
 
-@pytest.mark.parametrize(("real", "tilts"), [(True, 11), (False, 11), (False, 3)])  # 3: half of a wide vector
+@pytest.mark.parametrize(("kind", "tilts"), [("real", 11), ("hermitian", 11), ("lossy", 11), ("lossy", 3)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
-def test_values_and_derivatives_agree_with_plain_jax(monkeypatch, dtype, tolerance, real, tilts):
-    arrays = operands(dtype, real, tilts)
+def test_values_and_derivatives_agree_with_plain_jax(monkeypatch, dtype, tolerance, kind, tilts):
+    """Three tilts fill half of a wide vector."""
+    arrays = operands(dtype, kind, tilts)
     weights = jnp.asarray(np.random.default_rng(4).normal(size=(len(BEAMS), 3, ROWS, tilts)))
     change = [
         jnp.asarray(np.random.default_rng(5).normal(size=x.shape) * 1e-3, x.dtype) * (jnp.abs(x) > 0) for x in arrays
@@ -75,7 +79,7 @@ def test_values_and_derivatives_agree_with_plain_jax(monkeypatch, dtype, toleran
 
 def test_chains_side_by_side_agree_with_one_after_the_other():
     """vmap over whole parameter sets, values and both modes."""
-    v, diagonal, flux, thickness = operands("float64", real=False)
+    v, diagonal, flux, thickness = operands("float64", "lossy")
     many = jnp.stack([diagonal, 1.1 * diagonal])
 
     def loss(d, mode):

@@ -19,7 +19,7 @@ from physics_cases import (
     zone_beams,
 )
 
-PROPAGATORS = ["eigen", "chebyshev"]
+pytestmark = pytest.mark.optimized
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,8 @@ def many_beams(quartz):
     return (interaction, diagonal, flux), np.diag(np.asarray(diagonal[0, :, 0])) + m[:, None] * v * m[None, :]
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
 @pytest.mark.parametrize("excitation_error", [0.0, 1e-3, -3e-3])
-def test_two_beam_pendelloesung(quartz, propagator, excitation_error):
+def test_two_beam_pendelloesung(quartz, excitation_error):
     """I_g = sin²(pi s_eff t) / (xi s_eff)², s_eff² = S² + 1/xi², 1/xi = lambda |U_g|.
 
     Source: Hirsch et al., Electron Microscopy of Thin Crystals (1965), chapter 8. For an inclined diffracted beam
@@ -53,7 +52,7 @@ def test_two_beam_pendelloesung(quartz, propagator, excitation_error):
     s_effective = np.hypot(excitation_error * m_squared, inverse_xi)
     thickness = np.array([0.0, 40.0, 333.0, 900.0, 1500.0])
     expected = (inverse_xi / s_effective) ** 2 * np.sin(np.pi * s_effective * thickness) ** 2
-    wave = np.asarray(propagate(problem, thickness, propagator=propagator))[0, :, :, 0]
+    wave = np.asarray(propagate(problem, thickness))[0, :, :, 0]
     assert expected.max() > 0.02
     np.testing.assert_allclose(np.abs(wave[:, 1]) ** 2, expected, atol=1e-8)
     np.testing.assert_allclose(np.abs(wave[:, 0]) ** 2, 1 - expected, atol=1e-8)
@@ -68,24 +67,22 @@ def tilted_to(orientation, hkl, excitation_error):
     return slow_bloch.rodrigues(axis, np.arccos(g[2] / length) - np.arccos(height / length)) @ orientation
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_thin_crystal_scatters_once(many_beams, propagator):
+def test_thin_crystal_scatters_once(many_beams):
     """psi_g = i A_g0 t + O(t²): the deviation is proportional to t."""
     problem, matrix = many_beams
     thin = np.array([0.004, 0.002])
-    wave = np.asarray(propagate(problem, thin, propagator=propagator))[0, :, :, 0]
+    wave = np.asarray(propagate(problem, thin))[0, :, :, 0]
     single = 1j * matrix[1:, 0] * thin[:, None]
     error = np.abs(wave[:, 1:] - single).max(axis=1)
     assert error[0] < 1e-3 * np.abs(single[0]).max()
     assert error[0] / error[1] == pytest.approx(4.0, rel=1e-3)
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_weak_scattering_is_kinematic(many_beams, propagator):
+def test_weak_scattering_is_kinematic(many_beams):
     """Potential scaled by 1e-5: I_g = |V_g0 M_g t|² sinc²(S_g M_g² t), at any thickness."""
     (interaction, diagonal, flux), _ = many_beams
     thickness = np.array([100.0, 900.0])
-    wave = np.asarray(propagate((1e-5 * interaction, diagonal, flux), thickness, propagator=propagator))[0, :, :, 0]
+    wave = np.asarray(propagate((1e-5 * interaction, diagonal, flux), thickness))[0, :, :, 0]
     half_phase = 0.5 * np.asarray(diagonal[0, :, 0]) * thickness[:, None]
     coupling = 1e-5 * np.asarray(interaction[0, :, 0] * flux[0, :, 0])
     expected = np.abs(coupling * thickness[:, None] * np.sinc(half_phase / np.pi)) ** 2
@@ -94,10 +91,9 @@ def test_weak_scattering_is_kinematic(many_beams, propagator):
     np.testing.assert_allclose(np.abs(wave[:, 1:]) ** 2, expected[:, 1:], atol=1e-3 * strong)
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_no_thickness_no_diffraction(many_beams, propagator, dtype):
-    wave = np.asarray(propagate(many_beams[0], np.array([0.0, 10.0]), propagator=propagator, dtype=dtype))[0, 0, :, 0]
+def test_no_thickness_no_diffraction(many_beams, dtype):
+    wave = np.asarray(propagate(many_beams[0], np.array([0.0, 10.0]), dtype=dtype))[0, 0, :, 0]
     np.testing.assert_allclose(wave, np.eye(len(wave))[0], atol=1e-12 if dtype == "float64" else 1e-6)
 
 

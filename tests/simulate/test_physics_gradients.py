@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pendel.simulate.forward as forward_module
-from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate import Illumination, make_plan, simulate_intensities
 from physics_cases import NEAR_ZONE, QUARTZ, along_axis, crystal_of, experiment_of, zone_beams
 
 NAMES = ("fract", "u_aniso", "occupancy", "tilt", "thickness", "weights")
@@ -40,7 +40,7 @@ def settings(frames):
 def intensities(values, crystal, plan):
     structure = {name: values[name] for name in ("fract", "u_aniso", "occupancy")}
     frame = {name: values[name] for name in ("tilt", "thickness", "weights")}
-    return simulate_intensities(dataclasses.replace(crystal, **structure), plan, **frame)
+    return simulate_intensities(dataclasses.replace(crystal, **structure), plan, Illumination(**frame))
 
 
 @jax.jit
@@ -88,8 +88,7 @@ def check_all_groups(crystal, plan, values, seed):
         assert float(jnp.vdot(gradient[name], tangent[name])) == pytest.approx(float(vector @ exact), rel=1e-9), name
 
 
-@pytest.mark.parametrize("propagator", ["eigen", "chebyshev"])
-def test_every_parameter_group(propagator):
+def test_every_parameter_group():
     crystal = crystal_of(QUARTZ)
     experiment = experiment_near(NEAR_ZONE, (0.2, 11.0), 0.7)
     plan = make_plan(
@@ -100,13 +99,11 @@ def test_every_parameter_group(propagator):
         tilts=6,
         thickness_max=1200.0,
         dtype="float64",
-        propagator=propagator,
     )
     check_all_groups(crystal, plan, start(crystal, 2), seed=4)
 
 
-@pytest.mark.parametrize("propagator", ["eigen", "chebyshev"])
-def test_symmetric_orientation(propagator):
+def test_symmetric_orientation():
     """Beam exactly along the threefold axis: equal excitation errors, degenerate eigenvalues, special sites."""
     crystal = crystal_of(QUARTZ)
     experiment = experiment_near(along_axis(QUARTZ, (0, 0, 1)), (0.0,), 0.0)
@@ -118,7 +115,6 @@ def test_symmetric_orientation(propagator):
         tilts=1,
         thickness_max=1200.0,
         dtype="float64",
-        propagator=propagator,
     )
     values = start(crystal, 1) | {"tilt": jnp.zeros((1, 2))}
     check_all_groups(crystal, plan, values, seed=5)
@@ -145,7 +141,7 @@ def test_derivatives_along_allowed_directions_keep_the_symmetry():
 def test_single_precision_derivatives():
     crystal = crystal_of(QUARTZ)
     experiment = experiment_near(NEAR_ZONE, (0.2, 11.0), 0.7)
-    options = {"g_max": 1.0, "sg_max": 0.01, "tilts": 6, "thickness_max": 1200.0, "propagator": "chebyshev"}
+    options = {"g_max": 1.0, "sg_max": 0.01, "tilts": 6, "thickness_max": 1200.0}
     double, single = (make_plan(crystal, experiment, dtype=dtype, **options) for dtype in ("float64", "float32"))
     values = start(crystal, 2)
     vector = jnp.asarray(np.random.default_rng(6).normal(size=double.measurements))
@@ -157,7 +153,10 @@ def test_single_precision_derivatives():
 
 
 def test_one_trace_per_padded_size(monkeypatch):
-    """Twelve frames of different sizes: as many traces of the propagators as groups, and none for new values."""
+    """Twelve frames of different sizes: as many traces of the propagator as groups, and none for new values.
+
+    Another energy and another table of form factors are new values, too.
+    """
     traced = []
 
     def counting(original):
@@ -167,11 +166,12 @@ def test_one_trace_per_padded_size(monkeypatch):
 
         return counted
 
-    for name in ("propagate_eigen", "propagate_chebyshev"):
-        monkeypatch.setattr(forward_module, name, counting(getattr(forward_module, name)))
+    original = forward_module.propagate_chebyshev
+    monkeypatch.setattr(forward_module, "propagate_chebyshev", counting(original))
     crystal = crystal_of(QUARTZ)
     experiment = experiment_near(NEAR_ZONE, np.linspace(-30, 40, 12), 0.7)
-    plan = make_plan(crystal, experiment, g_max=1.2, sg_max=0.01, tilts=6, thickness_max=1200.0)
+    options = {"g_max": 1.2, "sg_max": 0.01, "tilts": 6, "thickness_max": 1200.0}
+    plan = make_plan(crystal, experiment, **options)
     simulate = jax.jit(lambda values, crystal, plan: intensities.__wrapped__(values, crystal, plan))
     values = start(crystal, 12)
     first = simulate(values, crystal, plan)
@@ -179,3 +179,8 @@ def test_one_trace_per_padded_size(monkeypatch):
     second = simulate(moved(values, direction(values, "fract", 1), 1.0), crystal, plan)
     assert len(traced) == len(plan.groups)
     assert np.abs(np.asarray(first - second)).max() > 1e-6
+    peng = make_plan(crystal, experiment, form_factor_table="peng", **options).support_form_factor
+    for other in ({"wavelength": 0.9 * plan.wavelength}, {"support_form_factor": peng}):
+        third = simulate(values, crystal, dataclasses.replace(plan, **other))
+        assert len(traced) == len(plan.groups)
+        assert np.abs(np.asarray(first - third)).max() > 1e-4

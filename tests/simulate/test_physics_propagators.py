@@ -1,17 +1,16 @@
-"""The two propagators: equal to each other and to a dense matrix exponential, unitary, with equal exact derivatives."""
+"""The propagator: equal to dense matrix exponential and eigen-decomposition, unitary, with equal exact derivatives."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.linalg import expm
 
+from oracles.dense_propagator import propagate_eigen, propagate_expm
 from pendel.simulate.chebyshev import propagate_chebyshev
-from pendel.simulate.eigen import propagate_eigen
 from physics_cases import NEAR_ZONE, QUARTZ, crystal_of, eigenproblem, propagate, zone_beams
 
+pytestmark = pytest.mark.optimized
 THICKNESS = np.array([0.0, 150.0, 620.0, 1500.0])
-PROPAGATORS = ["eigen", "chebyshev"]
 TOLERANCE = {"float64": 1e-9, "float32": 3e-6}
 
 
@@ -27,49 +26,38 @@ def problem():
     return parts[0][0], jnp.concatenate([p[1] for p in parts], 2), jnp.concatenate([p[2] for p in parts], 2)
 
 
-def dense_matrices(problem):
-    """A [tilts beams beams] of the first segment."""
-    interaction, diagonal, flux = (np.asarray(part[0]) for part in problem)
-    m = flux.T
-    return m[:, :, None] * interaction * m[:, None, :] + np.eye(len(flux)) * diagonal.T[:, :, None]
-
-
-@pytest.mark.parametrize(
-    ("propagator", "dtype"), [("eigen", "float64"), ("chebyshev", "float64"), ("chebyshev", "float32")]
-)
-def test_against_dense_exponential(problem, propagator, dtype):
-    wave = np.asarray(propagate(problem, THICKNESS, propagator=propagator, dtype=dtype))[0]
-    expected = np.stack([[expm(1j * a * t)[:, 0] for t in THICKNESS] for a in dense_matrices(problem)])
-    np.testing.assert_allclose(wave, np.moveaxis(expected, 0, 2), atol=TOLERANCE[dtype])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dense", [propagate_expm, propagate_eigen])
+def test_against_dense_methods(problem, dense, dtype):
+    wave = propagate(problem, THICKNESS, dtype=dtype)
+    np.testing.assert_allclose(wave, dense(*problem, THICKNESS[None]), atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_flux_is_conserved(problem, propagator, dtype, tolerance):
-    wave = propagate(problem, THICKNESS, propagator=propagator, dtype=dtype)
+def test_flux_is_conserved(problem, dtype, tolerance):
+    wave = propagate(problem, THICKNESS, dtype=dtype)
     flux = np.sum(np.abs(np.asarray(wave, dtype=complex)) ** 2, axis=2)
     np.testing.assert_allclose(flux, 1.0, atol=tolerance)
     assert np.abs(np.asarray(wave[0, 3, 0])).max() < 0.9
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_thicknesses_compose(problem, propagator):
+def test_thicknesses_compose(problem):
     """S(t1 + t2) = S(t2) S(t1), for the whole scattering matrix of the first tilt."""
     first, second = 230.0, 415.0
-    one = scattering_matrix(problem, first, propagator)
-    two = scattering_matrix(problem, second, propagator)
-    both = scattering_matrix(problem, first + second, propagator)
+    one = scattering_matrix(problem, first)
+    two = scattering_matrix(problem, second)
+    both = scattering_matrix(problem, first + second)
     np.testing.assert_allclose(two @ one, both, atol=1e-9)
     np.testing.assert_allclose(both @ both.conj().T, np.eye(len(both)), atol=1e-9)
 
 
-def scattering_matrix(problem, thickness, propagator):
+def scattering_matrix(problem, thickness):
     """Column h: exit wave for beam h incident, by putting each beam first in turn."""
     interaction, diagonal, flux = (part[0] for part in problem)
     count = len(diagonal)
     order = np.array([np.roll(np.arange(count), -first) for first in range(count)])
     turned = interaction[order[:, :, None], order[:, None, :]], diagonal[order][:, :, :1], flux[order][:, :, :1]
-    wave = np.asarray(propagate(turned, np.array([thickness]), propagator=propagator))[:, 0, :, 0]
+    wave = np.asarray(propagate(turned, np.array([thickness])))[:, 0, :, 0]
     return np.stack([wave[h][np.argsort(order[h])] for h in range(count)], axis=1)
 
 
@@ -80,17 +68,14 @@ def test_thickness_beyond_the_budget_is_not_a_number(problem):
     assert np.isnan(np.asarray(wave)).all()
 
 
-def weighted_intensity(propagator, dtype="float64", mode="forward"):
+def weighted_intensity(dtype="float64", mode="forward"):
     """A scalar that reads every amplitude, of real V, imaginary V, D, M and t."""
     rows = 9
     mask = jnp.asarray(np.random.default_rng(5).normal(size=(1, 3, rows, 1)))
 
     def function(real, imaginary, diagonal, flux, thickness):
         interaction = (real + 1j * imaginary).astype(jnp.complex64 if dtype == "float32" else jnp.complex128)
-        if propagator == "eigen":
-            wave = propagate_eigen(interaction, diagonal, flux, thickness)[:, :, :rows]
-        else:
-            wave = propagate_chebyshev(interaction, diagonal, flux, thickness, rows=rows, max_steps=1200, mode=mode)
+        wave = propagate_chebyshev(interaction, diagonal, flux, thickness, rows=rows, max_steps=1200, mode=mode)
         return jnp.sum(mask * (wave.real**2 + wave.imag**2)) + jnp.sum(mask * wave.real)
 
     return function
@@ -107,12 +92,11 @@ def directions(problem, thickness):
     return primal, (scale * x, scale * y, scale * d, 1e-2 * m, 3.0 * t)
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_derivatives_against_differences(problem, propagator):
+def test_derivatives_against_differences(problem):
     """Forward and reverse mode give the same slope, that of central differences, for V, D, M and t together."""
     primal, tangent = directions(problem, jnp.array([[0.0, 210.0, 600.0]]))
-    forward = jax.jit(weighted_intensity(propagator))
-    reverse = jax.jit(jax.grad(weighted_intensity(propagator, mode="reverse"), argnums=(0, 1, 2, 3, 4)))
+    forward = jax.jit(weighted_intensity())
+    reverse = jax.jit(jax.grad(weighted_intensity(mode="reverse"), argnums=(0, 1, 2, 3, 4)))
     _, slope = jax.jvp(forward, primal, tangent)
     gradient = reverse(*primal)
     step = 1e-5
@@ -124,9 +108,9 @@ def test_derivatives_against_differences(problem, propagator):
 
 def test_derivatives_in_single_precision(problem):
     primal, tangent = directions(problem, jnp.array([[50.0, 210.0, 600.0]]))
-    _, exact = jax.jvp(jax.jit(weighted_intensity("eigen")), primal, tangent)
-    _, slope = jax.jvp(jax.jit(weighted_intensity("chebyshev", "float32")), primal, tangent)
-    single = weighted_intensity("chebyshev", "float32", "reverse")
+    _, exact = jax.jvp(jax.jit(weighted_intensity()), primal, tangent)
+    _, slope = jax.jvp(jax.jit(weighted_intensity("float32")), primal, tangent)
+    single = weighted_intensity("float32", "reverse")
     gradient = jax.jit(jax.grad(single, argnums=(0, 1, 2, 3, 4)))(*primal)
     total = sum(float(jnp.vdot(g, t)) for g, t in zip(gradient, tangent, strict=True))
     assert float(slope) == pytest.approx(float(exact), rel=1e-3)
@@ -134,18 +118,17 @@ def test_derivatives_in_single_precision(problem):
 
 
 @pytest.mark.parametrize("coupling", [2e-3, 0.0])
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_derivatives_at_exact_degeneracy(propagator, coupling):
+def test_derivatives_at_exact_degeneracy(coupling):
     """All excitation errors zero, all couplings alike or absent, t = 0 among the nodes: finite and correct."""
     beams, tilts, step = 12, 2, 1e-4
     interaction = coupling * (1 - jnp.eye(beams, dtype=complex))[None]
     diagonal = jnp.zeros((1, beams, tilts))
     primal, tangent = directions((interaction, diagonal, diagonal + 1.0), jnp.array([[0.0, 180.0, 700.0]]))
-    function = jax.jit(weighted_intensity(propagator))
+    function = jax.jit(weighted_intensity())
     _, slope = jax.jvp(function, primal, tangent)
     shifted = [function(*(p + sign * step * t for p, t in zip(primal, tangent, strict=True))) for sign in (1, -1)]
     assert float(slope) == pytest.approx(float(shifted[0] - shifted[1]) / (2 * step), rel=1e-5)
-    gradient = jax.jit(jax.grad(weighted_intensity(propagator, mode="reverse"), argnums=(0, 1, 2, 3, 4)))(*primal)
+    gradient = jax.jit(jax.grad(weighted_intensity(mode="reverse"), argnums=(0, 1, 2, 3, 4)))(*primal)
     total = sum(float(jnp.vdot(g, t)) for g, t in zip(gradient, tangent, strict=True))
     assert total == pytest.approx(float(slope), rel=1e-9)
 
@@ -156,18 +139,14 @@ def test_segments_do_not_disturb_each_other(problem):
     strong = (strong[0][:, :, :8], *strong[1:])
     empty = (0 * strong[0], 0 * strong[1], 0 * strong[2] + 1.0)
     pair = tuple(jnp.concatenate(parts) for parts in zip(empty, strong, strict=True))
-    wave = np.asarray(propagate(pair, THICKNESS, propagator="chebyshev"))
-    np.testing.assert_allclose(wave, np.asarray(propagate(pair, THICKNESS)), atol=1e-9)
+    expected = propagate_eigen(*pair, np.tile(THICKNESS, (2, 1)))
+    np.testing.assert_allclose(propagate(pair, THICKNESS), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("propagator", PROPAGATORS)
-def test_poisoned_coupling_is_visible(problem, propagator):
+def test_poisoned_coupling_is_visible(problem):
     """A coupling that is not a number must not end as an intensity of zero."""
     interaction, diagonal, flux = problem
     poisoned = (interaction.at[0, 0, 1].set(jnp.nan), diagonal, flux)
     nodes = jnp.array([[100.0]])
-    if propagator == "eigen":
-        wave = propagate_eigen(*poisoned, nodes)
-    else:
-        wave = propagate_chebyshev(*poisoned, nodes, rows=3, max_steps=200)
+    wave = propagate_chebyshev(*poisoned, nodes, rows=3, max_steps=200)
     assert np.isnan(np.asarray(wave)).all()

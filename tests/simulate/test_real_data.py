@@ -25,12 +25,11 @@ def test_one_cspbbr3_frame_in_both_precisions(shared_data: Path):
     experiment = pendel.select(pendel.read_pets(folder / "CsPbBr_P67-crot-050_dyn.cif_pets"), "klar", rsg=0.66)
     experiment = pendel.thin(experiment, slice(29, 30))
     nodes, weights = np.array([[300.0, 440.0, 580.0]]), np.full((1, 3), 1 / 3)
+    illumination = pendel.Illumination(tilt=np.zeros((1, 2)), thickness=nodes, weights=weights)
 
     def intensities(dtype):
         plan = pendel.make_plan(crystal, experiment, **CSPBBR3 | {"tilts": 3, "dtype": dtype})
-        return np.asarray(
-            pendel.simulate_intensities(crystal, plan, tilt=np.zeros((1, 2)), thickness=nodes, weights=weights)
-        )
+        return np.asarray(pendel.simulate_intensities(crystal, plan, illumination))
 
     single, double = intensities("float32"), intensities("float64")
     assert np.max(np.abs(single - double)) < 1e-4 * double.max()

@@ -44,7 +44,8 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("count", [2, 4])
 def test_devices_of_one_process(count):
     found = on_devices(count)
-    assert found["devices"] == count
+    assert found["devices"] == found["replanned_on"] == count
+    assert found["replanned_loss"] == pytest.approx(found["loss"], rel=1e-6)
     assert_same(found, on_devices(1))
 
 

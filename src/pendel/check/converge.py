@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +15,10 @@ from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, thin
 from pendel.judge.agreement import agreement, rescaled
-from pendel.run.evaluate import replan
+from pendel.model.dataset import DataSet
 from pendel.run.scan import find_start
-from pendel.simulate import Plan, simulate_intensities
+from pendel.simulate import Illumination, Plan, simulate_intensities
+from pendel.simulate.replan import replan
 from pendel.simulate.thickness import tapered
 
 FRAMES = 8  # simulated, evenly spread
@@ -39,17 +41,17 @@ class Trial:
 def convergence(crystal: Crystal, experiment: Experiment, plan: Plan) -> tuple[Trial, ...]:
     """Simulations at the settings of a plan (first) and at larger ones, with thickness and tilts from a short scan."""
     few = _few_frames(experiment)
-    values = find_start(crystal, ((few, replan(crystal, few, plan, tilt=None)),)).values[0]
+    values = find_start(crystal, (DataSet(few, replan(crystal, few, plan, tilt=None)),)).values[0]
     log_thickness, log_taper, tilt = (values[name] for name in ("log_thickness", "log_taper", "tilt"))
     nodes, weights = tapered(log_thickness, log_taper)
+    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
     in_use = plan_settings(plan)
-    frozen = in_use | {"thickness_max": 1.1 * float(np.max(nodes))}
+    settings = dataclasses.replace(plan.settings, thickness_max=1.1 * float(np.max(nodes)))
 
     def simulated(changed: dict[str, float]) -> tuple[Plan, Float[np.ndarray, " measurements"]]:
-        settings = tuple((frozen | changed).items())
-        larger = replan(crystal, few, dataclasses.replace(plan, settings=settings), tilt=tilt)
-        calculated = jax.jit(simulate_intensities)(crystal, larger, tilt=tilt, thickness=nodes, weights=weights)
-        return larger, np.asarray(calculated)
+        like = dataclasses.replace(plan, settings=dataclasses.replace(settings, **_with_whole_tilts(changed)))
+        larger = replan(crystal, few, like, tilt=tilt)
+        return larger, np.asarray(jax.jit(simulate_intensities)(crystal, larger, illumination))
 
     base_plan, base = simulated({})
     trials = [_trial("in use", 1.0, few, base_plan, base, base)]
@@ -122,4 +124,9 @@ def _few_frames(experiment: Experiment) -> Experiment:
 
 def plan_settings(plan: Plan) -> dict[str, float]:
     """The settings of a plan that `convergence` varies."""
-    return {name: float(value) for name, value in plan.settings if name in GROWTH}
+    return {name: float(getattr(plan.settings, name)) for name in GROWTH}
+
+
+def _with_whole_tilts(changed: dict[str, float]) -> dict[str, Any]:
+    """The changes as `PlanSettings` takes them: a number of tilts is whole."""
+    return {name: int(value) if name == "tilts" else value for name, value in changed.items()}

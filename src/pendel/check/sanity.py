@@ -45,15 +45,13 @@ def _counts(rows: Experiment, own: Experiment, settings: Settings) -> Renderable
 
 
 def _beams(plan: Plan, cost: Cost) -> RenderableType:
-    settings = dict(plan.settings)
-    table = Table(
-        title=f"g_max {settings['g_max']:g} Å⁻¹, sg_max {settings['sg_max']:g} Å⁻¹, {settings['tilts']:g} tilts a frame"
-    )
-    for column in ("segments", "beams", "tilts", "propagator", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
+    settings = plan.settings
+    table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, sg_max {settings.sg_max:g} Å⁻¹, {settings.tilts} tilts a frame")
+    for column in ("segments", "beams", "tilts", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
         table.add_column(column, justify="right")
     for group in cost.groups:
         numbers = (str(group.segments), str(group.beams), str(group.tilts))
-        table.add_row(*numbers, group.propagator, f"{group.radius:.3f}", str(group.steps or "-"))
+        table.add_row(*numbers, f"{group.radius:.3f}", str(group.steps))
     return table
 
 

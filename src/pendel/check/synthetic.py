@@ -14,12 +14,18 @@ from pendel.files.cif import read_crystal
 from pendel.files.pets_out import write_pets
 from pendel.files.whole_file import write_text
 from pendel.run.inputs import read_rows, with_cell
-from pendel.run.settings import Settings, check_settings
-from pendel.simulate import make_plan, simulate_intensities
+from pendel.run.settings import Bounds, Settings, check_options, check_settings, option
+from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.thickness import lognormal, wedge
 
 SG_MAX = 0.02  # Å⁻¹, finer than in a fit
+COMMANDS = ("simulate",)
 NODES = 16  # of the thickness distribution; a fit uses 12
+
+
+def at_least(smallest: float, unit: str) -> Bounds:
+    """Bounds of a number that is `smallest` or more."""
+    return Bounds(f"at least {smallest} ({unit})", lambda x: x >= smallest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,19 +33,34 @@ class Imperfections:
     """What a simulated crystal and its measurement are like.
 
     The mean thickness [Å] is `thickness` in the middle of the tilt range and changes by the fraction `slope` per
-    degree; so does the relative width. `misorientation_deg`: standard deviation of every frame's tilt about x and y.
-    `model_error`: relative error of every intensity that is no counting noise. `counts`: those of the strongest
-    reflection; `background`: counts under every reflection, subtracted again.
+    degree; so does the relative width. The background is subtracted again.
     """
 
-    thickness: float = 800.0
-    width: float = 0.15
-    is_wedge: bool = False  # uniform between two thicknesses, instead of log-normal
-    slope: float = 0.0
-    misorientation_deg: float = 0.0
-    model_error: float = 0.0
-    counts: float = 1e5
-    background: float = 20.0
+    thickness: float = option(
+        800.0, "mean thickness [Å] in the middle of the tilt range", bounds=at_least(1.0, "Å"), commands=COMMANDS
+    )
+    width: float = option(
+        0.15,
+        "relative standard deviation of the thickness",
+        bounds=at_least(1e-6, "of the thickness"),
+        commands=COMMANDS,
+    )
+    is_wedge: bool = option(False, "uniform between two thicknesses; else log-normal", name="wedge", commands=COMMANDS)
+    slope: float = option(
+        0.0, "relative change of thickness and width per degree", name="slope-per-degree", commands=COMMANDS
+    )
+    misorientation_deg: float = option(
+        0.0,
+        "of every frame, standard deviation [deg]",
+        bounds=at_least(0.0, "degrees"),
+        name="misorientation",
+        commands=COMMANDS,
+    )
+    model_error: float = option(
+        0.0, "relative error that is no counting noise", bounds=at_least(0.0, "of I"), commands=COMMANDS
+    )
+    counts: float = option(1e5, "of the strongest reflection", bounds=at_least(1.0, "counts"), commands=COMMANDS)
+    background: float = option(20.0, "counts under every reflection", bounds=at_least(0.0, "counts"), commands=COMMANDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +77,9 @@ def simulate_files(
     structure: Path, data: Path, out: Path, settings: Settings, imperfections: Imperfections
 ) -> Synthetic:
     """Simulate `structure` in the frames of `data` and write `out`; raises InputError for anything unusable."""
-    check_settings(settings)
+    check_settings(settings, 1)
     if out.resolve() in (structure.resolve(), data.resolve()):
-        raise InputError(found=f"--out {out}, which is an input", expected="another file", do="choose another --out")
+        raise InputError(found=f"--out {out} is an input", expected="another file", do="choose another --out")
     crystal = read_crystal(structure, hydrogen=settings.hydrogen)
     geometry = read_rows(data, crystal, settings)
     crystal = with_cell(crystal, geometry.cell)
@@ -93,14 +114,14 @@ def simulate_experiment(
 
     Raises InputError for imperfections that make no sense.
     """
-    _check(imperfections)
+    check_options(imperfections)
     generator = np.random.default_rng(seed)
     frames = len(geometry.frame_id)
     relative = 1 + imperfections.slope * (geometry.alpha - np.mean(geometry.alpha))
     if np.any(relative <= 0.05):
         raise InputError(
-            found=f"--slope-per-degree {imperfections.slope}",
-            expected="a crystal that is thick enough at every angle",
+            found=f"with --slope-per-degree {imperfections.slope} the crystal has no thickness at some angle",
+            expected="at least a twentieth of its mean thickness at every angle",
             do="use a smaller slope",
         )
     density = wedge if imperfections.is_wedge else lognormal
@@ -117,7 +138,8 @@ def simulate_experiment(
         tilt=tilt,
         dtype="float64",
     )
-    exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, tilt=tilt, thickness=nodes, weights=weights))
+    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
+    exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)
     notes = ("simulated",)
@@ -154,17 +176,3 @@ def measured(
     wrong = np.maximum(scaled * (1 + imperfections.model_error * generator.standard_normal(len(exact))), 0.0)
     counted = generator.poisson(wrong + imperfections.background)
     return counted - imperfections.background, np.sqrt(np.maximum(counted, 1.0))
-
-
-def _check(imperfections: Imperfections) -> None:
-    for name, unit, smallest in (
-        ("thickness", "Å", 1.0),
-        ("width", "of the thickness", 1e-6),
-        ("misorientation_deg", "degrees", 0.0),
-        ("model_error", "of I", 0.0),
-        ("counts", "counts", 1.0),
-        ("background", "counts", 0.0),
-    ):
-        value = getattr(imperfections, name)
-        if not (np.isfinite(value) and value >= smallest):
-            raise InputError(found=f"{name} {value}", expected=f"at least {smallest} ({unit})", do="change the option")

@@ -8,7 +8,7 @@ from pendel.crystal.cell import u_from_cartesian
 from pendel.crystal.structure import Crystal
 from pendel.datasets import Example
 from pendel.files.cif import read_crystal
-from pendel.run.writing import Refined
+from pendel.folder.structure_group import Refined
 
 TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # U_11 U_22 U_33 U_23 U_13 U_12
 

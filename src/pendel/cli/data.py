@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pendel.cli.errors import plain_errors
+from pendel.cli.options import option
 from pendel.datasets import DataSet, fetch, find_dataset, published_datasets
 
 data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_args_is_help=True)
@@ -21,7 +22,7 @@ def list_datasets() -> None:
 @data_app.command("fetch")
 def fetch_dataset(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a name that `pendel data list` shows")],
-    to: Annotated[Path | None, typer.Option(help="folder; NAME in the current folder when not given")] = None,
+    to: Annotated[Path | None, option("folder; NAME in the current folder when not given")] = None,
 ) -> None:
     """Put the files of a data set into a folder; every file must have its recorded SHA-256."""
     with plain_errors():

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import typer
 
-from pendel.base import InputError
-from pendel.folder.run_folder import DISK_ERRORS, RECORD
+from pendel.base import InputError, failure
+from pendel.files.whole_file import DISK_ERRORS
+from pendel.folder.run_folder import RECORD
 
 
 @contextmanager
@@ -24,8 +25,8 @@ def plain_errors(out: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        what = f"{error.filename or 'a file'}: {error.strerror}"
-        _stop(f"found {what}; expected a writable place; do: choose another place", 2)
+        what = f"{error.filename or 'a file'} cannot be used ({error.strerror})"
+        _stop(failure(what, "a writable place", "choose another place"), 2)
 
 
 def _stop(message: str, code: int) -> None:

@@ -12,12 +12,13 @@ from rich.console import Console
 from pendel.base import InputError
 from pendel.check.converge import convergence, convergence_report, plan_settings
 from pendel.check.sanity import sanity_report
-from pendel.check.synthetic import Imperfections, simulate_files
+from pendel.check.synthetic import SG_MAX, Imperfections, simulate_files
 from pendel.check.truth import demo_rows
 from pendel.cli.data import data_app
 from pendel.cli.errors import plain_errors
+from pendel.cli.options import option, with_options
 from pendel.cli.progress import progress_of
-from pendel.crystal.structure import invert as other_hand
+from pendel.crystal.hand import invert as other_hand
 from pendel.crystal.structure import is_centrosymmetric
 from pendel.datasets import example
 from pendel.files.cif import read_crystal
@@ -46,70 +47,21 @@ app.add_typer(data_app, name="data")
 Structure = Annotated[Path, typer.Argument(metavar="STRUCTURE.cif", help="start structure")]
 Data = Annotated[list[Path], typer.Argument(metavar="DATA.cif_pets...", help="one file per measured crystal")]
 OneData = Annotated[Path, typer.Argument(metavar="DATA.cif_pets", help="measured frames and reflections")]
-Select = Annotated[str, typer.Option(help="nearest: each measurement once; klar: the published rule")]
-Rsg = Annotated[float, typer.Option(help="klar: largest |S_g| / span")]
-Dsg = Annotated[float, typer.Option(help="klar: smallest span - |S_g| [Å⁻¹]")]
-GMax = Annotated[float | None, typer.Option(help="cutoff of the beams [Å⁻¹]; from the data's resolution")]
-SgMax = Annotated[float | None, typer.Option(help="largest excitation error of a beam [Å⁻¹]")]
-Tilts = Annotated[int | None, typer.Option(help="tilts per frame; from thickness and resolution")]
-Frames = Annotated[str, typer.Option(help="start:stop:step, e.g. ::3")]
-CellChoice = Annotated[str, typer.Option(help="which cell counts: header, structure or ub")]
-Geometry = Annotated[str | None, typer.Option(help="rotation or precession, instead of what the file says")]
-EnergyEv = Annotated[float | None, typer.Option(help="beam energy [eV], instead of the file's wavelength")]
-Hydrogen = Annotated[bool, typer.Option("--hydrogen", help="keep hydrogen atoms")]
-Memory = Annotated[float | None, typer.Option(help="GB to use; four fifths of the machine's")]
-Seed = Annotated[int, typer.Option(help="of everything random")]
-Progress = Annotated[str, typer.Option(help="auto, quiet, or json: one object a line on standard error")]
+Progress = Annotated[str, option("auto, quiet, or json: one object a line on standard error")]
 
 
 @app.command()
+@with_options("refine")
 def refine(
     structure: Structure,
     data: Data,
-    out: Annotated[Path, typer.Option(help="run folder")],
-    model: Annotated[str, typer.Option(help="a shipped model, or a Python file")] = "robust",
-    thickness: Annotated[str | None, typer.Option(help="taper, step, single, wedge, lens or cylinder")] = None,
-    infer: Annotated[str, typer.Option(help="map, svi, nuts, mclmc or smc")] = "svi",
-    select: Select = "nearest",
-    rsg: Rsg = 0.9,
-    dsg: Dsg = 0.0015,
-    g_max: GMax = None,
-    sg_max: SgMax = None,
-    tilts: Tilts = None,
-    frames: Frames = ":",
-    cell: CellChoice = "header",
-    geometry: Geometry = None,
-    energy_ev: EnergyEv = None,
-    hydrogen: Hydrogen = False,
-    memory: Memory = None,
-    holdout: Annotated[float, typer.Option(help="fraction of the unique hkl left out")] = 0.0,
-    guides: Annotated[int, typer.Option(help="fits of SVI from different seeds, to see whether they agree")] = 1,
-    seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="overwrite a run in the folder")] = False,
-    distributed: Annotated[bool, typer.Option("--distributed", help="one of several processes, see docs")] = False,
+    out: Annotated[Path, option("run folder")],
+    settings: Settings,
+    force: Annotated[bool, option("overwrite a run in the folder", "--force")] = False,
+    distributed: Annotated[bool, option("one of several processes, see docs", "--distributed")] = False,
     progress: Progress = "auto",
 ) -> None:
     """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains."""
-    settings = Settings(
-        model=model,
-        thickness=thickness,
-        infer=infer,
-        select=select,
-        rsg=rsg,
-        dsg=dsg,
-        g_max=g_max,
-        sg_max=sg_max,
-        tilts=tilts,
-        frames=frames,
-        cell=cell,
-        geometry=geometry,
-        energy_ev=energy_ev,
-        hydrogen=hydrogen,
-        memory=memory,
-        holdout=holdout,
-        guides=guides,
-        seed=seed,
-    )
     with plain_errors(out):
         if distributed:
             join_processes()
@@ -117,38 +69,14 @@ def refine(
 
 
 @app.command()
+@with_options("check")
 def check(
     structure: Structure,
     data: Data,
-    select: Select = "nearest",
-    rsg: Rsg = 0.9,
-    dsg: Dsg = 0.0015,
-    g_max: GMax = None,
-    sg_max: SgMax = None,
-    tilts: Tilts = None,
-    frames: Frames = ":",
-    cell: CellChoice = "header",
-    geometry: Geometry = None,
-    energy_ev: EnergyEv = None,
-    hydrogen: Hydrogen = False,
-    memory: Memory = None,
-    converge: Annotated[bool, typer.Option("--converge", help="try more tilts and beams on a few frames")] = False,
+    settings: Settings,
+    converge: Annotated[bool, option("try more tilts and beams on a few frames", "--converge")] = False,
 ) -> None:
     """Read and check the files; say what a fit would use and cost. Writes nothing."""
-    settings = Settings(
-        select=select,
-        rsg=rsg,
-        dsg=dsg,
-        g_max=g_max,
-        sg_max=sg_max,
-        tilts=tilts,
-        frames=frames,
-        cell=cell,
-        geometry=geometry,
-        energy_ev=energy_ev,
-        hydrogen=hydrogen,
-        memory=memory,
-    )
     with plain_errors():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
@@ -161,48 +89,15 @@ def check(
 
 
 @app.command()
+@with_options("simulate", sg_max=SG_MAX)
 def simulate(
     structure: Structure,
     data: OneData,
-    out: Annotated[Path, typer.Option(help="the .cif_pets file to write")],
-    thickness: Annotated[float, typer.Option(help="mean thickness [Å] in the middle of the tilt range")] = 800.0,
-    width: Annotated[float, typer.Option(help="relative standard deviation of the thickness")] = 0.15,
-    wedge: Annotated[bool, typer.Option("--wedge", help="uniform between two thicknesses; else log-normal")] = False,
-    slope_per_degree: Annotated[float, typer.Option(help="relative change of thickness and width per degree")] = 0.0,
-    misorientation: Annotated[float, typer.Option(help="of every frame, standard deviation [deg]")] = 0.0,
-    model_error: Annotated[float, typer.Option(help="relative error that is no counting noise")] = 0.0,
-    counts: Annotated[float, typer.Option(help="of the strongest reflection")] = 1e5,
-    background: Annotated[float, typer.Option(help="counts under every reflection")] = 20.0,
-    g_max: GMax = None,
-    sg_max: SgMax = 0.02,
-    tilts: Tilts = None,
-    cell: CellChoice = "header",
-    geometry: Geometry = None,
-    energy_ev: EnergyEv = None,
-    hydrogen: Hydrogen = False,
-    seed: Seed = 0,
+    out: Annotated[Path, option("the .cif_pets file to write")],
+    imperfections: Imperfections,
+    settings: Settings,
 ) -> None:
     """Write a synthetic experiment: frames and reflections of DATA, intensities of STRUCTURE, the truth inside."""
-    settings = Settings(
-        g_max=g_max,
-        sg_max=sg_max,
-        tilts=tilts,
-        cell=cell,
-        geometry=geometry,
-        energy_ev=energy_ev,
-        hydrogen=hydrogen,
-        seed=seed,
-    )
-    imperfections = Imperfections(
-        thickness=thickness,
-        width=width,
-        is_wedge=wedge,
-        slope=slope_per_degree,
-        misorientation_deg=misorientation,
-        model_error=model_error,
-        counts=counts,
-        background=background,
-    )
     with plain_errors():
         experiment = simulate_files(structure, data, out, settings, imperfections).experiment
         print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
@@ -218,7 +113,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a 
 @app.command(name="map")
 def difference(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished maximum")],
-    resolution: Annotated[float | None, typer.Option(help="of the map [Å⁻¹]; that of the data")] = None,
+    resolution: Annotated[float | None, option("of the map [Å⁻¹]; that of the data")] = None,
 ) -> None:
     """Map what the structure lacks: difference.ccp4 in the run folder, peaks here and sections in the report."""
     with plain_errors(run):
@@ -230,18 +125,18 @@ def difference(
 @app.command()
 def invert(
     structure: Structure,
-    out: Annotated[Path, typer.Option(help="CIF of the other hand, to be refined in the same way")],
+    out: Annotated[Path, option("CIF of the other hand, to be refined in the same way")],
 ) -> None:
     """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
     with plain_errors():
         if out.resolve() == structure.resolve():
-            raise InputError(found=f"--out {out}, the input", expected="another file", do="choose another --out")
+            raise InputError(found=f"--out {out} is the input", expected="another file", do="choose another --out")
         crystal = read_crystal(structure, hydrogen=True)
         if is_centrosymmetric(crystal):
             raise InputError(
-                found=f"{structure.name} in {crystal.spacegroup}, which has inversion centres",
+                found=f"the structure {structure.name} in {crystal.spacegroup} has inversion centres",
                 expected="a structure with a hand",
-                do="nothing: it is its own inverse",
+                do="refine the structure as it is, because it is its own inverse",
             )
         inverted = other_hand(crystal)
         write_structure_cif(out, inverted)
@@ -258,7 +153,7 @@ def compare(
     """
     with plain_errors():
         if len(runs) < 2:
-            raise InputError(found="one run", expected="at least two", do="name the folders to compare")
+            raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
         found = comparison(read)
         Console().print(comparison_report(found))
@@ -271,16 +166,15 @@ def compare(
 
 
 @app.command()
+@with_options("demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
-    infer: Annotated[str, typer.Option(help="map, svi, nuts, mclmc or smc")] = "svi",
-    seed: Seed = 0,
+    settings: Settings,
+    out: Annotated[Path, option("run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
     progress: Progress = "auto",
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
     with plain_errors(out):
         files = example()
-        settings = Settings(infer=infer, seed=seed)
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
         Console().print(comparison_table(demo_rows(files, outcome.refined)))
 

@@ -137,7 +137,7 @@ def principal_axes(
     squares, vectors = np.linalg.eigh(np.asarray(u_cartesian(u_aniso, cell), dtype=float))
     if squares.size and not squares.min() > 0:
         raise InputError(
-            found=f"a displacement tensor with smallest eigenvalue {squares.min():.2g} Å²",
+            found=f"a displacement tensor has the smallest eigenvalue {squares.min():.2g} Å²",
             expected="positive definite tensors",
             do="correct U of that site",
         )
@@ -167,7 +167,7 @@ def _contacts(
     shortest: Float[Array, " sites"],
     limits: Float[Array, " sites"],
 ) -> tuple[Int[Array, " contacts"], Float[Array, "contacts 3"]]:
-    """Sites and positions of all atoms between the two distances [Å] of their sites around a place, nearest first."""
+    """Sites and positions of all atoms between the two distances [Å] of their sites around a point, nearest first."""
     reach = np.floor(np.max(limits) * np.linalg.norm(reciprocal_matrix(crystal.cell), axis=0) + 0.5 + 1e-9)
     cells = np.array(list(itertools.product(*(np.arange(-n, n + 1) for n in reach))))
     positions = (atoms - np.round(atoms - centre))[:, None] + cells

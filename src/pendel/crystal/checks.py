@@ -3,13 +3,13 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.base import Array, InputError
+from pendel.base import Array, InputError, Note
 from pendel.crystal import symmetry
 from pendel.crystal.cell import Cell, direct_matrix
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
-OVERFULL = "more than one atom"  # in the note on such a place
+OVERFULL = "overfull"  # kind of the note on a place with more than one atom
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
 
 
@@ -19,7 +19,7 @@ def check_cell(name: str, cell: Cell) -> Float[Array, "3 3"]:
     squared = 1 - np.sum(cosines**2) + 2 * np.prod(cosines)
     if not (np.all(np.isfinite(cell)) and np.all(lengths > 0.5) and min(cell[3:]) > 0 and squared > 1e-6):
         raise InputError(
-            found=f"cell {' '.join(f'{value:g}' for value in cell)} in {name}",
+            found=f"impossible cell {' '.join(f'{value:g}' for value in cell)} in {name}",
             expected="three lengths in Å and three angles in degrees that enclose a volume",
             do="correct _cell_length_ and _cell_angle_ in the structure file",
         )
@@ -32,7 +32,7 @@ def check_operations(
     """Notes on the operations; raises InputError when they form no group or contradict the cell."""
     if not len(rotations) or not symmetry.is_closed(rotations, translations):
         raise InputError(
-            found=f"{len(rotations)} symmetry operations in {name} that are not a group",
+            found=f"the {len(rotations)} symmetry operations in {name} are not a group",
             expected="the complete list of the space group, each operation once, with x,y,z and the centring",
             do="complete the list, or delete it and leave the space-group symbol",
         )
@@ -41,7 +41,7 @@ def check_operations(
     misfit = float(np.max(np.abs(rotations.swapaxes(-1, -2) @ metric @ rotations - metric) / scale))
     if misfit > CELL_LIMIT:
         raise InputError(
-            found=f"a cell that misses the symmetry of its space group by {100 * misfit:.1f} % in {name}",
+            found=f"the cell misses the symmetry of its space group by {100 * misfit:.1f} % in {name}",
             expected="lengths and angles of the crystal system",
             do="check cell, setting and axes against the symmetry operations",
         )
@@ -55,7 +55,7 @@ def check_sites(name: str, labels: tuple[str, ...], occupancy: Float[Array, " si
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
         raise InputError(
-            found=f"label {', '.join(repeated)} more than once in {name}",
+            found=f"label {', '.join(repeated)} stands more than once in {name}",
             expected="one site per label",
             do="rename the sites",
         )
@@ -76,7 +76,7 @@ def check_tensors(name: str, labels: tuple[str, ...], u_cart: Float[Array, "site
     for label, value in zip(labels, smallest, strict=True):
         if not value > 0:
             raise InputError(
-                found=f"displacement tensor of {label} in {name} with smallest eigenvalue {value:.5f} Å²",
+                found=f"the displacement tensor of {label} in {name} has the smallest eigenvalue {value:.5f} Å²",
                 expected="a positive definite tensor",
                 do=f"correct U of {label}, e.g. give it U_iso 0.01",
             )
@@ -99,7 +99,8 @@ def check_distances(
     Args:
         fullest: largest sum that is no error.
     """
-    occupancy, notes, told = np.asarray(occupancy), [], set()
+    occupancy, told = np.asarray(occupancy), set()
+    notes: list[str] = []
     for site, label in enumerate(labels):
         distance = symmetry.lattice_distance(atoms - fract[site], direct)
         close = np.flatnonzero(distance < SHORTEST_DISTANCE)
@@ -111,13 +112,14 @@ def check_distances(
         partner = labels[atom_site[other]] if atom_site[other] != site else f"its own image by symmetry ({label})"
         if total > fullest:
             raise InputError(
-                found=f"{label} and {partner} {distance[other]:.3f} Å apart in {name}, total occupancy {total:.2f}",
+                found=f"{label} and {partner} are {distance[other]:.3f} Å apart in {name}, total occupancy {total:.2f}",
                 expected=f"at least {SHORTEST_DISTANCE} Å between atoms, or occupancies that add up to at most 1",
                 do="delete the duplicate, or correct the position or the occupancies",
             )
         group = frozenset(labels[index] for index in atom_site[close])
         if group not in told:
             told.add(group)
-            more = f", {OVERFULL}" if total > FULL_OCCUPANCY else ""
-            notes.append(f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f}{more})")
+            more, kind = (", more than one atom", OVERFULL) if total > FULL_OCCUPANCY else ("", "")
+            text = f"{', '.join(sorted(group))} share one place (total occupancy {total:.2f}{more})"
+            notes.append(Note(text, kind))
     return notes

@@ -10,7 +10,7 @@ from pendel.base import Array
 def covalent_radii(elements: tuple[str, ...]) -> Float[Array, " sites"]:
     """Covalent radius [Å] of each element symbol.
 
-    Source: Cordero et al. (2008), Dalton Trans., 2832, table 2 (H to Cm), as the library gemmi holds it.
+    Source: Cordero et al. (2008), Dalton Trans., 2832, table 2 (H to Cm), as tabulated in the library gemmi.
 
     >>> covalent_radii(("Si", "O")).round(2).tolist()
     [1.11, 0.66]

@@ -21,7 +21,7 @@ def form_factors(elements: tuple[str, ...], g: Float[Array, " g"], table: str = 
     `table` is "lobato" or "peng".
 
     Lobato: f(g) = sum_i a_i (2 + b_i g²) / (1 + b_i g²)².   Peng: f(s) = sum_i a_i exp(-b_i s²), s = g/2.
-    Raises InputError for an element that the table does not hold or an unknown table.
+    Raises InputError for an element that is not in the table, or an unknown table.
     """
     squared = np.asarray(g, dtype=float)[None, None] ** 2
     if table == "lobato":
@@ -30,7 +30,9 @@ def form_factors(elements: tuple[str, ...], g: Float[Array, " g"], table: str = 
     if table == "peng":
         a, b = np.moveaxis(np.asarray(peng_gaussians(elements)), -1, 0)[..., None]
         return np.sum(a * np.exp(-b * squared / 4), axis=1)
-    raise InputError(found=f"form factor table {table!r}", expected="lobato or peng", do="choose one of the two tables")
+    raise InputError(
+        found=f"unknown table of form factors {table!r}", expected="lobato or peng", do="choose one of the two tables"
+    )
 
 
 def lobato_coefficients(elements: tuple[str, ...]) -> Float[Array, "elements 5 2"]:
@@ -56,7 +58,7 @@ def _lobato_table() -> dict[str, list[list[float]]]:
 def _refuse_missing(missing: list[str], table: str, known: str) -> None:
     if missing:
         raise InputError(
-            found=f"element {', '.join(dict.fromkeys(missing))}",
-            expected=f"elements {known} of the {table} table",
+            found=f"the {table} table has no element {', '.join(dict.fromkeys(missing))}",
+            expected=f"one of its elements, {known}",
             do="correct the element symbol or choose the other table",
         )

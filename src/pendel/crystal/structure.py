@@ -1,6 +1,6 @@
 """The crystal: cell, operations and asymmetric-unit sites as arrays, with the constraints of every special position."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +30,6 @@ ELEMENTS = tuple(
     Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr
     """.split()  # noqa: SIM905
 )  # symbol of atomic number Z at index Z - 1
-ENANTIOMORPHS = (
-    ("P 41", "P 43"),
-    ("P 41 2 2", "P 43 2 2"),
-    ("P 41 21 2", "P 43 21 2"),
-    ("P 31", "P 32"),
-    ("P 31 1 2", "P 32 1 2"),
-    ("P 31 2 1", "P 32 2 1"),
-    ("P 61", "P 65"),
-    ("P 62", "P 64"),
-    ("P 61 2 2", "P 65 2 2"),
-    ("P 62 2 2", "P 64 2 2"),
-    ("P 43 3 2", "P 41 3 2"),
-)  # the eleven pairs, International Tables A
 POSITION_NOTE = 1e-3  # Å; smaller moves onto a special position are rounding and go unmentioned
 TENSOR_NOTE = 0.05  # of U_eq, likewise
 SHARED_POSITION, SHARED_TENSOR = 1e-3, 1e-6  # Å, Å²; sites that agree so well are refined as one
@@ -99,10 +86,10 @@ def make_crystal(
 
     Sites closer than 0.02 Å to an image of their own are moved onto the symmetry element and tensors lose their
     forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
-    polar groups the origin is held by the mean position weighted with occupancy times atomic number.
+    polar groups the mean position, weighted with occupancy times atomic number, is fixed and with it the origin.
 
     Args as the fields of `Crystal`: cell [Å, degrees], fractional coordinates, CIF U_ij [Å²] (of isotropic sites only
-    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies of one place.
+    U_eq counts), occupancies in (0, 1]. fullest: largest sum of the occupancies at one position.
 
     Raises InputError for an impossible cell, operations that form no group or do not fit the cell, unknown elements,
     repeated labels, occupancies out of range, tensors that are not positive definite, atoms closer than 0.5 Å.
@@ -153,7 +140,9 @@ def atomic_numbers(elements: tuple[str, ...]) -> Int[Array, " sites"]:
     """Atomic number of each element symbol; raises InputError for a symbol outside H..Lr."""
     for element in elements:
         if element not in ELEMENTS:
-            raise InputError(found=f"element {element!r}", expected="a symbol H..Lr", do="correct the element symbol")
+            raise InputError(
+                found=f"unknown element {element!r}", expected="a symbol H..Lr", do="correct the element symbol"
+            )
     return np.array([ELEMENTS.index(element) + 1 for element in elements], dtype=int)
 
 
@@ -177,19 +166,6 @@ def expanded_atoms(
 def is_centrosymmetric(crystal: Crystal) -> bool:
     """Whether an operation of the space group inverts the crystal (its centre need not be the origin)."""
     return bool(np.any(np.all(np.asarray(crystal.rotations) == -np.eye(3, dtype=int), axis=(1, 2))))
-
-
-def invert(crystal: Crystal) -> Crystal:
-    """The opposite hand: x -> -x and t -> -t, in the enantiomorphic space group (P 32 2 1 becomes P 31 2 1)."""
-    compact = crystal.spacegroup.replace(" ", "")
-    partner = {a.replace(" ", ""): b for pair in ENANTIOMORPHS for a, b in (pair, pair[::-1])}
-    return replace(
-        crystal,
-        name=f"{crystal.name} inverted",
-        spacegroup=partner.get(compact, crystal.spacegroup),
-        fract=-np.asarray(crystal.fract),
-        translations=np.mod(-np.asarray(crystal.translations), 1.0),
-    )
 
 
 def _symmetrised_positions(labels, fract, rotations, translations, direct):

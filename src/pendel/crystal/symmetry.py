@@ -1,8 +1,8 @@
 """Crystal symmetry as linear maps: orbits, special positions and the constraints they put on positions and ADPs.
 
-Operations act on fractional columns, x' = R x + t. A site on a special position is held by its stabiliser, the
+Operations act on fractional columns, x' = R x + t. A site on a special position has a stabiliser, the
 operations that carry it onto itself; the mean of their rotations projects any displacement or tensor on its allowed
-part (Peterse & Palm 1966, Acta Cryst. 20, 147). What is kept is an orthonormal basis of the image of that projector, so
+part (Peterse & Palm 1966, Acta Cryst. 20, 147). The result is an orthonormal basis of the image of that projector, so
 that no forbidden direction ever becomes a parameter.
 """
 
@@ -106,7 +106,7 @@ def position_basis(
 def adp_basis(site_rotations: Float[Array, "ops 3 3"]) -> Float[Array, "free 3 3"]:
     """Frobenius-orthonormal basis of the symmetric Cartesian tensors that the rotations of a site leave unchanged.
 
-    A general site keeps the six tensors 11, 22, 33, 23, 13, 12 in this order.
+    A general site has the six tensors 11, 22, 33, 23, 13, 12 in this order.
     """
     tensors = []
     for i, j in _TENSOR_AXES:

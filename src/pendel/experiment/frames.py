@@ -24,7 +24,7 @@ class Experiment:
 
     `cell` [Å, deg] is the cell the orientation was built with (the header cell under `--cell ub`); `orientation` [Å⁻¹]
     has the columns a*, b*, c* in the laboratory at zero goniometer angles; `alpha` (about x), `beta` (about y) and
-    `semi_angle` (half the sweep, or the precession cone's semi-angle) are in degrees; `frame_index` points into the
+    `semi_angle` (half the sweep, or semi-angle of the precession cone) are in degrees; `frame_index` points into the
     frame arrays; intensities and `sigma` are in the file's units; `weight` counts the file rows behind a measurement.
     """
 

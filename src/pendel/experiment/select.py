@@ -1,4 +1,4 @@
-"""Which measurements count: each once, in the frame that measured it best, and which are held out."""
+"""Which measurements count: each once, in the frame that measured it best, and which are left out of the fit."""
 
 import dataclasses
 from typing import Literal
@@ -43,7 +43,7 @@ def select(
     comparison with published R factors. S_g is taken at the file's orientation. InputError when nothing is left.
     """
     if rule not in ("nearest", "klar"):
-        raise InputError(found=f"selection rule {rule!r}", expected="nearest or klar", do="change --select")
+        raise InputError(found=f"unknown selection rule {rule!r}", expected="nearest or klar", do="change --select")
     candidates = unique(experiment) if rule == "nearest" else experiment
     closeness = relative_excitation(candidates)
     if rule == "nearest":
@@ -67,7 +67,7 @@ def thin(experiment: Experiment, step: slice) -> Experiment:
     keep[step] = True
     if not keep.any():
         raise InputError(
-            found=f"{experiment.name}: no frame of {len(keep)} left by --frames",
+            found=f"{experiment.name}: --frames leaves none of the {len(keep)} frames",
             expected="at least one frame",
             do="use a smaller start or step, e.g. --frames ::3",
         )
@@ -75,7 +75,7 @@ def thin(experiment: Experiment, step: slice) -> Experiment:
 
 
 def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Experiment:
-    """The experiment without frames that hold fewer than `minimum_observed` intensities above 3 sigma.
+    """The experiment without frames that have fewer than `minimum_observed` intensities above 3 sigma.
 
     The criterion uses no model, so that frames cannot be excluded for fitting badly; a note names those dropped.
     """
@@ -85,9 +85,9 @@ def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Exper
         return experiment
     if not keep.any():
         raise InputError(
-            found=f"{experiment.name}: no frame with {minimum_observed} intensities above 3 sigma",
+            found=f"{experiment.name}: no frame has {minimum_observed} intensities above 3 sigma",
             expected="frames with observed reflections",
-            do="check the sigmas of the file, and what --select and --frames leave",
+            do="check the sigmas of the file and the options --select and --frames",
         )
     dropped = np.asarray(experiment.frame_id)[~keep]
     note = f"{_named(dropped)} left out: fewer than {minimum_observed} intensities above 3 sigma"

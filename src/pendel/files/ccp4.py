@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.crystal.cell import Cell
-from pendel.files.spacegroup import operation
+from pendel.crystal.tabulated import operation
 from pendel.files.whole_file import whole_file
 
 _LABEL_COUNT, _FIRST_LABEL = 56, 57  # words of the CCP4 header

@@ -5,14 +5,14 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from pendel.base import InputError
+from pendel.base import InputError, Note
 from pendel.crystal.cell import Cell
 from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif_sites import Site, read_sites
 from pendel.files.spacegroup import read_spacegroup
 
-NO_HYDROGEN = "hydrogen sites left out"  # in the note that says so
+NO_HYDROGEN = "no hydrogen"  # kind of the note that says how many sites were left out
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
@@ -41,7 +41,8 @@ def read_crystal(
     sites, notes = read_sites(chosen, cell, where)
     if not hydrogen:
         kept = [site for site in sites if site.element != "H"]
-        notes += [f"{len(sites) - len(kept)} {NO_HYDROGEN}"] if len(kept) < len(sites) else []
+        if len(kept) < len(sites):
+            notes.append(Note(f"{len(sites) - len(kept)} hydrogen sites left out", NO_HYDROGEN))
         sites = kept
     if not sites:
         raise InputError(
@@ -79,7 +80,7 @@ def _document(path: Path) -> gemmi.cif.Document:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            found=f"{path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
+            found=f"the file {path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
         ) from error
     try:
         text = content.decode("utf-8-sig")
@@ -90,7 +91,7 @@ def _document(path: Path) -> gemmi.cif.Document:
     except (ValueError, RuntimeError) as error:
         position = str(error).removeprefix("string:")
         raise InputError(
-            found=f"{path.name} is not a CIF (line {position})", expected="a CIF file", do="correct that line"
+            found=f"the file {path.name} is not a CIF (line {position})", expected="a CIF file", do="correct that line"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Facts of measurement and refinement as single items of a CIF block."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -8,27 +9,67 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
+from pendel.base import kind_of
 from pendel.experiment.frames import Experiment
 from pendel.files.cif import NO_HYDROGEN
 from pendel.files.numbers import format_su, set_item
 from pendel.files.whole_file import write_text
 
-SHAPES = {
-    "single": "F(tau) = 0 for tau < 1, F(1) = 1",
-    "wedge": "F(tau) = tau",
-    "lens": "F(tau) = tau^2^",
-    "cylinder": "F(tau) = 1 - (1 - tau^2^)^1/2^",
-    "taper": "F(tau) = tau^1/k^",
-    "step": "F(tau) = (1 - q)*tau^1/k^ + q*min(1, tau/h)^1/k^",
-}  # cumulative distribution of the thickness in a frame over its largest value, by the name of the shape
-_RESULT_ITEMS = {
-    "r_obs_pooled": "_refine_ls_R_factor_gt",
-    "wr2_pooled": "_refine_ls_wR_factor_ref",
-    "n_scored": "_refine_ls_number_reflns",
-    "n_observed": "_refine_ls_number_reflns_gt",
-    "n_parameters": "_refine_ls_number_parameters",
-}  # keys of the run's summary and the data names they are written under
 Z_SCORE = "_refine_ls.abs_structure_z-score"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number with its standard uncertainty, None without one."""
+
+    mean: float
+    su: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a refinement found beside the structure; None or empty where nothing is known."""
+
+    theory: str = "dynamical"
+    model: str | None = None  # name, without folders
+    stage: str | None = None
+    r_obs: float | None = None  # over all frames
+    wr2: float | None = None
+    n_scored: int | None = None
+    n_observed: int | None = None
+    n_parameters: int | None = None
+    thickness: Value | None = None  # Å, mean over the frames of the mean in a frame
+    thickness_range: tuple[float, float] | None = None  # Å, of the means in a frame
+    thickness_expression: str | None = (
+        None  # cumulative distribution of the thickness in a frame over its largest value
+    )
+    thickness_symbols: Sequence[Mapping[str, object]] = ()  # in the expression: label, meaning, site and is_log of each
+    scalars: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # every unknown that is one number, by site
+
+
+def facts_of(summary: Mapping[str, object]) -> Facts:
+    """The facts in a run's summary; numbers that are None or not finite count as missing."""
+    thickness = _number(summary, "thickness_mean_angstrom")
+    thin, thick = _number(summary, "thickness_min_angstrom"), _number(summary, "thickness_max_angstrom")
+    scalars = summary.get("scalars")
+    expression, symbols = summary.get("thickness_expression"), summary.get("thickness_symbols")
+    entries = scalars.items() if isinstance(scalars, Mapping) else ()
+    means = {str(name): (_number(entry, "mean"), _number(entry, "sd")) for name, entry in entries}
+    return Facts(
+        theory=str(summary.get("theory", "dynamical")),
+        model=Path(str(summary["model"])).name if "model" in summary else None,
+        stage=str(summary["stage"]) if "stage" in summary else None,
+        r_obs=_number(summary, "r_obs_pooled"),
+        wr2=_number(summary, "wr2_pooled"),
+        n_scored=_count(summary, "n_scored"),
+        n_observed=_count(summary, "n_observed"),
+        n_parameters=_count(summary, "n_parameters"),
+        thickness=None if thickness is None else Value(mean=thickness, su=_number(summary, "thickness_su_angstrom")),
+        thickness_range=None if thin is None or thick is None else (thin, thick),
+        thickness_expression=str(expression) if expression else None,
+        thickness_symbols=symbols if isinstance(symbols, Sequence) else (),
+        scalars={name: Value(mean=mean, su=sd) for name, (mean, sd) in means.items() if mean is not None},
+    )
 
 
 def add_measurement(block: gemmi.cif.Block, experiments: Sequence[Experiment]) -> None:
@@ -66,30 +107,33 @@ def write_hand(path: str | os.PathLike[str], z_score: float) -> None:
     write_text(path, document.as_string())
 
 
-def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Sequence[str] = ()) -> None:
-    """Add theory, sample, error model and agreement from a run's summary; what is missing is left out.
+def add_results(block: gemmi.cif.Block, facts: Facts, notes: Sequence[str] = ()) -> None:
+    """Add theory, sample, error model and agreement; what is not known is left out.
 
-    Keys: theory, model, stage; thickness_mean_angstrom, _su_, _min_ and _max_ (written in nanometres, the unit of the
-    dictionary), thickness_shape (a key of SHAPES); scalars: name -> {mean, sd} of the sites a, b, nu or error,
-    log_taper_mean and step_height; r_obs_pooled, wr2_pooled, n_scored, n_observed, n_parameters. None and NaN count
-    as missing. Of the notes on the structure, those on hydrogen go into _refine_special_details.
+    Thickness is written in nanometres, the unit of the dictionary. Of the notes on the structure, those on hydrogen
+    that was left out go into _refine_special_details.
     """
     set_item(block, "_computing_structure_refinement", f"pendel {metadata.version('pendel')}")
-    theory = str(results.get("theory", "dynamical"))
-    set_item(block, "_refine.diffraction_theory", theory)
-    program = "Bloch-wave calculation" if theory == "dynamical" else "single scattering"
+    set_item(block, "_refine.diffraction_theory", facts.theory)
+    program = "Bloch-wave calculation" if facts.theory == "dynamical" else "single scattering"
     program += ", rocking curves integrated over each frame"
-    made_by = [f"{key} {Path(str(results[key])).name}" for key in ("model", "stage") if key in results]  # no folders
+    made_by = [f"{key} {name}" for key, name in (("model", facts.model), ("stage", facts.stage)) if name is not None]
     set_item(block, "_refine.diffraction_theory_details", "; ".join([program, *made_by]))
-    _add_sample(block, results)
+    _add_sample(block, facts)
     set_item(block, "_reflns_threshold_expression", "I>3u(I)")
-    for key, tag in _RESULT_ITEMS.items():
-        value = _number(results, key)
+    items = {
+        "_refine_ls_R_factor_gt": None if facts.r_obs is None else f"{facts.r_obs:.4f}",
+        "_refine_ls_wR_factor_ref": None if facts.wr2 is None else f"{facts.wr2:.4f}",
+        "_refine_ls_number_reflns": facts.n_scored,
+        "_refine_ls_number_reflns_gt": facts.n_observed,
+        "_refine_ls_number_parameters": facts.n_parameters,
+    }
+    for tag, value in items.items():
         if value is not None:
-            set_item(block, tag, str(int(value)) if key.startswith("n_") else f"{value:.4f}")
-    details = [f"{note} of the start structure." for note in notes if NO_HYDROGEN in note]
-    details += _error_model(results)
-    if _number(results, "wr2_pooled") is not None:
+            set_item(block, tag, str(value))
+    details = [f"{note} of the start structure." for note in notes if kind_of(note) == NO_HYDROGEN]
+    details += _error_model(facts)
+    if facts.wr2 is not None:
         set_item(block, "_refine_ls_structure_factor_coef", "Inet")
         details += [
             "R and wR are sums over all frames. R: on amplitudes of reflections above the",
@@ -100,33 +144,29 @@ def add_results(block: gemmi.cif.Block, results: Mapping[str, object], notes: Se
         set_item(block, "_refine_special_details", "\n".join(details))
 
 
-def _add_sample(block: gemmi.cif.Block, results: Mapping[str, object]) -> None:
+def _add_sample(block: gemmi.cif.Block, facts: Facts) -> None:
     """Thickness [nm] and the shape that it is the mean of."""
-    thickness, su = _number(results, "thickness_mean_angstrom"), _number(results, "thickness_su_angstrom")
-    if thickness is None:
+    if facts.thickness is None:
         return
-    in_nanometres = format_su(thickness / 10, None if su is None else su / 10, decimals=1)
+    mean, su = facts.thickness.mean, facts.thickness.su
+    in_nanometres = format_su(mean / 10, None if su is None else su / 10, decimals=1)
     set_item(block, "_refine_ls.sample_thickness", in_nanometres)
     details = ["Thickness: mean over all frames of the mean thickness in a frame."]
-    thin, thick = _number(results, "thickness_min_angstrom"), _number(results, "thickness_max_angstrom")
-    if thin is not None and thick is not None:
+    if facts.thickness_range is not None:
+        thin, thick = facts.thickness_range
         details.append(f"Frames have means from {thin / 10:.1f} to {thick / 10:.1f} nm.")
-    shape = str(results.get("thickness_shape"))
-    if shape in SHAPES:
-        set_item(block, "_refine_ls.sample_shape_expression", SHAPES[shape])
+    if facts.thickness_expression:
+        set_item(block, "_refine_ls.sample_shape_expression", facts.thickness_expression)
         details.append("Expression: tau = t/t~m~, thickness over the largest one in a frame.")
-        if shape in ("taper", "step"):
-            details.append("k = 0: slab, 0.3: about a rod, 0.5: lens, 1: wedge; every frame has its own.")
-            details += [f"Typical k{which}: {k}." for which, k in _each(results, "log_taper_mean", exponential=True)]
-        if shape == "step":
-            details.append("h: lower terrace over the higher one; q: its share of the lit area, one a frame.")
-            details += [f"h{which}: {h}." for which, h in _each(results, "step_height")]
+    for symbol in facts.thickness_symbols:
+        values = _each(facts, str(symbol["site"]), exponential=bool(symbol["is_log"]))
+        details += [str(symbol["meaning"]), *(f"{symbol['label']}{which}: {text}." for which, text in values)]
     set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
 
 
-def _error_model(results: Mapping[str, object]) -> list[str]:
+def _error_model(facts: Facts) -> list[str]:
     """The distribution of I_obs about I_calc in words, with its refined numbers."""
-    found = {name: _each(results, name) for name in ("a", "b", "nu", "error")}
+    found = {name: _each(facts, name) for name in ("a", "b", "nu", "error")}
     lines = []
     if found["b"]:
         lines.append(
@@ -140,24 +180,26 @@ def _error_model(results: Mapping[str, object]) -> list[str]:
     return lines + [f"{name}{which} = {text}" for name, values in found.items() for which, text in values]
 
 
-def _each(results: Mapping[str, object], name: str, *, exponential: bool = False) -> list[tuple[str, str]]:
+def _each(facts: Facts, name: str, *, exponential: bool = False) -> list[tuple[str, str]]:
     """Values with su of one site: of the site itself, and of the data sets 2, 3, ... that have their own.
 
     exponential: the site holds a logarithm; exp(x) is given, with su sd exp(x).
     """
-    scalars = results.get("scalars")
     values = []
-    for key, entry in scalars.items() if isinstance(scalars, Mapping) else ():
-        stem, _, number = str(key).rpartition("_") if str(key) != name else (name, "", "")
-        if stem == name and (number.isdigit() or str(key) == name) and isinstance(entry, Mapping):
-            mean, sd = _number(entry, "mean"), _number(entry, "sd")
-            if mean is not None:
-                value = np.exp(mean) if exponential else mean
-                su = sd if sd is None or not exponential else sd * value
-                values.append((f" of data set {number}" if number else "", format_su(value, su, decimals=3)))
+    for key, found in facts.scalars.items():
+        stem, _, number = key.rpartition("_") if key != name else (name, "", "")
+        if stem == name and (number.isdigit() or key == name):
+            value = np.exp(found.mean) if exponential else found.mean
+            su = found.su if found.su is None or not exponential else found.su * value
+            values.append((f" of data set {number}" if number else "", format_su(value, su, decimals=3)))
     return values
 
 
-def _number(results: Mapping[str, object], key: str) -> float | None:
-    value = results.get(key)
+def _number(entries: object, key: str) -> float | None:
+    value = entries.get(key) if isinstance(entries, Mapping) else None
     return float(value) if isinstance(value, int | float | np.number) and np.isfinite(float(value)) else None
+
+
+def _count(entries: object, key: str) -> int | None:
+    value = _number(entries, key)
+    return None if value is None else int(value)

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from pendel.base import Array
 from pendel.crystal.cell import direct_matrix, reciprocal_matrix, u_cartesian, u_equivalent
 from pendel.crystal.structure import Crystal
+from pendel.crystal.tabulated import operation
 from pendel.files.numbers import format_su, set_item
-from pendel.files.spacegroup import operation
 
 _MOST_EXTRA = 6  # digits
 _TENSOR = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # 11 22 33 23 13 12

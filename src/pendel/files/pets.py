@@ -86,11 +86,15 @@ def read_pets(
 
 def _chosen_cell(table: PetsTable, source: str, structure: Cell | None, notes: list[str]) -> Cell:
     if source not in ("header", "structure", "ub"):
-        raise InputError(found=f"cell {source!r}", expected="header, structure or ub", do="change --cell")
+        raise InputError(
+            found=f"unknown source of the cell {source!r}", expected="header, structure or ub", do="change --cell"
+        )
     if structure is not None:
         checked_cell(structure, "structure cell")
     elif source == "structure":
-        raise InputError(found="no structure cell", expected="one for --cell structure", do="give structure_cell")
+        raise InputError(
+            found="no cell of the structure is given", expected="one for --cell structure", do="give structure_cell"
+        )
     values = [table.number(f"cell_{name}") for name in _CELL_NAMES]
     missing = [f"_cell_{name}" for name, value in zip(_CELL_NAMES, values, strict=True) if value is None]
     if structure is not None and source == "structure" and len(missing) == len(values):
@@ -128,12 +132,14 @@ def _wavelength(table: PetsTable, energy_ev: float | None, notes: list[str]) -> 
         if not low < value < high:
             raise InputError(
                 found=f"{place}: wavelength {text} Å",
-                expected=f"that of an electron, {low} to {high} Å (zero means unknown)",
+                expected=f"the wavelength of an electron, {low} to {high} Å (zero means unknown)",
                 do="correct the file or give --energy-ev",
             )
     if max(values) > 1.003 * min(values):
         raise InputError(
-            found=f"{place}: different wavelengths {' and '.join(texts)} Å", expected="one", do="give --energy-ev"
+            found=f"{place}: different wavelengths {' and '.join(texts)} Å",
+            expected="one wavelength",
+            do="give --energy-ev",
         )
     digits = [len(text.partition("(")[0].lstrip("0.")) for text in texts]
     best = int(np.argmax(digits))
@@ -236,7 +242,9 @@ def _indices(table: PetsTable) -> Int[Array, "reflections 3"]:
     columns = [table.integers(f"refln_index_{letter}") for letter in "hkl"]
     present = [column for column in columns if column is not None]
     if len(present) < 3:
-        raise InputError(found=f"{table.name}: no _refln_index_h, _k, _l", expected="three indices", do="export again")
+        raise InputError(
+            found=f"{table.name}: no _refln_index_h, _k, _l", expected="three indices", do="export the file again"
+        )
     hkl = np.column_stack(present)
     table.refuse("refln_index_h", ~hkl.any(axis=1), expected="a diffracted beam, not 0 0 0", do="remove the row")
     for name in ("refln_index_m", "refln_index_m_1"):

@@ -51,16 +51,16 @@ def orientation_matrix(ub: Float[Array, "3 3"], cell: Cell, source: str, name: s
     reciprocal = reciprocal_matrix(cell)
     if np.linalg.cond(ub) > 1e4:
         raise InputError(
-            found=f"{name}: singular UB matrix (determinant {np.linalg.det(ub):.3g} Å⁻³)",
+            found=f"{name}: the UB matrix is singular (determinant {np.linalg.det(ub):.3g} Å⁻³)",
             expected=f"columns a*, b*, c*, determinant about {np.linalg.det(reciprocal):.3g} Å⁻³",
             do="correct the nine _diffrn_orient_matrix_UB_ items",
         )
     left, stretches, right = np.linalg.svd(ub @ np.linalg.inv(reciprocal))
     if np.linalg.det(left @ right) < 0:
         raise InputError(
-            found=f"{name}: UB matrix of negative determinant {np.linalg.det(ub):.3g} Å⁻³",
+            found=f"{name}: the UB matrix has the negative determinant {np.linalg.det(ub):.3g} Å⁻³",
             expected="a right-handed set a*, b*, c*",
-            do="correct the indexing: with the wrong hand the enantiomer would be refined",
+            do="correct the indexing, because with the wrong hand the enantiomer would be refined",
         )
     misfit = float(np.abs(stretches - 1).max())
     found = f"{name}: UB departs from a rotation of the {'header' if source == 'ub' else source} cell by {misfit:.2%}"
@@ -97,12 +97,12 @@ def check_zone_axes(
         return
     misfit = zone_axis_misfit(rotated_ub, uvw)
     worst = int(np.argmax(misfit))
-    found = f"{name}: zone axis of frame {frame_id[worst]} is {misfit[worst]:.3g} deg from its angles and UB"
+    found = f"{name}: the zone axis of frame {frame_id[worst]} is {misfit[worst]:.3g} deg from its angles and UB"
     if misfit[worst] > ZONE_LIMIT_DEG:
         raise InputError(
             found=found,
             expected=f"at most {ZONE_LIMIT_DEG} deg (real files: 0.011)",
-            do="check alpha, beta and UB: they do not describe the same setting of the crystal",
+            do="check alpha, beta and UB, which must describe the same setting of the crystal",
         )
     if misfit[worst] > ZONE_NOTE_DEG:
         notes.append(f"{found} (real files: below 0.011); orientations follow the angles and UB")

@@ -48,7 +48,9 @@ class PetsTable:
             return None
         value = gemmi.cif.as_number(texts[0])
         if np.isnan(value):
-            raise InputError(found=f"{self.where(name)}: _{name} {texts[0]!r}", expected="a number", do="correct it")
+            raise InputError(
+                found=f"{self.where(name)}: _{name} {texts[0]!r}", expected="a number", do="correct that value"
+            )
         return value
 
     def column(self, name: str) -> Float[Array, "rows"] | None:
@@ -110,7 +112,7 @@ def open_pets(path: Path, block: str | None = None) -> PetsTable:
     if block is not None:
         if block not in tables:
             raise InputError(
-                found=f"{path}: no block {block!r}", expected=f"one of {', '.join(tables)}", do="correct it"
+                found=f"{path}: no block {block!r}", expected=f"one of {', '.join(tables)}", do="correct the name"
             )
         measured = [name for name in measured if name == block]
     if not measured:
@@ -123,7 +125,7 @@ def open_pets(path: Path, block: str | None = None) -> PetsTable:
         raise InputError(
             found=f"{path}: intensities in {len(measured)} blocks ({', '.join(measured)})",
             expected="one crystal per block",
-            do="split the file, or call read_pets with block=",
+            do="split the file, or name the block in read_pets(path, block=...)",
         )
     return tables[measured[0]]
 
@@ -137,13 +139,13 @@ def _document(path: Path) -> gemmi.cif.Document:
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            found=f"{path}, which is not a CIF ({reason})",
+            found=f"the file {path} is not a CIF ({reason})",
             expected="a .cif_pets file as PETS2 or DIALS writes it",
             do="check that this is the data file and that it is complete",
         ) from error
     except OSError as error:
         raise InputError(
-            found=f"{path}, which cannot be read ({error})", expected="a readable file", do="check its permissions"
+            found=f"the file {path} cannot be read ({error})", expected="a readable file", do="check its permissions"
         ) from error
     return document
 

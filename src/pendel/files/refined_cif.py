@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 
 import gemmi
@@ -12,7 +12,7 @@ from pendel.base import Array
 from pendel.crystal.cell import volume
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
-from pendel.files.cif_facts import add_measurement, add_results
+from pendel.files.cif_facts import Facts, add_measurement, add_results
 from pendel.files.cif_geometry import add_geometry
 from pendel.files.cif_reflections import Calculated, add_reflections
 from pendel.files.cif_structure import add_structure as add_structure
@@ -34,7 +34,7 @@ def write_refined_cif(
     fract_su: Float[Array, "sites 3"] | None,
     u_aniso_su: Float[Array, "sites 3 3"] | None,
     experiments: Sequence[Experiment],
-    results: Mapping[str, object],
+    facts: Facts,
     u_equivalent_su: Float[Array, "sites"] | None = None,
     occupancy_su: Float[Array, "sites"] | None = None,
     fract_draws: Float[Array, "draws sites 3"] | None = None,
@@ -46,14 +46,14 @@ def write_refined_cif(
     refinement fixes a value, which is then written without one. u_equivalent_su: of U_eq; without it, it is propagated
     from u_aniso_su as if the six U_ij were independent. fract_draws: coordinates of posterior draws; with them, bonds
     and angles are written. calculated: with it, the reflections are written.
-    results: the run's summary; see `add_results` for the keys that are used. What is missing is left out.
+    facts: numbers of the refinement; what is not known is left out.
     The file is replaced whole. Raises InputError when it cannot be written.
     """
     document = gemmi.cif.Document()
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
-    add_results(block, results, crystal.notes)
+    add_results(block, facts, crystal.notes)
     add_structure(
         block,
         crystal,

@@ -80,14 +80,6 @@ def read_spacegroup(block: gemmi.cif.Block, cell: tuple[float, ...], where: str)
     return SpaceGroup(known.xhm() if known else symbol or "unknown setting", rotations, translations, tuple(notes))
 
 
-def operation(rotation: Int[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]) -> gemmi.Op:
-    """x' = R x + t as gemmi has it; translations are rounded to its twenty-fourths."""
-    found = gemmi.Op()
-    found.rot = (rotation * gemmi.Op.DEN).tolist()
-    found.tran = np.rint(translation * gemmi.Op.DEN).astype(int).tolist()
-    return found
-
-
 def _listed(block: gemmi.cif.Block, where: str, notes: list[str]) -> list[gemmi.Op] | None:
     """The operator list without repetitions (noted), or None when there is none."""
     for tag in _OPERATORS:

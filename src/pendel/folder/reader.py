@@ -1,6 +1,5 @@
-"""What a finished run left in its folder, as arrays for the report: nothing is computed anew but summaries of draws."""
+"""What a finished run left in its folder, read once for the report, the verdicts and comparisons of runs."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pendel.base import Array, InputError
+from pendel.base import Array, InputError, suffix
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import OBSERVED_SIGMA
-from pendel.files.cif import read_crystal
 from pendel.folder.posterior_file import Posterior
-from pendel.folder.run_folder import DIFFERENCE_DATA
+from pendel.folder.run_folder import DIFFERENCE_DATA, LAYOUT
+from pendel.folder.structure_group import GROUP, read_structure
 
 FRAME_SITES = ("thickness", "thickness_width", "scale", "tilt")
 
@@ -23,8 +22,9 @@ FRAME_SITES = ("thickness", "thickness_width", "scale", "tilt")
 class Measured:
     """One data set of a run: its scored measurements and what the model says of them, and its frames.
 
-    `calculated`, `replicated`: I_calc and new observations at every draw that has them; `of_frames`: draws of the frame
-    parameters by site, [draws frames ...], those that the model has; `curve*`: rocking curves, empty without any.
+    `at_point`: I_calc at the refined structure; `calculated`, `replicated`: I_calc and new observations at every draw
+    that has them; `of_frames`: draws of the frame parameters by site, [draws frames ...], those that the model has;
+    `curve*`: rocking curves, empty without any.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Measured:
     used: Bool[Array, " measurements"]
     d_star: Float[Array, " measurements"]  # Å⁻¹
     relative_excitation: Float[Array, " measurements"]
+    at_point: Float[Array, " measurements"]
     z: Float[Array, " measurements"]  # residual over the error model's scale
     calculated: Float[Array, "draws measurements"]
     replicated: Float[Array, "draws measurements"]
@@ -55,7 +56,7 @@ class RunFiles:
     record: dict[str, Any]  # run.json
     summary: dict[str, Any]  # summary.json
     tree: Any  # posterior.nc, a DataTree
-    crystal: Crystal  # refined.cif
+    crystal: Crystal  # the refined structure
     data: tuple[Measured, ...]
     difference: dict[str, Any] | None  # difference.json, where `pendel map` has made one
 
@@ -74,78 +75,77 @@ def read_run_files(path: Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        InputError: the folder has no finished stage, or files of another version.
+        InputError: the folder has no finished stage, files that cannot be read, or files of another version.
     """
-    names = ("run.json", "summary.json", "posterior.nc", "refined.cif", "reflections.csv")
+    names = ("run.json", "summary.json", "posterior.nc")
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise InputError(
-            found=f"{path} without {', '.join(missing)}",
+            found=f"the folder {path} has no {', '.join(missing)}",
             expected="the folder of a run with at least one finished stage",
             do="run `pendel refine` with --out to this folder first",
         )
-    record, summary = (json.loads((path / name).read_text(encoding="utf-8")) for name in names[:2])
-    tree = Posterior.load(path / "posterior.nc").data
-    if "d_star" not in tree["constant_data"]:
+    kept = path / DIFFERENCE_DATA
+    try:
+        record, summary = (json.loads((path / name).read_text(encoding="utf-8")) for name in names[:2])
+        tree = Posterior.load(path / "posterior.nc").data
+        difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+    except (OSError, ValueError) as error:
         raise InputError(
-            found=f"{path}/posterior.nc without d_star in its group constant_data",
-            expected="a file of this version of pendel",
+            found=f"files in {path} cannot be read ({error})",
+            expected="the folder of a finished run as pendel wrote it",
+            do="repeat the run with --force",
+        ) from error
+    if record.get("layout") != LAYOUT or GROUP not in tree.children:
+        raise InputError(
+            found=f"the folder {path} has a run of pendel 0.1.0, which kept its results in another way",
+            expected="a run of this version",
             do="repeat the run with --force",
         )
-    sites = sorted(map(str, tree["observed_data"].data_vars), key=lambda site: (len(site), site))  # 2 before 10
-    with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
-        table = list(csv.DictReader(stream))
-    data, first = [], 0
-    for site in sites:
-        count = tree["observed_data"][site].size
-        data.append(_measured(tree, site.removeprefix("intensity"), table[first : first + count]))
-        first += count
-    crystal = read_crystal(path / "refined.cif", fullest=np.inf)
-    kept = path / DIFFERENCE_DATA
-    difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
     return RunFiles(
         path=path,
         record=record,
         summary=summary,
         tree=tree,
-        crystal=crystal,
-        data=tuple(data),
+        crystal=read_structure(tree[GROUP].to_dataset()).crystal,
+        data=tuple(_measured(tree, suffix(number)) for number in range(len(tree["observed_data"].data_vars))),
         difference=difference,
     )
 
 
-def _measured(tree: Any, suffix: str, rows: list[dict[str, str]]) -> Measured:
+def _measured(tree: Any, end: str) -> Measured:
     constant, predictive = tree["constant_data"], tree["posterior_predictive"]
-    frame_id = constant[f"alpha{suffix}"][f"frame{suffix}"].values
-    frame = np.searchsorted(frame_id, constant[f"frame_of{suffix}"].values)
-    if not np.array_equal(frame_id[frame], constant[f"frame_of{suffix}"].values):  # frames that are not in order
+    frame_id = constant[f"alpha{end}"][f"frame{end}"].values
+    frame = np.searchsorted(frame_id, constant[f"frame_of{end}"].values)
+    if not np.array_equal(frame_id[frame], constant[f"frame_of{end}"].values):  # frames that are not in order
         position = {int(identifier): index for index, identifier in enumerate(frame_id)}
-        frame = np.array([position[int(identifier)] for identifier in constant[f"frame_of{suffix}"].values])
+        frame = np.array([position[int(identifier)] for identifier in constant[f"frame_of{end}"].values])
     posterior = tree["posterior"]
     of_frames = {
-        name: _flat(posterior[f"{name}{suffix}"].values)
+        name: _flat(posterior[f"{name}{end}"].values)
         for name in FRAME_SITES
-        if f"{name}{suffix}" in posterior and posterior[f"{name}{suffix}"].shape[2:3] == frame_id.shape
+        if f"{name}{end}" in posterior and posterior[f"{name}{end}"].shape[2:3] == frame_id.shape
     }
     curves = tree["rocking_data"] if "rocking_data" in tree.children else {}
     empty = np.zeros((0, 0)), np.zeros(0), np.zeros(0, dtype=int)
-    names = [f"curve{suffix}", f"curve_excitation{suffix}", f"curve_measurement{suffix}"]
+    names = [f"curve{end}", f"curve_excitation{end}", f"curve_measurement{end}"]
     curve, excitation, belongs = [curves[name].values for name in names] if names[0] in curves else empty
     return Measured(
-        name=rows[0]["dataset"],
+        name=str(tree.attrs[f"dataset{end}"]),
         frame_id=frame_id,
-        alpha=constant[f"alpha{suffix}"].values,
+        alpha=constant[f"alpha{end}"].values,
         frame=frame,
-        hkl=tuple(map(str, constant[f"hkl{suffix}"].values)),
-        intensity=tree["observed_data"][f"intensity{suffix}"].values,
-        sigma=constant[f"sigma{suffix}"].values,
-        weight=constant[f"weight{suffix}"].values,
-        used=constant[f"used{suffix}"].values.astype(bool),
-        d_star=constant[f"d_star{suffix}"].values,
-        relative_excitation=constant[f"relative_excitation{suffix}"].values,
-        z=np.array([float(row["z"]) for row in rows]),
-        calculated=_flat(predictive[f"calculated{suffix}"].values),
-        replicated=_flat(predictive[f"intensity{suffix}"].values),
+        hkl=tuple(map(str, constant[f"hkl{end}"].values)),
+        intensity=tree["observed_data"][f"intensity{end}"].values,
+        sigma=constant[f"sigma{end}"].values,
+        weight=constant[f"weight{end}"].values,
+        used=constant[f"used{end}"].values.astype(bool),
+        d_star=constant[f"d_star{end}"].values,
+        relative_excitation=constant[f"relative_excitation{end}"].values,
+        at_point=constant[f"calculated_at_point{end}"].values,
+        z=constant[f"z{end}"].values,
+        calculated=_flat(predictive[f"calculated{end}"].values),
+        replicated=_flat(predictive[f"intensity{end}"].values),
         of_frames=of_frames,
         curve=curve,
         curve_excitation=excitation,

@@ -2,44 +2,43 @@
 
 import dataclasses
 import datetime
-import errno
-import hashlib
-import io
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pendel.base import Array, InputError
+from pendel.files.whole_file import cannot_write, write_bytes
+from pendel.folder.checkpoint import file_content, packed, read_arrays, unpacked
+from pendel.folder.stage_keys import code_hash, file_hash
 
 RECORD = "run.json"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's making
+LAYOUT = 2  # of run.json and the checkpoints; 0.1.0 had none
 DIFFERENCE_MAP, DIFFERENCE_DATA = "difference.ccp4", "difference.json"
+DIFFERENCE = (DIFFERENCE_MAP, DIFFERENCE_DATA)
 OUTPUTS = (
     *("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html"),
-    *(DIFFERENCE_MAP, DIFFERENCE_DATA, RECORD),
+    *(*DIFFERENCE, RECORD),
 )
-STAGES = ("coarse", "start", "map", "svi", "nuts", "mclmc", "basins", "smc")
+STAGE_NAMES = ("coarse", "start", "map", "svi", "nuts", "mclmc", "basins", "smc")
+CHECKPOINTS = tuple(name for stage in STAGE_NAMES for name in (f"stage_{stage}.npz", f"unfinished_{stage}*.npz"))
 LIBRARIES = ("pendel", "jax", "jaxlib", "numpyro", "blackjax", "optax", "gemmi", "arviz", "numpy", "scipy")
 
 type Key = dict[str, Any]
-type Stage = dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A claimed folder. Its record and checkpoints are on disk; this object only knows where.
+    """A claimed folder. Its record and checkpoints are on disk; this object knows where, and the keys of the stages.
 
     Of several processes with one folder only the first one writes.
     """
 
     path: Path
     writes: bool = True
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says now."""
@@ -52,40 +51,59 @@ class RunFolder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run completely or not at all; raises InputError when that is impossible."""
         if self.writes:
-            write_atomically(self.path / name, content)
+            write_bytes(self.path / name, content)
+
+    def remove(self, *patterns: str) -> None:
+        """Delete files of the run."""
+        if self.writes:
+            for path in (path for pattern in patterns for path in self.path.glob(pattern)):
+                path.unlink()
+
+    def with_keys(self, keys: Mapping[str, str]) -> "RunFolder":
+        """The folder for stages with these keys, which `run.json` tells from now on."""
+        self.update(keys=dict(keys))
+        return dataclasses.replace(self, keys=dict(keys))
 
     def completed(self) -> tuple[str, ...]:
-        """Stages whose checkpoint is complete, in order."""
-        done = self.record()["stages"]
-        return tuple(stage for stage in STAGES if stage in done and self._checkpoint(stage).is_file())
+        """Stages whose result is there and depends on the same as the run does, in order."""
+        record = self.record()
+        keys, stages = self.keys or record.get("keys", {}), record["stages"]
+        return tuple(
+            stage
+            for stage, key in keys.items()
+            if stages.get(stage, {}).get("key") == key and self._checkpoint(stage).is_file()
+        )
 
-    def save_stage(self, stage: str, arrays: Mapping[str, Array], seconds: float) -> None:
-        """Keep the arrays of a completed stage and note it in `run.json`."""
-        self.write(self._checkpoint(stage).name, _packed(arrays))
-        if self.writes:
-            self.drop_unfinished(stage)
+    def save_stage(self, stage: str, value: Any, *, seconds: float, left_out: tuple[type, ...] = ()) -> None:
+        """Keep the result of a completed stage, see `packed`, and note it in `run.json` under its key."""
+        self.write(self._checkpoint(stage).name, file_content(packed(value, left_out=left_out)))
+        self.remove(f"unfinished_{stage}*.npz")  # those of further guides (svi_2, ...) too
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        stages = {**self.record()["stages"], stage: {"finished": now, "seconds": round(seconds, 2)}}
-        self.update(stages=stages)
+        entry = {"key": self.keys[stage], "finished": now, "seconds": round(seconds, 2)}
+        self.update(stages={**self.record()["stages"], stage: entry})
 
-    def load_stage(self, stage: str) -> Stage:
-        """The arrays of a completed stage."""
-        return _loaded(self._checkpoint(stage))
+    def load_stage(self, stage: str, *, classes: tuple[type, ...] = (), given: Mapping[type, Any] | None = None) -> Any:
+        """The result of a completed stage, see `unpacked`."""
+        return unpacked(read_arrays(self._checkpoint(stage)), classes=classes, given=given)
 
-    def keeper(self, stage: str) -> "Keeper":
-        """Where a stage keeps what it has so far, to go on from there after an interruption."""
-        return Keeper(self, self._unfinished(stage))
+    def keeper(self, stage: str, end: str = "") -> "Keeper":
+        """Where a stage keeps what it has so far, to go on from there after an interruption.
 
-    def drop_unfinished(self, stage: str) -> None:
-        """Delete what keepers of the stage have kept, those of further guides (svi_2, ...) too."""
-        for path in self.path.glob(f"unfinished_{stage}*.npz"):
-            path.unlink()
+        end: of the name, where a stage keeps several things.
+        """
+        return Keeper(self, self.path / f"unfinished_{stage}{end}.npz", self.keys[stage])
+
+    def decided(self, name: str, key: str, make: Callable[[], Any]) -> Any:
+        """A choice that depends on the machine, as it was made where the work with this key began."""
+        known = self.record().get("decided", {})
+        if known.get(name, {}).get("key") == key:
+            return known[name]["value"]
+        value = make()
+        self.update(decided={**known, name: {"key": key, "value": value}})
+        return value
 
     def _checkpoint(self, stage: str) -> Path:
         return self.path / f"stage_{stage}.npz"
-
-    def _unfinished(self, stage: str) -> Path:
-        return self.path / f"unfinished_{stage}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,139 +112,99 @@ class Keeper:
 
     folder: RunFolder
     path: Path
+    key: str
 
-    def load(self) -> Stage | None:
-        """What was kept last, None where there is nothing."""
-        return _loaded(self.path) if self.path.is_file() else None
+    def load(self) -> dict[str, Array] | None:
+        """What was kept last under the same key, None where there is nothing."""
+        if not self.path.is_file():
+            return None
+        kept = unpacked(read_arrays(self.path))
+        return kept["arrays"] if kept["key"] == self.key else None
 
     def save(self, arrays: Mapping[str, Array]) -> None:
         """Replace what is kept."""
-        self.folder.write(self.path.name, _packed(arrays))
-
-
-def _packed(arrays: Mapping[str, Array]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-    return buffer.getvalue()
-
-
-def _loaded(path: Path) -> Stage:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        self.folder.write(self.path.name, file_content(packed({"key": self.key, "arrays": dict(arrays)})))
 
 
 def run_key(inputs: Mapping[str, Path], settings: Mapping[str, Any]) -> Key:
-    """What decides whether a folder may be resumed: content of the inputs, settings, and pendel's own source.
+    """What a run is made from: content of the inputs, settings, and pendel's own source.
 
     Args:
-        inputs: files by role, e.g. {"structure": ..., "data": ...}.
+        inputs: files by role, e.g. {"structure": ..., "data": ..., "model": ...}.
         settings: everything the user can set, as plain values.
     """
     return {
         "inputs": {role: {"path": str(path), "sha256": file_hash(path)} for role, path in inputs.items()},
-        "settings": dict(settings),
+        "settings": json.loads(json.dumps(dict(settings))),
         "code_sha256": code_hash(),
     }
 
 
 def check_folder(path: Path, key: Key, *, force: bool) -> bool:
-    """True when the run in the folder can be resumed, False when it starts anew; writes nothing.
+    """True when the folder holds a run of the same structure and data, False when it starts anew; writes nothing.
 
     Raises InputError for a folder that holds something else and no `force`.
     """
     if path.exists() and not path.is_dir():
-        raise InputError(found=f"{path}, which is a file", expected="a folder for the run", do="choose another --out")
+        raise InputError(found=f"--out {path} is a file", expected="a folder for the run", do="choose another --out")
     try:
         entries = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     except OSError as error:
         raise InputError(
-            found=f"{path}, which cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
+            found=f"the folder {path} cannot be read ({error.strerror})", expected="a folder", do="choose another --out"
         ) from error
     if not entries or force:
         return False
     if RECORD not in entries:
         raise InputError(
-            found=f"{path} with files of something else ({', '.join(entries[:3])})",
+            found=f"the folder {path} has other files ({', '.join(entries[:3])})",
             expected="a new or empty folder, or one of this same run",
             do="choose another --out, or overwrite with --force",
         )
-    differences = _differences(_read_record(path), key)
+    record = _read_record(path)
+    if record and record.get("layout") != LAYOUT:
+        raise InputError(
+            found=f"the folder {path} has a run of pendel 0.1.0, which kept its stages in another way",
+            expected="a run of this version",
+            do="choose another --out, or overwrite with --force",
+        )
+    differences = _differences(record, key)
     if differences:
         raise InputError(
-            found=f"{path} with another run (different: {', '.join(differences)})",
-            expected="the same inputs, settings and code version",
+            found=f"the folder {path} has another run (different: {', '.join(differences)})",
+            expected="the same structure, data and code version",
             do="choose another --out, or overwrite with --force",
         )
     return True
 
 
-def claim_folder(path: Path, key: Key, *, force: bool = False, seed: int) -> RunFolder:
-    """Make the folder this run's own, keeping the completed stages of the same run.
+def claim_folder(
+    path: Path, key: Key, *, force: bool = False, seed: int, defaults: Mapping[str, Any] | None = None
+) -> RunFolder:
+    """Make the folder this run's own; stages that are there stay, and each is used where its key is the same.
 
     With `force` the files pendel writes are removed first, nothing else. Raises InputError as `check_folder` does, and
     when the place cannot be written; a folder that was made for nothing is then removed again.
+
+    defaults: of the settings, which `run.json` keeps so that the report can tell them from what the user chose.
     """
     folder = RunFolder(path)
+    about = {**key, "layout": LAYOUT, "defaults": dict(defaults or {}), "versions": versions(), "seed": seed}
     if check_folder(path, key, force=force):
+        folder.update(**about)
         return folder
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS, *(f"stage_{stage}.npz" for stage in STAGES)):
-            (path / name).unlink(missing_ok=True)
-        for stage in STAGES:
-            folder.drop_unfinished(stage)
-        folder.write(RECORD, _json({**key, "versions": versions(), "seed": seed, "derived": {}, "stages": {}}))
+        folder.remove(*OUTPUTS, *CHECKPOINTS)
+        folder.write(RECORD, _json({**about, "derived": {}, "stages": {}}))
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     except InputError:
         if is_new:
             path.rmdir()
         raise
     return folder
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    """The file appears complete or not at all; raises InputError when it cannot be written."""
-
-    def save(temporary: Path) -> None:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    attempt(target, lambda: (save(temporary), os.replace(temporary, target)), temporary)
-
-
-def attempt(target: Path, write: Callable[[], Any], temporary: Path | None = None) -> None:
-    """Run `write`; an OSError becomes an InputError about `target`, and `temporary` is removed."""
-    try:
-        write()
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            temporary.unlink()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; raises InputError when it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            found=f"{path} cannot be read ({error.strerror})", expected="a readable file", do="check the path"
-        ) from error
-
-
-def code_hash() -> str:
-    """SHA-256 over pendel's own sources and tables: the version of the code as it is, edited or not."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.cc"), *(package / "data").glob("*.json")]):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -238,16 +216,11 @@ def versions() -> dict[str, str]:
 
 
 def _differences(record: Mapping[str, Any], key: Key) -> list[str]:
-    """Names of what differs between a folder's record and the key of this run."""
-    if not {"inputs", "settings", "code_sha256"} <= set(record):
+    """Names of what makes a folder's record that of another run: its structure, its data, or the code."""
+    if not {"inputs", "settings", "code_sha256", "stages"} <= set(record):
         return ["no complete run.json"]
-    found = []
-    for role in sorted(set(record["inputs"]) | set(key["inputs"])):
-        old, new = record["inputs"].get(role, {}), key["inputs"].get(role, {})
-        found += [role] if old.get("sha256") != new.get("sha256") else []
-    plain = json.loads(json.dumps(key["settings"]))
-    for name in sorted(set(record["settings"]) | set(plain)):
-        found += [name] if record["settings"].get(name) != plain.get(name) else []
+    roles = sorted({*record["inputs"], *key["inputs"]} - {"model"})
+    found = [r for r in roles if record["inputs"].get(r, {}).get("sha256") != key["inputs"].get(r, {}).get("sha256")]
     return found + (["code version"] if record["code_sha256"] != key["code_sha256"] else [])
 
 
@@ -261,11 +234,3 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        found=f"{path} cannot be written ({error.strerror or error})",
-        expected="a writable folder with free space",
-        do="choose another place or make room; the same command goes on where this one stopped",
-    )

@@ -117,6 +117,7 @@ LOG_NORMAL = Family(2, log_normal_parameters, log_normal_log_density, normal_inf
 
 def any_parameters(fn: Any, value: Array) -> Float[Array, "rows observations"]:
     """Log density at the observation, and at REPLICATES observations drawn from the distribution as it stands."""
+    fn = fn.expand(jnp.shape(value))  # each observation has replicates of its own
     drawn = jax.lax.stop_gradient(fn.sample(jax.random.key(0), (REPLICATES,)))
     return jnp.stack([fn.log_prob(value), *(fn.log_prob(one) for one in drawn)])
 

@@ -61,7 +61,7 @@ class Layout:
         parts = [jnp.ravel(values[site.name]) for site in self.sites if site.plate is None]
         for plate, (_, frames, _) in self.plates.items():
             columns = [jnp.reshape(values[s.name], (frames, -1)) for s in self.sites if s.plate == plate]
-            parts.append(jnp.ravel(jnp.concatenate(columns, axis=1)))
+            parts += [jnp.ravel(jnp.concatenate(columns, axis=1))] if columns else []
         return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
     def constrain(self, z: Float[Array, " n"]) -> dict[str, Array]:
@@ -134,7 +134,9 @@ def make_layout(trace: Mapping[str, dict], *, with_fixed: bool) -> Layout:
             continue
         if site["is_observed"]:
             if "frame" in site["infer"]:
-                observations.append((name, *_frames_of_observations(name, site)))
+                plate, frame = _frames_of_observations(name, site)
+                observations.append((name, plate, frame))
+                frames_of.setdefault(plate, int(np.max(frame, initial=-1)) + 1)  # where frames share every parameter
             continue
         fixed = site["infer"].get("fixed_in_map")
         if fixed is not None and not with_fixed:
@@ -160,7 +162,7 @@ def _frames_of_observations(name: str, site: dict) -> tuple[str, np.ndarray]:
     plate = site["infer"].get("plate")
     if plate is None:
         raise InputError(
-            found=f"the observed site {name!r} with frames and without infer['plate']",
+            found=f"the observed site {name!r} has frames and no infer['plate']",
             expected="the name of the plate of frames",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
         )

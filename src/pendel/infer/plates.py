@@ -58,7 +58,8 @@ def working_on(data: Any, layout: Layout, frames: Bool[np.ndarray, " frames"]) -
     """Arguments that can leave frames out are told which ones matter, where plates are named after data sets."""
     sizes = [count for _, count, _ in layout.plates.values()]
     usual = [f"frames_{number + 1}" if number else "frames" for number in range(len(sizes))]
-    if not sizes or list(layout.plates) != usual:
+    unknown = any(width == 0 for _, _, width in layout.plates.values())  # the observations alone say how many
+    if not sizes or unknown or list(layout.plates) != usual:
         return data
     parts = iter(np.split(frames, np.cumsum(sizes)[:-1]))
 

@@ -75,7 +75,10 @@ def _predict_chunk(model, args, kwargs, fixed, keys, chunk):
         return {
             "deterministic": _deterministic(sites),
             "log_likelihood": {name: site["fn"].log_prob(site["value"]) for name, site in observed.items()},
-            "replicated": {name: site["fn"].sample(key) for name, site in observed.items()},
+            "replicated": {
+                name: site["fn"].sample(jax.random.fold_in(key, number))
+                for number, (name, site) in enumerate(observed.items())
+            },
             "scale": {name: _scale(site) for name, site in observed.items()},
             "log_density": sum(terms, jnp.zeros(())),
         }
@@ -113,7 +116,8 @@ def prior_draws(
 def _draw_prior(model, leave_out, args, keys):
     def one(key):
         sites = _trace(skipped(model), args, {}, {}, key)
-        latent = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+        samples = {name: site for name, site in sites.items() if site["type"] == "sample"}
+        latent = {name: site["value"] for name, site in samples.items() if not site["is_observed"]}
         found = {**latent, **_deterministic(sites)}
         return {name: x for name, x in found.items() if not name.startswith(leave_out)}
 

@@ -19,7 +19,7 @@ from numpyro import handlers
 from numpyro.infer import init_to_mean
 
 from pendel.base import Array, InputError
-from pendel.infer.families import ANY, Family, family_of
+from pendel.infer.families import Family, family_of
 from pendel.infer.layout import Layout, make_layout
 from pendel.model.simulation import SIMULATION, replayed, skipped
 
@@ -135,11 +135,7 @@ class Target:
         return handlers.trace(handler(handlers.substitute(self.model, data=constrained))).get_trace(*args, **kwargs)
 
     def _log_prior(self, values, trace):
-        total = self.full.log_det_jacobian(values)
-        for site in trace.values():
-            if site["type"] == "sample" and not is_measured(site):
-                total = total + jnp.sum(site["fn"].log_prob(site["value"]))
-        return total
+        return sum(_log_priors(trace).values(), self.full.log_det_jacobian(values))
 
 
 def make_target(model: Callable, /, *args: Any, **kwargs: Any) -> Target:
@@ -151,16 +147,18 @@ def make_target(model: Callable, /, *args: Any, **kwargs: Any) -> Target:
     a restraint or a `numpyro.factor`, counts as prior.
 
     Raises:
-        InputError: an observed site without frames depends on a simulation.
+        InputError: a prior or an observed site without frames depends on a simulation, or the observations of a site
+            have a joint distribution.
     """
     trace = _abstract_trace(model, args, kwargs)
     full = make_layout(trace, with_fixed=True)
     spreads: dict[str, Array] = dict(_spreads_of(trace))
     bare = Target(model, (args, kwargs), make_layout(trace, with_fixed=False), full, spreads, frozenset(), frozenset())
     reached, scatter, location, faulty = _dependences(bare)
-    if faulty:
+    if np.any(faulty):
+        name = list(_priors(trace))[int(np.argmax(faulty))]
         raise InputError(
-            found="an observed site without frames that depends on a simulation",
+            found=f"the observed site {name!r} has no frames and depends on a simulation",
             expected="the plate and the frame of every observation of an intensity",
             do='sample it with infer={"plate": name of the plate of frames, "frame": experiment.frame_index}',
         )
@@ -190,6 +188,16 @@ def is_measured(site: Mapping[str, Any]) -> bool:
     return site["type"] == "sample" and site["is_observed"] and "frame" in site["infer"]
 
 
+def _priors(trace: Mapping[str, dict]) -> dict[str, dict]:
+    """Sites that belong to the prior, observed or not."""
+    return {name: site for name, site in trace.items() if site["type"] == "sample" and not is_measured(site)}
+
+
+def _log_priors(trace: Mapping[str, dict]) -> dict[str, Float[Array, ""]]:
+    """Log density of every site that belongs to the prior."""
+    return {name: jnp.sum(site["fn"].log_prob(site["value"])) for name, site in _priors(trace).items()}
+
+
 def prediction_of(trace: Mapping[str, dict]) -> Prediction:
     """What a trace says about the distributions of its measurements."""
     parts, families, observed, used = [], [], [], []
@@ -198,6 +206,12 @@ def prediction_of(trace: Mapping[str, dict]) -> Prediction:
             continue
         fn, mask = _unmasked(site["fn"])
         value = jnp.asarray(site["value"])
+        if fn.event_dim:
+            raise InputError(
+                found=f"{type(fn).__name__} at the observed site {site['name']!r}",
+                expected="a distribution of one value for every observation",
+                do="use one such as Normal or StudentT, or make what correlates the observations a latent site",
+            )
         families.append(family_of(fn))
         parts.append(families[-1].parameters(fn, value))
         observed.append(value)
@@ -236,8 +250,8 @@ def _abstract_trace(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dic
     return captured
 
 
-def _dependences(target: Target) -> tuple[Array, Array, Array, bool]:
-    """Which sites reach a simulation, scatter or location of a measurement; whether a prior depends on a simulation.
+def _dependences(target: Target) -> tuple[Array, Array, Array, Array]:
+    """Which sites reach a simulation, scatter or location of a measurement; which priors depend on a simulation.
 
     A site that is not a number makes everything not a number that depends on it.
     """
@@ -257,14 +271,15 @@ def _dependences(target: Target) -> tuple[Array, Array, Array, bool]:
             rows = jnp.isnan(prediction_of(trace).parameters)
             return _any_nan(asked), jnp.any(rows[1:]), jnp.any(rows[:1])
 
-        def prior(fill):
-            return target._log_prior(middle, target._trace(middle, None, data, partial(skipped, fill=fill)))
+        def unknown(fill):
+            found = _log_priors(target._trace(middle, None, data, partial(skipped, fill=fill)))
+            return jnp.isnan(jnp.stack([jnp.zeros(()), *found.values()]))[1:]
 
         found = jax.vmap(one)(jnp.eye(len(sites), dtype=bool))
-        return *found, jnp.isnan(prior(jnp.nan)) & ~jnp.isnan(prior(0.0))
+        # A share of all intensities, say, is not a number for zeros either; then ones tell.
+        return *found, unknown(jnp.nan) & ~(unknown(0.0) & unknown(1.0))
 
-    reached, scatter, location, faulty = jax.tree.map(np.asarray, probe(target.data))
-    return reached, scatter, location, bool(faulty)
+    return jax.tree.map(np.asarray, probe(target.data))
 
 
 def _any_nan(tree: Any) -> Array:
@@ -273,11 +288,9 @@ def _any_nan(tree: Any) -> Array:
 
 
 def _unmasked(fn: Any) -> tuple[Any, Any]:
-    """A distribution without the masks and expansions around it, and its mask."""
+    """A distribution without the masks and expansions around it, and the product of the masks."""
     mask: Any = 1.0
     while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
-        if isinstance(fn, dist.ExpandedDistribution) and family_of(fn.base_dist) is ANY:
-            break  # its replicated observations need the whole shape
-        mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else mask
+        mask = mask * fn._mask if isinstance(fn, dist.MaskedDistribution) else mask
         fn = fn.base_dist
     return fn, mask

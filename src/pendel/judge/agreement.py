@@ -37,7 +37,7 @@ def agreement(
     """All R factors of calculated intensities that are on the scale of the data.
 
         R_obs = sum |sqrt(I_o) - sqrt(I_c)| / sum sqrt(I_o)              over I_o > 3 sigma
-        wR2   = sqrt( sum (w (I_c - I_o))^2 / sum (w I_o)^2 )            over all, w from `likelihood.amplitude_weights`
+        wR2   = sqrt( sum (w (I_c - I_o))^2 / sum (w I_o)^2 )            over all, w from `pendel.model.errors`
 
     Args:
         intensity, sigma, calculated: in the same unit.

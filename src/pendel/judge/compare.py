@@ -1,9 +1,7 @@
 """Runs on the same measurements against each other: what predicts better, and which hand is right."""
 
-import csv
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,13 @@ from typing import Any
 import numpy as np
 
 from pendel.base import InputError
-from pendel.crystal import symmetry
-from pendel.crystal.structure import Crystal, direct_matrix, invert, is_centrosymmetric
-from pendel.files.cif import read_crystal
-from pendel.folder.posterior_file import Posterior
+from pendel.crystal.hand import are_opposite_hands
+from pendel.crystal.structure import Crystal
+from pendel.folder.reader import read_run_files
 from pendel.judge.loo import Loo, by_frame, by_measurement, held_out
 
 EVIDENCES = {"log_evidence_smc": "SMC", "log_evidence_laplace": "Laplace"}  # the better first
 COLUMNS = ("run", "model", "stage", "elpd", "se", "difference", "unreliable", "by frame", "held out")
-SAME_SITE = 0.3  # Å, between a structure and the inverse of another that is its other hand
 SAME_FIT = ("model", "thickness_shape", "selection")  # or evidences say more of these than of the hand
 
 
@@ -66,27 +62,26 @@ class Hand:
 
 def read_run(path: Path) -> Run:
     """A finished run; raises InputError for a folder that is none."""
-    try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        tree = Posterior.load(path / "posterior.nc").data
-        with open(path / "reflections.csv", encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            found=f"{path} without a complete result ({error})", expected="the folder of a finished run", do="check RUN"
-        ) from error
+    run = read_run_files(path)
     calculated = {
-        (row["dataset"], row["frame"], row["h"], row["k"], row["l"]): (float(row["i_obs"]), float(row["i_calc_mean"]))
-        for row in rows
+        (data.name, frame, hkl): (measured, mean)
+        for data in run.data
+        for frame, hkl, measured, mean in zip(
+            data.frame_id[data.frame].tolist(),
+            data.hkl,
+            data.intensity.tolist(),
+            data.calculated.mean(axis=0).tolist(),
+            strict=True,
+        )
     }
     return Run(
         path=path,
-        summary=summary,
-        crystal=read_crystal(path / "refined.cif", fullest=np.inf),
+        summary=run.summary,
+        crystal=run.crystal,
         calculated=calculated,
-        measurement=by_measurement(tree),
-        frame=by_frame(tree),
-        heldout=held_out(tree),
+        measurement=by_measurement(run.tree),
+        frame=by_frame(run.tree),
+        heldout=held_out(run.tree),
     )
 
 
@@ -95,7 +90,7 @@ def difference(one: Loo, other: Loo) -> Difference:
     if one.units != other.units:
         shared = len(set(one.units) & set(other.units))
         raise InputError(
-            found=f"{len(one.units)} and {len(other.units)} measurements or frames, {shared} of them the same",
+            found=f"the runs have {len(one.units)} and {len(other.units)} measurements or frames, and share {shared}",
             expected="runs on the same measurements",
             do="give both runs the same data, --select, --frames, --holdout and --seed",
         )
@@ -110,7 +105,7 @@ def hand(one: Run, other: Run) -> Hand | None:
     Cryst. 23, 406.
     """
     alike = all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
-    if not (alike and _are_inverse(one.crystal, other.crystal)):
+    if not (alike and are_opposite_hands(one.crystal, other.crystal)):
         return None
     shared = one.calculated.keys() & other.calculated.keys()
     observed = np.array([one.calculated[key][0] for key in shared])
@@ -182,27 +177,3 @@ def _hand_line(found: Hand) -> str:
         f"z = {z:+.1f} from {found.n_first} reflections for {found.first} and {found.n_second} for "
         f"{found.second}" + ("" if found.converged else "; not to be trusted: a fit did not converge")
     )
-
-
-def _are_inverse(one: Crystal, other: Crystal) -> bool:
-    """Whether one stands on the inverse of the other, and not as well on the other itself.
-
-    Polar structures that are nearly centrosymmetric stand near both; then the nearer one counts.
-    """
-    if is_centrosymmetric(one):
-        return False
-    turned, straight = _apart(one, invert(other)), _apart(one, other)
-    return turned is not None and max(turned) < SAME_SITE and (straight is None or sum(turned) < sum(straight))
-
-
-def _apart(one: Crystal, other: Crystal) -> list[float] | None:
-    """Distance [Å] of every site to the nearest image of the same site; None in other groups or with other sites."""
-    if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or other.labels != one.labels:
-        return None
-    direct = np.asarray(direct_matrix(one.cell))
-    rotations, translations = np.asarray(one.rotations), np.asarray(one.translations)
-    images = np.einsum("oij,sj->soi", rotations, np.asarray(other.fract)) + translations
-    return [
-        float(np.min(symmetry.lattice_distance(image - site, direct)))
-        for site, image in zip(np.asarray(one.fract), images, strict=True)
-    ]

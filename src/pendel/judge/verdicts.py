@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
+from pendel.base import kind_of
 from pendel.crystal.checks import OVERFULL
 from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
 from pendel.files.cif import NO_HYDROGEN
 from pendel.folder.reader import RunFiles
-from pendel.infer.guide.svi import SETTLED, largest_good_k, stands_still
 from pendel.judge.chains import fraction_of_missing_information
 from pendel.judge.frames import flagged_frames
 from pendel.judge.ranks import probability_ranks
@@ -21,7 +21,7 @@ SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
 NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
 AGREEING = 3.0  # nats between the bounds of guides from different seeds
-FEWEST_K_DRAWS = 40  # of runs that have not kept their number
+FEWEST_K_DRAWS = 40  # of runs whose file does not say how many
 FEW_HELD_OUT = 20  # observed reflections
 FEW_A_PARAMETER = 2  # observed reflections
 FEW_REPEATS = 0.02  # of the rows
@@ -92,7 +92,7 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
     if stage == "map":
         yield Verdict(
             WARN,
-            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies held",
+            "uncertainties are those of the Laplace approximation, with the spreads of the hierarchies fixed",
             "repeat with --infer svi or nuts",
         )
     if stage == "svi":
@@ -106,6 +106,14 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         yield from _basins(summary)
     if summary["max_r_hat"] is not None:
         yield from _chains(run)
+
+
+def largest_good_k(draws: int) -> float:
+    """The Pareto k up to which importance weights of so many draws would mend a guide.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry, J. Mach. Learn. Res. 25, 72 (2024).
+    """
+    return min(1 - 1 / np.log10(max(draws, 11)), 0.7)
 
 
 def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
@@ -123,12 +131,12 @@ def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
-    """Nothing for runs that have not kept the gain, or whose steps failed."""
+    """No verdict for runs whose file has no gain, or whose steps failed."""
     gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
     if gain is not None and error is not None:
-        settled = stands_still(gain, error)
+        settled = summary["elbo_settled"]
         gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
-        text = f"evidence bound: {gained} (good below {SETTLED:g} or two standard errors)"
+        text = f"evidence bound: {gained} (good below {summary['elbo_settled_below']:g} or two standard errors)"
         yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
     others = summary.get("elbo_other_guides")
     if others:
@@ -220,10 +228,11 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
     advice = "wrong element, partial occupancy or disorder?" if odd else ""
     text = f"U_eq outside {SMALL_U:g} to {LARGE_U:g} Å²: {', '.join(odd)}" if odd else "all U_eq are of usual size"
     yield Verdict(WARN if odd else PASS, text, advice)
-    overfull = [note for note in run.crystal.notes if OVERFULL in note]
+    overfull = [note for note in run.crystal.notes if kind_of(note) == OVERFULL]
     if overfull:
         yield Verdict(WARN, "; ".join(overfull), "tie the occupancies in the model, or fix one of them")
-    left_out = [note for note in run.record.get("derived", {}).get("notes", []) if NO_HYDROGEN in note]
+    notes = run.record.get("derived", {}).get("notes", [])
+    left_out = [note["text"] for note in notes if note["kind"] == NO_HYDROGEN]
     if left_out:
         yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen where they matter")
     kind = _two_ways(run.crystal)

@@ -68,7 +68,7 @@ def difference_map(
 
     Raises InputError as `fit_potential`. The potential is that of electrons at rest: no relativistic factor.
     """
-    resolution = resolution or min(item.experiment.dstar_max for item in data)
+    resolution = resolution or min(item.data.experiment.dstar_max for item in data)
     change = fit_potential(crystal, data, resolution=resolution, rounds=rounds)
     values = fourier_sum(crystal, change.hkl, change.coefficient, resolution)
     return Map(
@@ -98,7 +98,7 @@ def map_peaks(difference: Map, crystal: Crystal, count: int = 10) -> tuple[Peak,
     """The highest maxima that no operation of the space group maps onto each other, at most `count`, highest first.
 
     A maximum is placed between grid points by a second-order expansion of the map around the highest point. Maxima
-    closer than half the resolution, 1 / (2 g), are one.
+    closer than 1 / (2 g) at the resolution g are one.
     """
     values, direct = difference.values, direct_matrix(crystal.cell)
     found = np.argwhere((values == ndimage.maximum_filter(values, size=3, mode="wrap")) & (values > 0))
@@ -136,7 +136,7 @@ def map_holes(difference: Map, crystal: Crystal, count: int = 10) -> tuple[Peak,
 def map_sections(
     difference: Map, crystal: Crystal, peak: Peak, *, half_width: float = 2.5, points: int = 81
 ) -> tuple[Section, Section, Section]:
-    """Three planes through a peak at right angles; the first holds the two closest atoms that are not in line with it.
+    """Three planes through a peak at right angles; the first has the two closest atoms that are not in line with it.
 
     Args:
         half_width: of the squares [Å].
@@ -166,7 +166,7 @@ def map_sections(
 
 
 def _summit(values: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, float]:
-    """Place [grid points] and value of the maximum near a grid point, from the differences to its neighbours."""
+    """Position [grid points] and value of the maximum next to a grid point, from the differences to its neighbours."""
     around = np.ix_(*((index + np.arange(-1, 2)) % length for index, length in zip(point, values.shape, strict=True)))
     cube = values[around]
     gradient, hessian = np.zeros(3), np.zeros((3, 3))

@@ -9,8 +9,8 @@ has bent to its needs:
     dV = P (p x),        tilt_f + 0.1 deg (z_f1, z_f2),        t_f exp(0.1 z_f3)
 
 k_f is the best scale of frame f, P the projection on what the space group allows, and p_g the amplitude with which a
-standard normal x is what one missing carbon atom at a random place does: Gaussian priors, or ridges. Every round takes
-the derivatives at the point it has reached and solves the linear problem by conjugate gradients, which need products
+standard normal x is the effect of a missing carbon atom at a random position: Gaussian priors, or ridges. Every round
+takes the derivatives at the present point and solves the linear problem by conjugate gradients, which need products
 with the Jacobian and its transpose only: some hundreds of simulations, whatever the number of unknowns.
 """
 
@@ -27,8 +27,8 @@ from pendel.base import Array, InputError
 from pendel.constants import ELECTRON_MASS, ELEMENTARY_CHARGE, PLANCK, relativistic_gamma
 from pendel.crystal.form_factors import form_factors
 from pendel.crystal.structure import Crystal, reciprocal_matrix, volume
-from pendel.experiment.frames import Experiment
-from pendel.simulate import Plan, simulate_intensities
+from pendel.model.dataset import DataSet
+from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.beams import reflections_within
 
 VOLT_ANGSTROM2 = PLANCK**2 / (2 * ELECTRON_MASS * ELEMENTARY_CHARGE) * 1e20  # V_g gamma / U_g = h^2 / (2 m e) [V Å²]
@@ -41,13 +41,10 @@ SETTLED = 0.95  # a round that leaves more of the mean squared residual is the l
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedData:
-    """One measured crystal and what a fit says about it: the arguments of `simulate_intensities`, and the errors."""
+    """One measured crystal and what a fit says about it: the illumination of its frames, and the errors."""
 
-    experiment: Experiment
-    plan: Plan
-    tilt: Float[Array, "frames 2"]  # deg
-    thickness: Float[Array, "frames nodes"]  # Å
-    weights: Float[Array, "frames nodes"]
+    data: DataSet
+    illumination: Illumination
     scatter: Float[Array, " reflections"]  # standard deviation of I_obs about I_calc, in the unit of the data
 
 
@@ -82,15 +79,15 @@ def fit_potential(
     _check(data)
     hkl, image, phase = symmetric_sphere(crystal, resolution)
     amplitude = prior_amplitude(crystal, hkl)
-    support = tuple(_positions(hkl, np.asarray(item.plan.support_hkl)) for item in data)
-    unknown = jnp.zeros((2, len(hkl))), tuple(jnp.zeros((item.plan.frames, 3)) for item in data)
+    support = tuple(_positions(hkl, np.asarray(item.data.plan.support_hkl)) for item in data)
+    unknown = jnp.zeros((2, len(hkl))), tuple(jnp.zeros((item.data.plan.frames, 3)) for item in data)
     misfits = []
     for _ in range(rounds):
         moved, before, after = _round(unknown, crystal, data, support, image, phase, amplitude)
         misfits = misfits or [float(before)]
         if not np.isfinite(misfits[0]):
             raise InputError(
-                found="calculated intensities that are not finite",
+                found="calculated intensities are not finite",
                 expected="thickness nodes within the plan's thickness_max",
                 do="make the plan with a larger thickness_max",
             )
@@ -117,7 +114,7 @@ def symmetric_sphere(
     hkl = hkl[np.all([_positions(hkl, hkl @ rotation) < len(hkl) for rotation in rotations], axis=0)]
     if not len(hkl):
         raise InputError(
-            found=f"no reflection below {resolution} Å⁻¹",
+            found=f"there is no reflection below {resolution} Å⁻¹",
             expected="a resolution above the shortest reciprocal vector",
             do="raise the resolution of the map",
         )
@@ -163,16 +160,16 @@ def _residuals(unknown, *, shared, mode):
     change = _project(unknown[0], image, phase, amplitude)
     parts = []
     for item, places, z in zip(data, support, unknown[1], strict=True):
-        own = jnp.append(change, 0.0)[places] * relativistic_gamma(item.plan.wavelength) / VOLT_ANGSTROM2
-        tilt = item.tilt + TILT_DEG * z[:, :2]
-        thickness = item.thickness * jnp.exp(THICKNESS * z[:, 2:])
-        plan = item.plan.with_mode(mode)
-        calculated = simulate_intensities(
-            crystal, plan, tilt=tilt, thickness=thickness, weights=item.weights, u_change=own
+        experiment, plan, fitted = item.data.experiment, item.data.plan.with_mode(mode), item.illumination
+        own = jnp.append(change, 0.0)[places] * relativistic_gamma(plan.wavelength) / VOLT_ANGSTROM2
+        bent = dataclasses.replace(
+            fitted,
+            tilt=fitted.tilt + TILT_DEG * z[:, :2],
+            thickness=fitted.thickness * jnp.exp(THICKNESS * z[:, 2:]),
         )
-        calculated = calculated / item.scatter
-        measured = jnp.asarray(item.experiment.intensity) / item.scatter
-        frame, count = jnp.asarray(item.experiment.frame_index), item.plan.frames
+        calculated = simulate_intensities(crystal, plan, bent, u_change=own) / item.scatter
+        measured = jnp.asarray(experiment.intensity) / item.scatter
+        frame, count = jnp.asarray(experiment.frame_index), plan.frames
         top = jax.ops.segment_sum(calculated * measured, frame, count)
         bottom = jax.ops.segment_sum(calculated**2, frame, count)
         scale = top / jnp.where(bottom > 0, bottom, 1.0)
@@ -204,7 +201,7 @@ def _check(data: tuple[FittedData, ...]) -> None:
         scatter = np.asarray(item.scatter)
         if not (np.all(np.isfinite(scatter)) and np.all(scatter > 0)):
             raise InputError(
-                found=f"a scatter of {np.min(scatter)} in {item.experiment.name}",
+                found=f"the smallest standard deviation is {np.min(scatter)} in {item.data.name}",
                 expected="positive standard deviations",
-                do="give the error model's standard deviations",
+                do="give the standard deviations of the error model",
             )

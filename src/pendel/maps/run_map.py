@@ -1,26 +1,28 @@
 """The difference potential of a finished run: a CCP4 map, its highest peaks, and sections for the report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpyro import handlers
 
-from pendel.base import Array, InputError, suffix
+from pendel.base import Array, InputError
+from pendel.crystal.structure import Crystal
 from pendel.files.ccp4 import write_ccp4_map
-from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RunFolder, file_hash
+from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RECORD, RunFolder
+from pendel.folder.stage_keys import file_hash
 from pendel.maps.difference_map import Map, Peak, difference_map, map_holes, map_peaks, map_sections
 from pendel.maps.potential_fit import FittedData
-from pendel.model.load import load_model, with_thickness
-from pendel.run.checkpoints import map_values, unpack_start
+from pendel.model.dataset import DataSet, data_sets
+from pendel.model.load import load_model, with_options
+from pendel.model.simulation import SIMULATION
 from pendel.run.inputs import Problem, read_problem
 from pendel.run.plans import final_plans
-from pendel.run.settings import Settings
-from pendel.simulate import Plan
+from pendel.run.settings import settings_from
+from pendel.simulate import Illumination, Plan, simulate_intensities
 from pendel.simulate.cost import within_memory
-from pendel.simulate.forward import Call, recorded_calls
 
 PEAKS = 10
 LABEL = "difference potential [V], observed - calculated, dynamical"
@@ -29,7 +31,7 @@ HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 
 
 def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
-    """Solve for the difference potential at the maximum of a run, and keep map, peaks and sections in its folder.
+    """Solve for the difference potential at the maximum of a run, and write map, peaks and sections into its folder.
 
     Args:
         resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.
@@ -39,9 +41,9 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
     """
     run = RunFolder(folder)
     problem, model, plans, values = _fitted(run)
-    calls, calculated = _calls(model, problem, plans, values)
-    data = _fitted_data(problem, calls, calculated)
-    crystal = calls[0].crystal
+    datasets = data_sets(problem.experiments, plans)
+    crystal, illuminations, calculated = simulator_calls(model, problem.crystal, datasets, values)
+    data = _fitted_data(problem, datasets, illuminations, calculated)
     difference = difference_map(crystal, data, resolution=resolution)
     peaks = map_peaks(difference, crystal, PEAKS)
     write_ccp4_map(
@@ -58,65 +60,68 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
 
 def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, Array]]:
     """Problem, model, plans and the values of all sites at the maximum of a run."""
-    record = run.record() if (run.path / "run.json").is_file() else {}
-    if "map" not in record.get("stages", {}):
+    if not (run.path / RECORD).is_file() or "map" not in run.completed():
         raise InputError(
-            found=f"{run.path} without a finished maximum",
-            expected="the folder of a run whose stage map is done",
+            found=f"the folder {run.path} has no finished maximum",
+            expected="a run whose stage map is complete",
             do="run `pendel refine` with --out to this folder first",
         )
+    record = run.record()
     inputs = {role: Path(entry["path"]) for role, entry in record["inputs"].items()}
     changed = [role for role, path in inputs.items() if file_hash(path) != record["inputs"][role]["sha256"]]
     if changed:
         raise InputError(
-            found=f"another file than the run had as {', '.join(changed)}",
+            found=f"the run had another file as {', '.join(changed)}",
             expected="the inputs that run.json names, unchanged",
-            do="put them back, or refine again",
+            do="put the inputs back, or refine again",
         )
-    settings = Settings(**record["settings"])
+    settings = settings_from(record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
-    start = unpack_start(run.load_stage("start"))
-    model = with_thickness(load_model(settings.model), settings.thickness)
-    plans = within_memory(problem.crystal, final_plans(problem, settings, start.values), settings.memory)
-    return problem, model, plans, map_values(run.load_stage("map"))
+    start = run.load_stage("start")["values"]
+    model = with_options(load_model(settings.model), thickness=settings.thickness)
+    plans = within_memory(problem.crystal, final_plans(problem, settings, start), settings.memory)
+    return problem, model, plans, run.load_stage("map")["values"]
 
 
-def _calls(
-    model, problem: Problem, plans: tuple[Plan, ...], values: Mapping[str, Array]
-) -> tuple[list[Call], list[Array]]:
-    """What the model asks the simulator for at these values, and what it then calculates on the scale of the data."""
-    datasets = tuple(zip(problem.experiments, plans, strict=True))
+def simulator_calls(
+    model, crystal: Crystal, datasets: tuple[DataSet, ...], values: Mapping[str, Array]
+) -> tuple[Crystal, Sequence[Illumination], Sequence[Array]]:
+    """The structure and the illuminations that a model hands to the simulator at these values, and what it calculates.
+
+    Returns:
+        the structure, and for every data set its illumination and I_calc on the scale of the data.
+
+    Raises InputError unless the model calls `simulate_intensities` once for each data set, by `pendel.model.simulate`.
+    """
     known: Any = dict(values)
     program = handlers.substitute(handlers.seed(model, 0), data=known)
-    with recorded_calls() as calls:
-        sites = handlers.trace(program).get_trace(problem.crystal, datasets)
-    if len(calls) != len(plans):
+    sites = handlers.trace(program).get_trace(crystal, datasets)
+    simulations = [site for site in sites.values() if site["type"] == SIMULATION]
+    calls = [site["args"] for site in simulations if site["fn"] is simulate_intensities]
+    if len(calls) != len(datasets):
         raise InputError(
-            found=f"a model that calls simulate_intensities {len(calls)} times for {len(plans)} data sets",
-            expected="one call for each data set",
+            found=f"the model calls simulate_intensities {len(calls)} times for {len(datasets)} data sets",
+            expected="one call of `pendel.model.simulate` for each data set",
             do="refine with a dynamical model",
         )
-    return calls, [np.asarray(sites[f"calculated{suffix(number)}"]["value"]) for number in range(len(plans))]
+    calculated = [np.asarray(sites[f"calculated{data.suffix}"]["value"]) for data in datasets]
+    return calls[0][0], [illumination for _, _, illumination in calls], calculated
 
 
-def _fitted_data(problem: Problem, calls: list[Call], calculated: list[Array]) -> tuple[FittedData, ...]:
+def _fitted_data(
+    problem: Problem,
+    datasets: tuple[DataSet, ...],
+    illuminations: Sequence[Illumination],
+    calculated: Sequence[Array],
+) -> tuple[FittedData, ...]:
     """Errors are those of a structure that lacks nothing: the model's own have grown to cover what this one lacks."""
     found = []
-    for number, (experiment, call) in enumerate(zip(problem.experiments, calls, strict=True)):
-        square = 0.5 * (np.maximum(experiment.intensity, 0.0) ** 2 + calculated[number] ** 2)
-        scatter = np.sqrt(np.asarray(experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
+    for data, illumination, intensity in zip(datasets, illuminations, calculated, strict=True):
+        square = 0.5 * (np.maximum(data.experiment.intensity, 0.0) ** 2 + intensity**2)
+        scatter = np.sqrt(np.asarray(data.experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
         if problem.used is not None:
-            scatter = np.where(problem.used[number], scatter, HELD_OUT * scatter)
-        found.append(
-            FittedData(
-                experiment=experiment,
-                plan=call.plan,
-                tilt=call.tilt,
-                thickness=call.thickness,
-                weights=call.weights,
-                scatter=scatter,
-            )
-        )
+            scatter = np.where(problem.used[data.number], scatter, HELD_OUT * scatter)
+        found.append(FittedData(data=data, illumination=illumination, scatter=scatter))
     return tuple(found)
 
 

@@ -1,1 +1,33 @@
-"""Blocks of statistical models: what a model file imports."""
+"""What a model file imports: blocks, errors, thickness families, and the simulator as an effect.
+
+A model is a NumPyro program `model(crystal, datasets, *, intensities=None, mask=None)` with one `DataSet` for each
+measured crystal; further keyword arguments are its options. The files in `models/` are the examples.
+"""
+
+from pendel.model.blocks import observe, sample_errors, sample_frames, sample_structure, simulate
+from pendel.model.dataset import DataSet, data_sets
+from pendel.model.errors import gaussian, student_t, weighted_least_squares
+from pendel.model.simulation import simulated
+from pendel.model.spread import Spread
+from pendel.model.thickness_prior import Curve, Family, Number, sample_thickness
+from pendel.simulate.illumination import Illumination
+
+__all__ = [
+    "Curve",
+    "DataSet",
+    "Family",
+    "Illumination",
+    "Number",
+    "Spread",
+    "data_sets",
+    "gaussian",
+    "observe",
+    "sample_errors",
+    "sample_frames",
+    "sample_structure",
+    "sample_thickness",
+    "simulate",
+    "simulated",
+    "student_t",
+    "weighted_least_squares",
+]

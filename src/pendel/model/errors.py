@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from pendel.base import Array
+from pendel.experiment.frames import Experiment
 
 INSTABILITY = 0.01  # relative error added to every amplitude's standard deviation
 WEAK = 0.01  # below I_o = 0.01 sigma the amplitude's error no longer follows from the intensity's
@@ -29,13 +31,7 @@ def gaussian(
 
 
 def weighted_least_squares(
-    calculated: Float[Array, " reflections"],
-    intensity: Float[Array, " reflections"],
-    sigma: Float[Array, " reflections"],
-    frame_index: Int[Array, " reflections"],
-    *,
-    frames: int,
-    error: float | Float[Array, ""],
+    calculated: Float[Array, " reflections"], experiment: Experiment, *, error: ArrayLike
 ) -> dist.Normal:
     """Normal errors under which least squares minimises wR2: s_m = e sqrt(mean over the frame of (w I_o)^2) / w_m.
 
@@ -43,11 +39,11 @@ def weighted_least_squares(
     every frame counts alike, however bright. The weights w (`amplitude_weights`) depend on the data only.
 
     Args:
-        calculated: I_calc on the scale of the data; intensity, sigma: measured, same unit.
-        frame_index: frame of every measurement, of `frames` frames.
+        calculated: I_calc on the scale of the data.
         error: e, no unit.
     """
-    weight = amplitude_weights(intensity, sigma)
+    intensity, frame_index, frames = experiment.intensity, experiment.frame_index, len(experiment.frame_id)
+    weight = amplitude_weights(intensity, experiment.sigma)
     count = jax.ops.segment_sum(jnp.ones_like(weight), frame_index, frames)
     square = jax.ops.segment_sum((weight * intensity) ** 2, frame_index, frames) / jnp.maximum(count, 1)
     return dist.Normal(calculated, error * jnp.sqrt(square)[frame_index] / weight)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pendel.base import InputError
 
 PACKAGE = "pendel.models"
+OBSERVATIONS = ("intensities", "mask")  # keyword arguments that every model has
 
 
 def load_model(name_or_path: str) -> Callable:
@@ -21,38 +23,41 @@ def load_model(name_or_path: str) -> Callable:
     model = getattr(_module(name_or_path), "model", None)
     if not callable(model):
         raise InputError(
-            found=f"{name_or_path} without a function `model`",
+            found=f"the model {name_or_path} has no function `model`",
             expected="def model(crystal, datasets, *, intensities=None, mask=None)",
             do="start from a copy of a shipped model",
         )
     return model
 
 
-def with_thickness(model: Callable, kind: str | None) -> Callable:
-    """The model with another thickness distribution, see `pendel.model.thickness_prior`; the same model for None.
+def with_options(model: Callable, **options: Any) -> Callable:
+    """The model with values for its options, the keyword arguments after the data; None leaves the model's own value.
 
-    Raises InputError for a model that has no choice of it.
+    Shipped models have `thickness`, a name in `pendel.model.thickness_prior`; `robust` has `errors`, too.
+
+    Raises InputError for an option that the model does not have.
     """
-    if kind is None:
-        return model
-    if "thickness" not in inspect.signature(model).parameters:
-        raise InputError(
-            found=f"--thickness {kind} with a model that has no argument `thickness`",
-            expected="a model with a choice of thickness distributions",
-            do="leave out --thickness, or choose another --model",
-        )
-    return partial(model, thickness=kind)
+    given = {name: value for name, value in options.items() if value is not None}
+    known = list(model_options(model))
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(
+                found=f"--{name} {value} is given, but the model has no argument `{name}`",
+                expected=f"a model with a choice of it; this one has {', '.join(known) or 'no options'}",
+                do=f"leave out --{name}, or choose another --model",
+            )
+    return partial(model, **given) if given else model
+
+
+def model_options(model: Callable) -> dict[str, Any]:
+    """The options of a model with their values: its keyword arguments other than intensities and mask."""
+    keywords = [p for p in inspect.signature(model).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return {p.name: p.default for p in keywords if p.name not in OBSERVATIONS}
 
 
 def diffraction_theory(name_or_path: str) -> str:
     """What a model says of itself in DIFFRACTION_THEORY, in words of the CIF dictionary; else "dynamical"."""
     return getattr(_module(name_or_path), "DIFFRACTION_THEORY", "dynamical")
-
-
-def thickness_shape(model: Callable) -> str | None:
-    """The distribution of thickness a model uses, None where it has no choice of one."""
-    parameter = inspect.signature(model).parameters.get("thickness")
-    return parameter.default if parameter else None
 
 
 def model_story(name_or_path: str) -> str:
@@ -75,7 +80,9 @@ def _shipped(name: str) -> ModuleType:
     names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in names:
         raise InputError(
-            found=f"model {name!r}", expected=f"one of {', '.join(names)}, or a path ending in .py", do="change --model"
+            found=f"unknown model {name!r}",
+            expected=f"one of {', '.join(names)}, or a path ending in .py",
+            do="change --model",
         )
     return importlib.import_module(f"{PACKAGE}.{name}")
 
@@ -89,7 +96,7 @@ def _from_file(path: Path) -> ModuleType:
         specification.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            found=f"{path} cannot be run ({type(error).__name__}: {error})",
+            found=f"the model file {path} cannot be run ({type(error).__name__}: {error})",
             expected="a Python file with a model",
             do="correct the file",
         ) from error

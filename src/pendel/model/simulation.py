@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpyro.distributions.distribution import validation_enabled
 from numpyro.primitives import _PYRO_STACK, Messenger, apply_stack
 
 SIMULATION = "simulation"
@@ -49,11 +50,23 @@ class skipped(Messenger):
     """Runs a model without simulating: results have the right shapes and hold one number, `fill`, everywhere.
 
     What does not depend on a simulation, such as the prior, is right. Filled with NaN it shows what does depend on one.
+    NumPyro does not check parameters of distributions here, because a scale may be zero that is not in a real run.
     """
 
     def __init__(self, fn: Callable | None = None, fill: float = 0.0) -> None:
         super().__init__(fn)
         self.fill = fill
+
+    def __enter__(self) -> None:
+        """Switch the checks of distributions off."""
+        self._unchecked = validation_enabled(False)
+        self._unchecked.__enter__()
+        super().__enter__()
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        """Switch them back to what they were."""
+        super().__exit__(exc_type, exc_value, traceback)
+        self._unchecked.__exit__(None, None, None)
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Fill the shapes of the result."""

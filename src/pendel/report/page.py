@@ -21,11 +21,9 @@ from pendel.report import figures_thickness as thickness_figures
 from pendel.report import structure_tables
 from pendel.report.glossary import GLOSSARY
 from pendel.report.style import as_svg, drawing
-from pendel.run.settings import Settings
 
 PAGE = "report.html"
 CHAINS = ("nuts", "mclmc")
-DEFAULTS = Settings()
 
 
 def write_page(folder: Path) -> Path:
@@ -108,22 +106,27 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         elif value is None:
             settings.append((name, "default of the model or the data"))
         else:
-            settings.append((name, f"{value} (default)" if value == getattr(DEFAULTS, name, None) else str(value)))
+            settings.append((name, f"{value} (default)" if value == record["defaults"].get(name) else str(value)))
     yield "settings", settings
     for name in (name for name in derived if name.startswith("plan")):
         yield f"simulation{name.removeprefix('plan').replace('_', ' of crystal ')}", _simulation(derived[name])
-    yield "notes of the readers", [(str(number + 1), note) for number, note in enumerate(derived.get("notes", []))]
+    yield (
+        "notes of the readers",
+        [(str(number + 1), note["text"]) for number, note in enumerate(derived.get("notes", []))],
+    )
     versions = [(name, str(value)) for name, value in record["versions"].items()]
     yield "versions", [*versions, ("code SHA-256", record["code_sha256"][:16] + "…"), ("seed", str(record["seed"]))]
     times = [
-        (stage, f"{entry['seconds']:.0f} s, done {entry['finished']}") for stage, entry in record["stages"].items()
+        (stage, f"{entry['seconds']:.0f} s, done {entry['finished']}")
+        for stage, entry in record["stages"].items()
+        if entry["key"] == record["keys"].get(stage)
     ]
     total = f"{summary['elapsed_s']:.0f} s, {summary['compile_s']:.0f} s of it compiling"
     yield "times", [*times, ("all", total), ("devices", str(record.get("devices", "not recorded")))]
 
 
 def _simulation(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    beams = ", ".join(f"{g['segments']} × {g['beams']} ({g['propagator']})" for g in plan.get("groups", []))
+    beams = ", ".join(f"{g['segments']} × {g['beams']}" for g in plan.get("groups", []))
     rest = {name: value for name, value in plan.items() if name != "groups"}
     numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rest.items()]
     return [("segments × beams", beams), *numbers]

@@ -1,5 +1,6 @@
 """One look for all figures of the report: SVG whose colours are the page's own, light or dark."""
 
+import html
 import io
 import re
 from collections.abc import Iterator
@@ -94,11 +95,5 @@ def as_svg(figure: Figure, *, name: str, description: str) -> str:
     size = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', text)
     text = re.sub(r"<svg[^>]*>", "", text, count=1)
     box = f"0 0 {size[1]} {size[2]}" if size else "0 0 331 223"
-    label = _escaped(description)
+    label = html.escape(description)
     return f'<svg role="img" aria-label="{label}" viewBox="{box}" xmlns:xlink="http://www.w3.org/1999/xlink">{text}'
-
-
-def _escaped(text: str) -> str:
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(character, entity)
-    return text

@@ -1,26 +1,14 @@
 """`--infer smc`: a maximum in every thickness basin, and tempered particles that say how probable each one is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from pendel.base import Array
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.maximum.map import MapFit, laplace_evidence
 from pendel.infer.target import Target
-from pendel.run.checkpoints import Chosen
-from pendel.run.fitting import Run, fit_structure, global_laplace, map_facts, sd_over_laplace
-from pendel.run.writing import StageResult
+from pendel.run.fitting import Chosen, Run, fit_structure
 
 LOWEST = 30.0  # in log evidence below the best: not worth a particle
-
-
-def widest(start: Chosen) -> Mapping[str, Array]:
-    """Start values with the largest thickness of all basins in every frame: beams and tilts must do for each."""
-    names = [name for name in start.values if name.startswith("log_thickness") and np.ndim(start.values[name])]
-    sets = (start.values, *start.others)
-    return {**start.values, **{name: np.max([values[name] for values in sets], axis=0) for name in names}}
 
 
 def fit_basins(run: Run, target: Target, start: Chosen, fit: MapFit) -> list[MapFit]:
@@ -55,45 +43,7 @@ def temper(run: Run, target: Target, fits: Sequence[MapFit]) -> Tempered:
         target,
         starts=fits,
         key=run.key(5),
+        tuning=run.tuning.smc,
         keeper=run.folder.keeper("smc"),
         progress=run.progress,
     )
-
-
-def tempered_result(run: Run, fits: Sequence[MapFit], tempered: Tempered, *, tried: int) -> StageResult:
-    """What SMC leaves: its particles, their mean in the most probable basin as the point, and probabilities.
-
-    tried: basins of the scan that were fitted.
-    """
-    best = int(np.argmax(tempered.probability))
-    inside = tempered.basin == best
-    point = {name: np.asarray(np.mean(np.asarray(x)[inside], axis=0)) for name, x in tempered.draws.items()}
-    facts = {
-        "basins_tried": tried,
-        "basin_probability": [float(p) for p in tempered.probability],
-        "basin_thickness": _thickness(tempered),
-        "basin_log_evidence_laplace": [laplace_evidence(fit) for fit in fits],
-        "log_evidence_smc": tempered.log_evidence,
-        "log_evidence_smc_se": tempered.log_evidence_se,
-        "smc_temperatures": list(tempered.temperatures),
-        "smc_acceptance": tempered.acceptance[-1],
-        "n_gradients": tempered.gradients,
-        "sd_over_laplace": sd_over_laplace(run, fits[best], tempered.draws),
-    }
-    return StageResult(
-        stage="smc",
-        point=point,
-        draws=tempered.draws,
-        facts={**map_facts(fits[best]), **facts},
-        is_last=True,
-        laplace=global_laplace(run, fits[best]),
-    )
-
-
-def _thickness(tempered: Tempered) -> list[float | None]:
-    """Median over frames and particles of the first crystal's T [Å] in every basin, None where no particle is left."""
-    log_thickness = tempered.draws.get("log_thickness")
-    if log_thickness is None:
-        return [None] * len(tempered.probability)
-    inside = [np.asarray(log_thickness)[tempered.basin == k] for k in range(len(tempered.probability))]
-    return [float(np.exp(np.median(x))) if len(x) else None for x in inside]

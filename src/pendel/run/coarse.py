@@ -16,15 +16,12 @@ from pendel.crystal.structure import Crystal
 from pendel.experiment.select import thin
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.predict import derive
+from pendel.model.dataset import DataSet
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
+from pendel.run.tuning import Coarsening
 from pendel.simulate import Plan
 from pendel.simulate.cost import operations
-
-WORTH = 1e11  # floating point operations of one simulation, about a second of a fast core
-CARD = 60  # times as fast is a graphics card, which spends more on compiling a coarse problem than that saves
-FRAMES = 10  # of the coarse fit, at least
-BEAMS = 0.5  # of sg_max
 
 STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
 
@@ -40,15 +37,15 @@ class Coarse:
     every: int
 
 
-def is_costly(plans: Sequence[Plan]) -> bool:
+def is_costly(plans: Sequence[Plan], rule: Coarsening) -> bool:
     """Whether one simulation takes so long that a fit should not begin with all frames and beams."""
-    return sum(operations(plan) for plan in plans) >= WORTH * (1 if jax.default_backend() == "cpu" else CARD)
+    return sum(operations(plan) for plan in plans) >= rule.worth * (1 if jax.default_backend() == "cpu" else rule.card)
 
 
-def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) -> Coarse:
+def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings, rule: Coarsening) -> Coarse:
     """Few frames and beams of a problem that is expensive to simulate."""
     fewest = min(len(experiment.frame_id) for experiment in problem.experiments)
-    every = max(1, fewest // FRAMES)
+    every = max(1, fewest // rule.frames)
     few = tuple(thin(experiment, slice(None, None, every)) for experiment in problem.experiments)
     used = problem.used
     if used is not None:
@@ -56,15 +53,15 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings) 
             flags[np.asarray(experiment.frame_index) % every == 0]
             for flags, experiment in zip(used, problem.experiments, strict=True)
         )
-    sg_max = min(float(dict(plan.settings)["sg_max"]) for plan in plans)
+    sg_max = min(plan.settings.sg_max for plan in plans)
     return Coarse(
         problem=dataclasses.replace(problem, experiments=few, used=used),
-        settings=dataclasses.replace(settings, sg_max=BEAMS * sg_max),
+        settings=dataclasses.replace(settings, sg_max=rule.beams * sg_max),
         every=every,
     )
 
 
-def fitted_values(model: Callable, crystal: Crystal, datasets: tuple, fit: MapFit) -> dict[str, Array]:
+def fitted_values(model: Callable, crystal: Crystal, datasets: tuple[DataSet, ...], fit: MapFit) -> dict[str, Array]:
     """Values of all sites at a fit, and the structure that the model derives from them."""
     draws = {name: np.asarray(value)[None] for name, value in fit.values.items()}
     derived = derive(model, (crystal, datasets), draws, leave_out=("calculated", "intensity"))

@@ -13,9 +13,11 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select
 from pendel.infer.predict import predict
 from pendel.judge.agreement import Agreement, agreement, rescaled
+from pendel.model.dataset import data_sets
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
-from pendel.simulate import Plan, make_plan
+from pendel.simulate import Plan
+from pendel.simulate.replan import replan
 
 
 def own_agreement(problem: Problem, calculated: Sequence[Float[Array, "reflections"]], *, used: bool) -> Agreement:
@@ -94,26 +96,12 @@ def joined(
 
 def _simulate(model, crystal: Crystal, experiments, plans, point) -> list[np.ndarray]:
     """Calculated intensities of other measurements of the same frames, on the data's scale."""
-    datasets = tuple(
-        (experiment, replan(crystal, experiment, plan, tilt=point.get(f"tilt{suffix(number)}")))
+    around = [
+        replan(crystal, experiment, plan, tilt=point.get(f"tilt{suffix(number)}"))
         for number, (experiment, plan) in enumerate(zip(experiments, plans, strict=True))
-    )
+    ]
+    datasets = data_sets(experiments, around)
     draws = {name: np.asarray(value)[None] for name, value in point.items()}
     intensities = tuple(experiment.intensity for experiment in experiments)
     predicted = predict(model, (crystal, datasets), draws, intensities=intensities, key=jax.random.key(0))
-    return [predicted.deterministic[f"calculated{suffix(number)}"][0] for number in range(len(datasets))]
-
-
-def replan(crystal: Crystal, experiment: Experiment, plan: Plan, *, tilt: Array | None) -> Plan:
-    """A plan with the settings of another one, its beams selected around the given frame tilts."""
-    settings = dict(plan.settings)
-    return make_plan(
-        crystal,
-        experiment,
-        g_max=settings["g_max"],
-        sg_max=settings["sg_max"],
-        tilts=int(settings["tilts"]),
-        thickness_max=settings["thickness_max"],
-        tilt=None if tilt is None else np.asarray(tilt),
-        dtype=plan.dtype,
-    )
+    return [predicted.deterministic[f"calculated{data.suffix}"][0] for data in datasets]

@@ -1,4 +1,4 @@
-"""The stages of a refinement: what each is given, and what it leaves for the next one and for the run folder."""
+"""What the stages of a refinement give to inference, and what they get from it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,30 +8,57 @@ import jax
 import numpy as np
 
 from pendel.base import Array, suffix
-from pendel.experiment.frames import Experiment
+from pendel.crystal.structure import Crystal
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
-from pendel.infer.guide.svi import STEPS, SviFit, SviTuning, bound_gain, end_bound, fit_svi, pareto_k
-from pendel.infer.maximum.map import MapFit, climb_frames, fit_map, laplace_draws, laplace_evidence
+from pendel.infer.guide.svi import SviFit, end_bound, fit_svi, pareto_k
+from pendel.infer.maximum.map import MapFit, climb_frames, fit_map
 from pendel.infer.maximum.optimise import APPROXIMATE, CONVERGED, MapTuning
 from pendel.infer.target import Target, make_target
-from pendel.run.checkpoints import Chosen, Guided
+from pendel.model.dataset import DataSet, data_sets
+from pendel.run.clock import CompileClock
 from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
 from pendel.run.inputs import Problem
 from pendel.run.plans import final_plans, first_plans
 from pendel.run.scan import find_start, tilt_moves
 from pendel.run.settings import Settings
-from pendel.run.writing import DRAWS, Refined, StageResult, Summary, write_stage
+from pendel.run.tuning import Tuning
 from pendel.simulate import Plan
 from pendel.simulate.cost import affordable_draws, within_memory
 from pendel.simulate.shard import shard_plan
 
 ROUNDS = 3  # of a fit that begins at a scan
+DRAWS = 1000  # of the parameters: cheap
 K_DRAWS = 200  # of the guide, for its Pareto k
-BATCHES, SHORT_CYCLE = 8, 100  # of SVI where one simulation is costly
 SAMPLERS = {"nuts": sample_nuts, "mclmc": sample_mclmc}
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Start values that were chosen: site values, and (thickness [Å], misfit) of all basins that were found.
+
+    `others`: site values of the basins that were not chosen.
+    """
+
+    values: dict[str, Array]
+    basins: Array
+    others: tuple[dict[str, Array], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guided:
+    """Draws from a fitted guide, the loss on the way, and the tail of posterior over guide.
+
+    `losses`: [guides steps] of the guides from all seeds, the kept one first; NaN after the end of the shorter ones.
+    """
+
+    draws: dict[str, Array]
+    losses: Array
+    cycle: int  # steps of one cycle of the loss
+    pareto_k: float
+    k_draws: int  # that it was found from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +70,16 @@ class Run:
     problem: Problem
     settings: Settings
     progress: Progress | None
-    clock: Callable[[], Mapping[str, float]]
+    clock: CompileClock
+    tuning: Tuning
 
-    def datasets(self, plans: Sequence[Plan]) -> tuple[tuple[Experiment, Plan], ...]:
-        """(experiment, plan) pairs, as models take them."""
-        return tuple(zip(self.problem.experiments, plans, strict=True))
+    def datasets(self, plans: Sequence[Plan]) -> tuple[DataSet, ...]:
+        """The data sets, as models take them."""
+        return data_sets(self.problem.experiments, plans)
+
+    def args(self, plans: Sequence[Plan]) -> tuple[Crystal, tuple[DataSet, ...]]:
+        """The arguments of the model."""
+        return self.problem.crystal, self.datasets(plans)
 
     def observations(self) -> dict[str, Any]:
         """The keyword arguments of a model: intensities and which of them count."""
@@ -143,12 +175,13 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
     Where one simulation is costly, a step simulates a batch of the frames, and cycles are short; not on graphics cards,
     where many frames take as long as few.
     """
-    angles = {f"frames{suffix(n)}": experiment.alpha for n, experiment in enumerate(run.problem.experiments)}
-    plans = [plan for _, plan in target.data[0][1]]
-    costly = is_costly(plans) and jax.default_backend() == "cpu"
-    batches, steps = (BATCHES, SHORT_CYCLE) if costly else (1, STEPS)
-    way = run.folder.record().get("svi") or {"batches": batches, "steps": steps}  # as where the run began
-    run.folder.update(svi=way)
+    datasets: tuple[DataSet, ...] = target.data[0][1]
+    angles = {data.frames: data.experiment.alpha for data in datasets}
+    plans = [data.plan for data in datasets]
+    costly = is_costly(plans, run.tuning.coarse) and jax.default_backend() == "cpu"
+    few, usual = run.tuning.batching, run.tuning.svi
+    batches, steps = (few.batches, few.steps) if costly else (usual.batches, usual.steps)
+    way = run.folder.decided("svi", run.folder.keys["svi"], lambda: {"batches": batches, "steps": steps})
 
     def one(number: int) -> SviFit:
         return fit_svi(
@@ -156,8 +189,8 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
             start=fit,
             key=jax.random.fold_in(run.key(1), number),
             angles=angles,
-            tuning=SviTuning(steps=way["steps"], batches=way["batches"]),
-            keeper=run.folder.keeper(f"svi{suffix(number)}"),
+            tuning=dataclasses.replace(usual, steps=way["steps"], batches=way["batches"]),
+            keeper=run.folder.keeper("svi", suffix(number)),
             progress=run.progress,
         )
 
@@ -179,109 +212,7 @@ def sample_chains(run: Run, target: Target, fit: MapFit) -> Sampled:
         target,
         start=fit,
         key=run.key(3),
+        tuning=getattr(run.tuning, run.settings.infer),
         keeper=run.folder.keeper(run.settings.infer),
         progress=run.progress,
     )
-
-
-def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
-    """What MAP leaves: its point, and draws of the Laplace approximation."""
-    draws = laplace_draws(fit, run.key(0), DRAWS)
-    return StageResult(stage="map", point=fit.values, draws=draws, facts=map_facts(fit), is_last=is_last)
-
-
-def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
-    """What SVI leaves: draws of the guide, and their mean as the point."""
-    point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
-    kept, *others = map(_without_padding, guided.losses)
-    gain, error = bound_gain(kept, guided.cycle)
-    facts = {
-        **map_facts(fit),
-        "elbo_gain": gain,
-        "elbo_gain_se": error,
-        "svi_steps": len(kept),
-        "elbo": end_bound(kept, guided.cycle),
-        "elbo_other_guides": [end_bound(losses, guided.cycle) for losses in others],
-        "guide_pareto_k": guided.pareto_k,
-        "guide_pareto_k_draws": guided.k_draws,
-        "sd_over_laplace": sd_over_laplace(run, fit, guided.draws),
-    }
-    return StageResult(
-        stage="svi",
-        point=point,
-        draws=guided.draws,
-        facts=facts,
-        is_last=True,
-        laplace=global_laplace(run, fit),
-        losses=guided.losses,
-    )
-
-
-def _without_padding(losses: Array) -> Array:
-    return losses[: 1 + np.flatnonzero(~np.isnan(losses))[-1]]
-
-
-def chains_result(run: Run, fit: MapFit, sampled: Sampled) -> StageResult:
-    """What a sampler leaves: all chains, and the mean of their draws as the point."""
-    chains, length = sampled.statistics["energy"].shape
-    draws = {name: np.reshape(x, (chains * length, *np.shape(x)[2:])) for name, x in sampled.draws.items()}
-    point = {name: np.asarray(np.mean(values, axis=0)) for name, values in draws.items()}
-    statistics = {name: np.ravel(x) for name, x in sampled.statistics.items()}
-    if "diverging" in statistics:
-        statistics["diverging"] = statistics["diverging"].astype(bool)  # ArviZ selects with it
-    counts = {"n_gradients": sampled.gradients, "n_gradients_warmup": sampled.warmup_gradients}
-    return StageResult(
-        stage=run.settings.infer,
-        point=point,
-        draws=draws,
-        facts={**map_facts(fit), **counts, "sd_over_laplace": sd_over_laplace(run, fit, draws)},
-        is_last=True,
-        chains=chains,
-        statistics=statistics,
-        laplace=global_laplace(run, fit),
-    )
-
-
-def sd_over_laplace(run: Run, fit: MapFit, draws: Mapping[str, Array]) -> dict[str, list[float]]:
-    """Smallest and largest ratio of standard deviations to those of the Laplace approximation, by global site."""
-    ratios = {
-        name: np.std(draws[name], axis=0) / np.std(laplace, axis=0)
-        for name, laplace in global_laplace(run, fit).items()
-    }
-    return {name: [float(np.min(ratio)), float(np.max(ratio))] for name, ratio in ratios.items() if np.size(ratio)}
-
-
-def global_laplace(run: Run, fit: MapFit) -> dict[str, Array]:
-    """Laplace draws of the sites that all frames share."""
-    draws = laplace_draws(fit, run.key(0), DRAWS)
-    return {site.name: draws[site.name] for site in fit.layout.sites if site.plate is None}
-
-
-def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tuple[Summary, Refined]:
-    """Everything about a result into the run folder."""
-    written = write_stage(
-        run.folder,
-        run.model,
-        run.problem,
-        plans,
-        run.settings,
-        result,
-        clock=run.clock,
-        progress=run.progress,
-    )
-    run.folder.update(results_of=result.stage)
-    if run.progress is not None:
-        found = {name: written[0][name] for name in ("r_obs_pooled", "wr2_pooled")}
-        run.progress(f"{result.stage} done", 1, 1, found)
-    return written
-
-
-def map_facts(fit: MapFit) -> dict[str, Any]:
-    """What the summary says of a maximum."""
-    return {
-        "converged": fit.converged,
-        "map_log_density": -fit.potential,
-        "log_evidence_laplace": laplace_evidence(fit),
-        "map_message": fit.message,
-        "n_parameters": int(fit.layout.size),
-    }

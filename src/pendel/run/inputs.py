@@ -14,7 +14,7 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, select, split, thin
 from pendel.files.cif import read_crystal
 from pendel.files.pets import read_pets
-from pendel.run.settings import Settings, check_settings, parse_frames
+from pendel.run.settings import Settings, check_settings, of_data, parse_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,19 @@ class Problem:
 
 def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> Problem:
     """Read, check and select; raises InputError for anything that cannot be used. Writes nothing."""
-    check_settings(settings)
+    check_settings(settings, len(data))
     if not data or len({Path(path).resolve() for path in data}) < len(data):
         raise InputError(
-            found=f"{len(data)} data files, one of them twice" if data else "no data file",
+            found=f"one of {len(data)} data files is named twice" if data else "no data file is named",
             expected="one or several different .cif_pets files",
             do="name each data set once",
         )
     crystal = read_crystal(structure, hydrogen=settings.hydrogen)
     notes = list(crystal.notes)
-    rows = [thin(read_rows(path, crystal, settings), parse_frames(settings.frames)) for path in data]
+    rows = [
+        thin(read_rows(path, crystal, settings, number), parse_frames(of_data(settings.frames, number)))
+        for number, path in enumerate(data)
+    ]
     names = [measured.name for measured in rows]
     rows = [  # files of one name in different folders
         dataclasses.replace(measured, name=f"{name} ({number + 1})") if names.count(name) > 1 else measured
@@ -66,14 +69,14 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     )
 
 
-def read_rows(path: Path, crystal: Crystal, settings: Settings) -> Experiment:
-    """All rows of one data file, read as the settings say; they must have passed `check_settings`."""
+def read_rows(path: Path, crystal: Crystal, settings: Settings, number: int = 0) -> Experiment:
+    """All rows of one data file, the `number`-th from 0, read as the settings say, which `check_settings` accepts."""
     return read_pets(
         path,
-        cell=cast("Literal['header', 'structure', 'ub']", settings.cell),
+        cell=cast("Literal['header', 'structure', 'ub']", of_data(settings.cell, number)),
         structure_cell=crystal.cell,
-        geometry=cast("Literal['rotation', 'precession'] | None", settings.geometry),
-        energy_ev=settings.energy_ev,
+        geometry=cast("Literal['rotation', 'precession'] | None", of_data(settings.geometry, number)),
+        energy_ev=of_data(settings.energy_ev, number),
     )
 
 

@@ -1,5 +1,6 @@
 """Plans of a run: beams for finding start values, then beams around what was found."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,13 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
     return tuple(plans)
 
 
+def widest(values: Mapping[str, Array], others: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Start values with the largest thickness of all basins in every frame: beams and tilts must do for each."""
+    names = [name for name in values if name.startswith("log_thickness") and np.ndim(values[name])]
+    sets = (values, *others)
+    return {**values, **{name: np.max([one[name] for one in sets], axis=0) for name in names}}
+
+
 def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, Array]) -> dict[str, float | int]:
     """How well the tilts sample the fringes of the thickness that was found; nothing for models without one.
 
@@ -59,7 +67,7 @@ def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, A
         name = f"log_thickness{suffix(number)}"
         if name in values:
             thickness = float(np.quantile(np.exp(np.asarray(values[name])), THICK_FRAMES))
-            step = fringes_per_tilt(experiment, thickness, int(dict(plan.settings)["tilts"]))
+            step = fringes_per_tilt(experiment, thickness, plan.settings.tilts)
             if step > worst.get("fringes_per_tilt", 0.0):
                 worst = {"fringes_per_tilt": step, "tilts_resolving": resolving_tilts(experiment, thickness)}
     return worst
@@ -69,10 +77,7 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
     """Every default that was derived from the data, for run.json."""
     found = {}
     for number, plan in enumerate(plans):
-        groups = [
-            {"segments": len(group.frame), "beams": group.hkl.shape[1], "propagator": group.propagator}
-            for group in plan.groups
-        ]
-        settings = {"dtype": plan.dtype, "max_steps": plan.max_steps, "groups": groups}
-        found[f"plan{suffix(number)}"] = {**dict(plan.settings), **settings}
+        groups = [{"segments": len(group.frame), "beams": group.hkl.shape[1]} for group in plan.groups]
+        settings = dataclasses.asdict(plan.settings)
+        found[f"plan{suffix(number)}"] = {**settings, "max_steps": plan.max_steps, "groups": groups}
     return found

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from pendel.base import Array, suffix
+from pendel.base import Array
 from pendel.experiment.frames import Experiment, excitation_error, is_observed
 from pendel.infer.predict import predict
-from pendel.run.evaluate import replan
+from pendel.model.dataset import DataSet, data_sets
 from pendel.run.inputs import Problem
 from pendel.simulate import Plan
 from pendel.simulate.beams import SegmentGroup
+from pendel.simulate.replan import replan
+from pendel.simulate.shard import shard_plan
 
 REFLECTIONS = 6  # of a data set
 
@@ -33,20 +35,24 @@ def rocking_curves(
         S_g [Å⁻¹] at the file's orientation, and `curve_measurement` [point], the measurement each point belongs to.
         Nothing where a data set has no observed reflection.
     """
-    pairs, found = [], {}
-    for number, (experiment, plan) in enumerate(zip(problem.experiments, plans, strict=True)):
-        tilt = draws.get(f"tilt{suffix(number)}")
-        around = replan(problem.crystal, experiment, plan, tilt=None if tilt is None else np.mean(tilt, axis=0))
-        spread, points, excitation = spread_over_tilts(experiment, around, strongest(experiment))
+    datasets, found = [], {}
+    for data in data_sets(problem.experiments, plans):
+        tilt = draws.get(f"tilt{data.suffix}")
+        whole = dataclasses.replace(data.plan, mesh=None)  # the devices get single tilts, not these segments
+        around = replan(problem.crystal, data.experiment, whole, tilt=None if tilt is None else np.mean(tilt, axis=0))
+        around = dataclasses.replace(data, plan=around)
+        spread, points, excitation = spread_over_tilts(around, strongest(data.experiment))
         if len(points) == 0:
             return {}
-        pairs.append(spread)
-        found |= {f"curve_excitation{suffix(number)}": excitation, f"curve_measurement{suffix(number)}": points}
-    intensities = tuple(experiment.intensity for experiment, _ in pairs)
+        if data.plan.mesh is not None:
+            spread = dataclasses.replace(spread, plan=shard_plan(spread.plan))
+        datasets.append(spread)
+        found |= {f"curve_excitation{data.suffix}": excitation, f"curve_measurement{data.suffix}": points}
+    intensities = tuple(data.experiment.intensity for data in datasets)
     predicted = predict(
-        model, (problem.crystal, tuple(pairs)), draws, intensities=intensities, key=jax.random.key(0)
+        model, (problem.crystal, tuple(datasets)), draws, intensities=intensities, key=jax.random.key(0)
     ).deterministic
-    return found | {f"curve{suffix(n)}": predicted[f"calculated{suffix(n)}"] for n in range(len(pairs))}
+    return found | {f"curve{data.suffix}": predicted[f"calculated{data.suffix}"] for data in datasets}
 
 
 def strongest(experiment: Experiment, count: int = REFLECTIONS) -> list[int]:
@@ -63,14 +69,13 @@ def strongest(experiment: Experiment, count: int = REFLECTIONS) -> list[int]:
     return chosen
 
 
-def spread_over_tilts(
-    experiment: Experiment, plan: Plan, rows: list[int]
-) -> tuple[tuple[Experiment, Plan], Array, Array]:
-    """An (experiment, plan) pair whose measurements are the given ones at every single tilt of their frames.
+def spread_over_tilts(data: DataSet, rows: list[int]) -> tuple[DataSet, Array, Array]:
+    """A data set whose measurements are the given ones at every single tilt of their frames.
 
     Returns:
-        the pair, the measurement each new one belongs to, and its excitation error [Å⁻¹].
+        the data set, the measurement each new one belongs to, and its excitation error [Å⁻¹].
     """
+    experiment, plan = data.experiment, data.plan
     points: list[int] = []
     errors: list[float] = []
     groups = tuple(_single_tilts(group, experiment, rows, points, errors) for group in plan.groups)
@@ -89,8 +94,8 @@ def spread_over_tilts(
         dataclasses.replace(group, measurement=np.where(group.measurement < 0, count, group.measurement))
         for group in groups
     )
-    single = dataclasses.replace(plan, groups=groups, measurements=count, same_as=np.arange(count), mesh=None)
-    return (spread, single), belongs, np.array(errors)
+    single = dataclasses.replace(plan, groups=groups, measurements=count, same_as=np.arange(count))
+    return dataclasses.replace(data, experiment=spread, plan=single), belongs, np.array(errors)
 
 
 def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, errors) -> SegmentGroup | None:

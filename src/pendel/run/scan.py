@@ -18,8 +18,9 @@ from scipy.special import softmax
 
 from pendel.base import Array
 from pendel.crystal.structure import Crystal
-from pendel.experiment.frames import Experiment
-from pendel.simulate import Plan, thickness_table
+from pendel.model.dataset import DataSet
+from pendel.model.thickness_prior import further_starts
+from pendel.simulate import thickness_table
 from pendel.simulate.plan import only_frames
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -29,7 +30,6 @@ MOVE_STEP = 0.12  # deg
 SAMPLING_STEPS = (-2, -1, 1, 2)
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.simulate.thickness.tapered`
-LOG_ODDS = -2.0  # of a lower terrace: the scan has none
 TILT_SPREAD = 0.12  # deg, standard deviation expected
 MODEL_ERROR = 0.12  # relative, of the misfit used here
 ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
@@ -42,9 +42,9 @@ BASIN_DISTANCE = 0.12  # in log thickness
 class Start:
     """Start values of the frame parameters, one set per thickness basin, the best basin first.
 
-    `values`: sites log_scale, tilt [deg], log_thickness, log_taper, log_odds and their means, with the data set's
-    suffix; `basins`: (median over frames of the largest thickness T [Å], misfit) of each set; `landscape`: (thicknesses
-    [Å], misfit of the best taper).
+    `values`: sites log_scale, tilt [deg], log_thickness, log_taper and further curves of thickness families, and their
+    means, with the data set's suffix; `basins`: (median over frames of the largest thickness T [Å], misfit) of each
+    set; `landscape`: (thicknesses [Å], misfit of the best taper).
     """
 
     values: tuple[dict[str, Array], ...]
@@ -54,7 +54,7 @@ class Start:
 
 def find_start(
     crystal: Crystal,
-    datasets: tuple[tuple[Experiment, Plan], ...],
+    datasets: tuple[DataSet, ...],
     *,
     thickness_min: float = 100.0,
     progress: Progress | None = None,
@@ -63,13 +63,12 @@ def find_start(
 
     Args:
         crystal: start structure.
-        datasets: (experiment, plan) pairs; the plan's `thickness_max` [Å] ends the scan.
+        datasets: the measured crystals; the `thickness_max` [Å] of their plans ends the scan.
         thickness_min: below where the scan starts [Å]: it runs from 1.2 times this to 0.9 times `thickness_max`.
     """
     sets, landscapes = [], []
-    for number, (experiment, plan) in enumerate(datasets):
-        suffix = f"_{number + 1}" if number else ""
-        values, scores, landscape = _scan(crystal, experiment, plan, thickness_min, suffix, progress)
+    for data in datasets:
+        values, scores, landscape = _scan(crystal, data, thickness_min, progress)
         sets.append((values, scores))
         landscapes.append(landscape)
     count = min(len(values) for values, _ in sets)
@@ -81,7 +80,7 @@ def find_start(
     return Start(merged, basins, landscapes[0])
 
 
-def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[str, Array]]]:
+def tilt_moves(datasets: tuple[DataSet, ...]) -> list[list[dict[str, Array]]]:
     """Changes of the tilt [deg] to try on every frame once the structure is near, for each round of a fit.
 
     Around every frame there are other fringes. Along a rotation there are maxima at every step of its sampling: the
@@ -90,23 +89,24 @@ def tilt_moves(datasets: tuple[tuple[Experiment, Plan], ...]) -> list[list[dict[
     around = [step for step in _square(MOVE_STEP) if np.any(step)]
     near: list[dict[str, Array]] = [{} for _ in around]
     along: list[dict[str, Array]] = [{} for _ in SAMPLING_STEPS]
-    for number, (experiment, plan) in enumerate(datasets):
-        name = f"tilt_{number + 1}" if number else "tilt"
+    for data in datasets:
+        experiment, plan, name = data.experiment, data.plan, f"tilt{data.suffix}"
         for move, change in zip(near, around, strict=True):
             move[name] = jnp.broadcast_to(jnp.asarray(change), (plan.frames, 2))
         if experiment.geometry == "rotation":
-            sampling = 2 * np.asarray(experiment.semi_angle) / (dict(plan.settings)["tilts"] - 1)
+            sampling = 2 * np.asarray(experiment.semi_angle) / (plan.settings.tilts - 1)
             for move, count in zip(along, SAMPLING_STEPS, strict=True):
                 move[name] = jnp.asarray(np.outer(count * sampling, (1.0, 0.0)))
     along = [move for move in along if move]
     return [near + along, along, along]
 
 
-def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
+def _scan(crystal, data, thickness_min, progress):
     """Basins of one data set: start values and misfits, best first."""
+    experiment, plan = data.experiment, data.plan
     every = max(1, plan.frames // SCOUTS)
     scouts = only_frames(plan, np.arange(plan.frames) % every == 0)
-    thickest = _geometric(1.2 * thickness_min, 0.9 * dict(plan.settings)["thickness_max"])
+    thickest = _geometric(1.2 * thickness_min, 0.9 * plan.settings.thickness_max)
     misfit, _ = _table(crystal, experiment, scouts, thickest, _square(TILT_STEP), progress)
     total = np.min(misfit, axis=0)[::every].sum(axis=0).reshape(len(thickest), len(TAPERS))
     basins = [(thickest[i], taper) for i, taper in _basins(thickest, total)]
@@ -126,10 +126,10 @@ def _scan(crystal, experiment, plan, thickness_min, suffix, progress):
             "log_scale": np.sum(likely * log_scale[:, frames, state], axis=0),
             "log_thickness": np.log(thickest[path]),
             "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
-            "log_odds": np.full(plan.frames, LOG_ODDS),
+            **{name: np.full(plan.frames, value) for name, value in further_starts().items()},
         }
         found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": likely.T @ tilts}
-        values.append({f"{name}{suffix}": value for name, value in found.items()})
+        values.append({f"{name}{data.suffix}": value for name, value in found.items()})
         scores.append(score)
     order = np.argsort(scores)
     return [values[i] for i in order], [scores[i] for i in order], landscape

@@ -1,75 +1,180 @@
-"""Everything a user can set."""
+"""Everything a user can set. One field of `Settings` says all about one option.
+
+The command line, the checks, the table in the docs and the keys of `settings` in run.json come from these fields;
+`pendel.run.stages.STAGES` says which stages are made anew when one changes.
+"""
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from pendel.base import InputError
-from pendel.model.thickness_prior import CURVED, SHAPES
-
-CHOICES = {
-    "infer": ("map", "svi", "nuts", "mclmc", "smc"),
-    "select": ("nearest", "klar"),
-    "cell": ("header", "structure", "ub"),
-    "geometry": (None, "rotation", "precession"),
-    "thickness": (None, *CURVED, *SHAPES),
-}
-
+from pendel.model.thickness_prior import FAMILIES
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
+READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
+FITTING = ("refine", "check")  # commands that select measurements
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """What a number has to be, in words and as a test; `example` goes into the message after a wrong value."""
+
+    words: str
+    test: Callable[[float], bool]
+    example: str = ""
+
+
+POSITIVE = Bounds("a positive number", lambda x: x > 0)
+FRACTION = Bounds("a fraction, 0 to 0.9", lambda x: 0 <= x < 0.9, "0.1")
+FROM_0 = Bounds("a whole number from 0", lambda x: x >= 0)
+FROM_1 = Bounds("a whole number from 1", lambda x: x >= 1)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    commands: tuple[str, ...],
+    choices: tuple[str, ...] = (),
+    bounds: Bounds | None = None,
+    per_data: bool = False,
+    name: str | None = None,
+) -> Any:
+    """A field of a frozen dataclass that is an option on the command line.
+
+    Args:
+        default: None where the value is derived from the data or the model.
+        help: what it means, with its unit in square brackets; "{choices}" stands for the allowed words.
+        commands: that have the option.
+        choices: the allowed words; any when empty. None is allowed where it is the default.
+        bounds: of a number.
+        per_data: it may be given once for every data set.
+        name: of the option without its dashes; that of the field when not given.
+    """
+    words = ", ".join(choices[:-1]) + " or " + choices[-1] if choices else ""
+    metadata = {"help": help.replace("{choices}", words), "commands": commands, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata={**metadata, "per_data": per_data, "name": name})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a user can set; None means derived from the data."""
+    """Everything a user can set; None means derived from the data.
 
-    model: str = "robust"
-    thickness: str | None = None  # "taper", "step", "single", "wedge", "lens", "cylinder"
-    infer: str = "svi"  # or "map", "nuts", "mclmc", "smc"
-    select: str = "nearest"  # or "klar"
-    rsg: float = 0.9
-    dsg: float = 0.0015  # Å⁻¹
-    g_max: float | None = None  # Å⁻¹
-    sg_max: float | None = None  # Å⁻¹
-    tilts: int | None = None
-    frames: str = ":"
-    cell: str = "header"  # or "structure", "ub"
-    geometry: str | None = None  # "rotation" or "precession"
-    energy_ev: float | None = None
-    hydrogen: bool = False
-    memory: float | None = None  # GB
-    holdout: float = 0.0
-    guides: int = 1  # of SVI, each from a seed of its own; the one with the best bound is kept
-    seed: int = 0
+    `frames`, `cell`, `geometry` and `energy_ev` are one value for all data sets, or a tuple with one for each of them.
+    """
+
+    model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
+    thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",))
+    infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
+    select: str = option(
+        "nearest",
+        "nearest: each measurement once; klar: the published rule",
+        choices=("nearest", "klar"),
+        commands=FITTING,
+    )
+    rsg: float = option(0.9, "klar: largest |S_g| / span", bounds=POSITIVE, commands=FITTING)
+    dsg: float = option(0.0015, "klar: smallest span - |S_g| [Å⁻¹]", commands=FITTING)
+    g_max: float | None = option(
+        None, "cutoff of the beams [Å⁻¹]; from the data's resolution", bounds=POSITIVE, commands=READING
+    )
+    sg_max: float | None = option(None, "largest excitation error of a beam [Å⁻¹]", bounds=POSITIVE, commands=READING)
+    tilts: int | None = option(
+        None, "tilts per frame; from thickness and resolution", bounds=POSITIVE, commands=READING
+    )
+    frames: str | tuple[str, ...] = option(":", "start:stop:step, e.g. ::3", per_data=True, commands=FITTING)
+    cell: str | tuple[str, ...] = option(
+        "header",
+        "which cell counts: {choices}",
+        choices=("header", "structure", "ub"),
+        per_data=True,
+        commands=READING,
+    )
+    geometry: str | tuple[str | None, ...] | None = option(
+        None,
+        "{choices}, instead of what the file says",
+        choices=("rotation", "precession"),
+        per_data=True,
+        commands=READING,
+    )
+    energy_ev: float | tuple[float | None, ...] | None = option(
+        None,
+        "beam energy [eV], instead of the file's wavelength",
+        bounds=POSITIVE,
+        per_data=True,
+        commands=READING,
+    )
+    hydrogen: bool = option(False, "keep hydrogen atoms", commands=READING)
+    memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
+        None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
+    )
+    holdout: float = option(0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=("refine",))
+    guides: int = option(
+        1,
+        "fits of SVI from different seeds, to see whether they agree",
+        bounds=FROM_1,
+        commands=("refine",),
+    )
+    seed: int = option(0, "of everything random", bounds=FROM_0, commands=("refine", "simulate", "demo"))
+
+    def __post_init__(self) -> None:
+        """A tuple with the value of one data set is that value."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and len(value) == 1:
+                object.__setattr__(self, field.name, value[0])
 
 
-def check_settings(settings: Settings) -> None:
-    """Raises InputError for a value that no data could make sensible."""
-    for name, allowed in CHOICES.items():
-        value = getattr(settings, name)
-        if value not in allowed:
-            words = [word for word in allowed if word]
+def settings_from(plain: Mapping[str, Any]) -> Settings:
+    """Settings from plain values by name, such as those of run.json, where values for each data set are lists."""
+    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in plain.items()}
+    return Settings(**values)
+
+
+def of_data[T: (str, str | None, float | None)](value: T | tuple[T, ...], number: int) -> T:
+    """The value of a setting for one data set, counted from 0.
+
+    >>> of_data("::3", 1), of_data(("::3", ":"), 1)
+    ('::3', ':')
+    """
+    return value[number] if isinstance(value, tuple) else value
+
+
+def check_settings(settings: Settings, datasets: int) -> None:
+    """Raises InputError for a value that no data could make sensible, or for values of another number of data sets."""
+    check_options(settings)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, tuple) and len(value) != datasets:
             raise InputError(
-                found=f"--{name} {value}",
-                expected=" or ".join(words),
-                do=f"change --{name}",
+                found=f"{option_name(field)} {len(value)} times for {datasets} data sets",
+                expected="one value for all data sets, or one for each in the order of their files",
+                do=f"give {option_name(field)} once or {datasets} times",
             )
-    positive = {"--g-max": settings.g_max, "--sg-max": settings.sg_max, "--tilts": settings.tilts}
-    positive |= {"--memory": settings.memory}
-    positive |= {"--rsg": settings.rsg, "--energy-ev": settings.energy_ev}
-    for option, value in positive.items():
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise InputError(found=f"{option} {value}", expected="a positive number", do=f"change {option}")
-    if not 0 <= settings.holdout < 0.9:
-        raise InputError(
-            found=f"--holdout {settings.holdout}", expected="a fraction, 0 to 0.9", do="change --holdout, e.g. 0.1"
-        )
-    if settings.guides < 1:
-        raise InputError(found=f"--guides {settings.guides}", expected="a whole number from 1", do="change --guides")
-    if settings.seed < 0:
-        raise InputError(found=f"--seed {settings.seed}", expected="a whole number from 0", do="change --seed")
-    parse_frames(settings.frames)
+    for text in _each(settings.frames):
+        parse_frames(text)
+
+
+def check_options(record: Any) -> None:
+    """Raises InputError for a value of a dataclass of options that is outside of its choices or bounds."""
+    for field in dataclasses.fields(record):
+        choices, bounds, name = field.metadata["choices"], field.metadata["bounds"], option_name(field)
+        for value in _each(getattr(record, field.name)):
+            if value is None:
+                continue
+            if choices and value not in choices:
+                raise InputError(found=f"{name} {value}", expected=" or ".join(choices), do=f"change {name}")
+            if bounds and not (np.isfinite(value) and bounds.test(value)):
+                example = f", e.g. {bounds.example}" if bounds.example else ""
+                raise InputError(found=f"{name} {value}", expected=bounds.words, do=f"change {name}{example}")
+
+
+def option_name(field: dataclasses.Field) -> str:
+    """The option of a field on the command line, e.g. `--sg-max`."""
+    return "--" + (field.metadata["name"] or field.name.replace("_", "-"))
 
 
 def parse_frames(text: str) -> slice:
@@ -83,3 +188,7 @@ def parse_frames(text: str) -> slice:
     if match is None or ":" not in text or (len(parts) == 3 and parts[2] == 0):
         raise InputError(found=f"--frames {text!r}", expected="start:stop:step", do="write e.g. --frames ::3")
     return slice(*parts)
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple) else (value,)

@@ -1,9 +1,8 @@
-"""What a stage leaves in the run folder: summary.json, posterior.nc, refined.cif and reflections.csv."""
+"""What a stage leaves in the run folder: summary.json, posterior.nc, refined.cif, ensemble.cif and reflections.csv."""
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,167 +11,171 @@ from jaxtyping import Float
 
 from pendel.base import Array, suffix
 from pendel.crystal.structure import Crystal, u_equivalent
+from pendel.files.cif_facts import facts_of
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.refined_cif import write_refined_cif
 from pendel.files.reflections_csv import write_reflections
-from pendel.folder.posterior_file import Posterior, by_chain
-from pendel.folder.run_folder import RunFolder, attempt
+from pendel.folder.posterior_file import Posterior, posterior_tree
+from pendel.folder.structure_group import Refined
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
-from pendel.judge.agreement import Agreement
-from pendel.judge.chains import chain_quality
-from pendel.model.load import diffraction_theory, thickness_shape
-from pendel.run.evaluate import klar_agreement, own_agreement
+from pendel.model.load import diffraction_theory, model_options
+from pendel.model.thickness_prior import thickness_facts
+from pendel.run.evaluate import klar_agreement
+from pendel.run.fitting import Run
 from pendel.run.inputs import Problem
 from pendel.run.plans import largest_step
-from pendel.run.posterior_groups import posterior_tree
+from pendel.run.results import StageResult
 from pendel.run.rocking import rocking_curves
-from pendel.run.settings import Settings
+from pendel.run.summary import (
+    Summary,
+    agreement_numbers,
+    plain,
+    sampling_numbers,
+    scalar_numbers,
+    thickness_numbers,
+)
 from pendel.simulate import Plan
 from pendel.simulate.cost import affordable_draws
 
-DRAWS = 1000  # of the parameters: cheap
-INTERIM_DRAWS = 16  # of them, those at which every intensity is calculated when another stage follows
+INTERIM_DRAWS = 16  # those at which every intensity is calculated when another stage follows
 PRIOR_DRAWS = 200
 CURVE_DRAWS = 20  # of the rocking curves
 ROUNDING = 1e-10  # numbers and deviations below it are zero
 HEAVY = ("calculated", "intensity")  # sites that need the simulator
 
-type Summary = dict[str, Any]
+type Plans = tuple[Plan, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """What inference hands over: a point (one value per latent site), draws, and facts for the summary.
+class _Derived:
+    """What follows from a result.
 
-    Draws of several chains stand one after the other; `statistics` of a sampler have the same order. `laplace`: draws
-    of the global sites from the Laplace approximation, for comparison; `losses` [guides steps]: of SVI, that of
-    the guide that was kept first.
+    `centre`, `draws`: cheap deterministic sites at the point and at every draw; `at_point`: all deterministic sites at
+    the point; `predicted`: everything at the draws `rows` of every chain.
     """
 
-    stage: str
-    point: Mapping[str, Array]
+    centre: Mapping[str, Array]
     draws: Mapping[str, Array]
-    facts: Mapping[str, Any]
-    is_last: bool
-    chains: int = 1
-    statistics: Mapping[str, Array] = dataclasses.field(default_factory=dict)
-    laplace: Mapping[str, Array] = dataclasses.field(default_factory=dict)
-    losses: Array | None = None
+    at_point: Mapping[str, Array]
+    predicted: Predicted
+    rows: Array
+    refined: Refined
+
+    def calculated(self) -> list[np.ndarray]:
+        """Intensities at the point, data set by data set."""
+        return _of_data_sets(self.at_point, "calculated")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Refined:
-    """The refined structure and the standard uncertainties of its numbers; zero where symmetry fixes them."""
-
-    crystal: Crystal
-    fract_su: Float[Array, "sites 3"]
-    u_aniso_su: Float[Array, "sites 3 3"]
-    u_equivalent_su: Float[Array, "sites"]
-    occupancy_su: Float[Array, "sites"]
-
-
-def write_stage(
-    folder: RunFolder,
-    model: Callable,
-    problem: Problem,
-    plans: tuple[Plan, ...],
-    settings: Settings,
-    result: StageResult,
-    *,
-    clock: Callable[[], Mapping[str, float]],
-    progress: Callable | None = None,
-) -> tuple[Summary, Refined]:
+def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, Refined]:
     """Derive, judge and write; summary.json comes last, so that it speaks of files that are there.
 
-    clock: gives elapsed_s and compile_s when called. Raises InputError when a file cannot be written.
+    Raises InputError when a file cannot be written.
     """
-    args = (problem.crystal, tuple(zip(problem.experiments, plans, strict=True)))
-    everything = derive(model, args, _stacked(result, slice(None)), leave_out=HEAVY)
-    centre = {name: values[0] for name, values in everything.items()}
-    derived = {name: values[1:] for name, values in everything.items()}
-    draws = len(next(iter(result.draws.values())))
-    length = draws // result.chains
-    count = -(-(affordable_draws(plans) if result.is_last else INTERIM_DRAWS) // result.chains)
-    rows = np.linspace(0, length - 1, min(count, length)).astype(int)
-    everywhere = np.add.outer(length * np.arange(result.chains), rows).ravel()
-    at_point, predicted = _predict(model, args, problem, result, everywhere, settings.seed, progress)
-    calculated = [at_point[f"calculated{suffix(n)}"] for n in range(len(plans))]
-    refined = refined_structure(problem.crystal, centre, derived)
-    klar, missing = klar_agreement(model, problem, plans, settings, result.point, calculated)
-    summary = {
-        **_agreements(problem, calculated, klar, missing),
-        **_thickness(derived, len(plans)),
-        **largest_step(problem, plans, result.point),
-        **_sampling(result),
-        **{"theory": diffraction_theory(settings.model), "thickness_shape": thickness_shape(model)},
-        **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
-        **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": draws, "n_chains": result.chains},
-        **result.facts,
-        **_scalars(result.draws),
-    }
-    prior = prior_draws(model, args, key=jax.random.key(settings.seed), draws=PRIOR_DRAWS, leave_out=HEAVY)
-    tree = posterior_tree(
-        problem,
-        {**result.draws, **derived},
-        predicted,
-        prior,
-        rows,
-        summary,
-        chains=result.chains,
-        statistics=result.statistics,
-        further=_further(model, problem, plans, result),
-    )
-    if not folder.writes:
-        return {**summary, **clock()}, refined
-    target = folder.path / "posterior.nc"
-    attempt(target, lambda: Posterior(tree).save(target))
+    found = _derive(run, plans, result)
+    summary = _summary(run, plans, result, found)
+    tree = _tree(run, plans, result, found, summary)
+    refined = found.refined
+    if not run.folder.writes:
+        return {**summary, **run.clock.read()}, refined
+    folder = run.folder.path
+    Posterior(tree).save(folder / "posterior.nc")
     write_refined_cif(
-        folder.path / "refined.cif",
+        folder / "refined.cif",
         refined.crystal,
         fract_su=refined.fract_su,
         u_aniso_su=refined.u_aniso_su,
         u_equivalent_su=refined.u_equivalent_su,
         occupancy_su=refined.occupancy_su,
-        experiments=problem.experiments,
-        results=summary,
-        fract_draws=np.asarray(derived["fract"]),
-        calculated=_for_cif(problem, centre, calculated, predicted),
+        experiments=run.problem.experiments,
+        facts=facts_of(summary),
+        fract_draws=np.asarray(found.draws["fract"]),
+        calculated=_for_cif(run.problem, found),
     )
-    structures = [np.asarray(derived[name]) for name in ("fract", "U_aniso", "occupancy") if name in derived]
-    write_ensemble_cif(folder.path / "ensemble.cif", refined.crystal, *structures)
-    _write_reflections(folder, problem, predicted)
-    summary |= clock()
-    folder.write("summary.json", (json.dumps(_plain(summary), indent=2) + "\n").encode())
+    structures = [np.asarray(found.draws[name]) for name in ("fract", "U_aniso", "occupancy") if name in found.draws]
+    write_ensemble_cif(folder / "ensemble.cif", refined.crystal, *structures)
+    _write_reflections(run, found)
+    summary |= run.clock.read()
+    run.folder.write("summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
     return summary, refined
 
 
-def _for_cif(problem: Problem, centre, calculated, predicted: Predicted) -> Calculated:
-    """What the reflection loops of a CIF hold: intensities at the point, so that R is that of the summary."""
-    numbers = range(len(calculated))
-    scales = [np.asarray(centre.get(f"scale{suffix(n)}", 0.0)) for n in numbers]
-    are_of_frames = all(s.shape == e.frame_id.shape for s, e in zip(scales, problem.experiments, strict=True))
-    return Calculated(
-        intensity=calculated,
-        su=[predicted.deterministic[f"calculated{suffix(n)}"].std(axis=0, ddof=1) for n in numbers],
-        used=problem.used,
-        scale=scales if are_of_frames else None,
+def _derive(run: Run, plans: Plans, result: StageResult) -> _Derived:
+    """Everything that the model says at the point and at the draws."""
+    args = run.args(plans)
+    everything = derive(run.model, args, _stacked(result, slice(None)), leave_out=HEAVY)
+    centre = {name: values[0] for name, values in everything.items()}
+    draws = {name: values[1:] for name, values in everything.items()}
+    length = _count(result) // result.chains
+    count = -(-(affordable_draws(plans) if result.is_last else INTERIM_DRAWS) // result.chains)
+    rows = np.linspace(0, length - 1, min(count, length)).astype(int)
+    everywhere = np.add.outer(length * np.arange(result.chains), rows).ravel()
+    both = predict(
+        run.model,
+        args,
+        _stacked(result, everywhere),
+        intensities=tuple(experiment.intensity for experiment in run.problem.experiments),
+        key=jax.random.key(run.settings.seed),
+        progress=run.progress,
+    )
+    fields = {field.name: getattr(both, field.name) for field in dataclasses.fields(both)}
+    return _Derived(
+        centre=centre,
+        draws=draws,
+        at_point={name: values[0] for name, values in both.deterministic.items()},
+        predicted=Predicted(**jax.tree.map(lambda values: values[1:], fields)),
+        rows=rows,
+        refined=refined_structure(run.problem.crystal, centre, draws),
     )
 
 
-def _further(model, problem, plans, result: StageResult) -> dict[str, dict[str, Array]]:
-    """Groups of the posterior file beyond ArviZ' schema: what the report compares and draws."""
-    found: dict[str, dict[str, Array]] = {}
-    if result.laplace:
-        found["laplace"] = dict(result.laplace)
-    if result.losses is not None:
-        found["svi_data"] = {"loss": result.losses}
-    if result.is_last:
-        count = len(next(iter(result.draws.values())))
-        rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)
-        some = {name: np.asarray(values)[rows] for name, values in result.draws.items()}
-        found["rocking_data"] = rocking_curves(model, problem, plans, some)
-    return {name: group for name, group in found.items() if group}
+def _summary(run: Run, plans: Plans, result: StageResult, found: _Derived) -> Summary:
+    """The contents of summary.json but for the times."""
+    problem, settings, calculated = run.problem, run.settings, found.calculated()
+    klar, missing = klar_agreement(run.model, problem, plans, settings, result.point, calculated)
+    return {
+        **agreement_numbers(problem, calculated, klar, missing),
+        **thickness_numbers(found.draws, len(plans)),
+        **largest_step(problem, plans, result.point),
+        **sampling_numbers(result),
+        **thickness_facts(model_options(run.model).get("thickness")),
+        **{"theory": diffraction_theory(settings.model)},
+        **{"stage": result.stage, "model": settings.model, "seed": settings.seed, "selection": settings.select},
+        **{"rsg": settings.rsg, "dsg": settings.dsg, "n_draws": _count(result), "n_chains": result.chains},
+        **result.facts,
+        **scalar_numbers(result.draws),
+    }
+
+
+def _tree(run: Run, plans: Plans, result: StageResult, found: _Derived, summary: Summary):
+    """The contents of posterior.nc."""
+    key = jax.random.key(run.settings.seed)
+    prior = prior_draws(run.model, run.args(plans), key=key, draws=PRIOR_DRAWS, leave_out=HEAVY)
+    predicted = found.predicted
+    calculated = {name: x for name, x in predicted.deterministic.items() if name.startswith("calculated")}
+    groups = {
+        "posterior": {**result.draws, **found.draws},
+        "sample_stats": dict(result.statistics or {"lp": predicted.log_density}),
+        "posterior_predictive": {**predicted.replicated, **calculated},
+        "prior": prior,
+        "log_likelihood": predicted.log_likelihood,
+        **_further(run, plans, result),
+    }
+    experiments, intensity = run.problem.experiments, found.calculated()
+    z = [
+        (experiment.intensity - mean) / scatter
+        for experiment, mean, scatter in zip(experiments, _mean(predicted), _scatter(predicted), strict=True)
+    ]
+    return posterior_tree(
+        found.refined,
+        experiments,
+        groups,
+        used=run.problem.used,
+        rows=found.rows,
+        at_point=[{"calculated_at_point": x, "z": score} for x, score in zip(intensity, z, strict=True)],
+        summary=summary,
+        chains=result.chains,
+    )
 
 
 def refined_structure(crystal: Crystal, centre: Mapping[str, Array], derived: Mapping[str, Array]) -> Refined:
@@ -194,6 +197,34 @@ def refined_structure(crystal: Crystal, centre: Mapping[str, Array], derived: Ma
     )
 
 
+def _for_cif(problem: Problem, found: _Derived) -> Calculated:
+    """What the reflection loops of a CIF hold: intensities at the point, so that R is that of the summary."""
+    calculated = found.calculated()
+    scales = [np.asarray(found.centre.get(f"scale{suffix(n)}", 0.0)) for n in range(len(calculated))]
+    are_of_frames = all(s.shape == e.frame_id.shape for s, e in zip(scales, problem.experiments, strict=True))
+    return Calculated(
+        intensity=calculated,
+        su=[x.std(axis=0, ddof=1) for x in _of_data_sets(found.predicted.deterministic, "calculated")],
+        used=problem.used,
+        scale=scales if are_of_frames else None,
+    )
+
+
+def _further(run: Run, plans: Plans, result: StageResult) -> dict[str, dict[str, Array]]:
+    """Groups of the posterior file beyond ArviZ' schema: what the report compares and draws."""
+    found: dict[str, dict[str, Array]] = {}
+    if result.laplace:
+        found["laplace"] = dict(result.laplace)
+    if result.losses is not None:
+        found["svi_data"] = {"loss": result.losses}
+    if result.is_last:
+        count = _count(result)
+        rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)
+        some = {name: np.asarray(values)[rows] for name, values in result.draws.items()}
+        found["rocking_data"] = rocking_curves(run.model, run.problem, plans, some)
+    return {name: group for name, group in found.items() if group}
+
+
 def _stacked(result: StageResult, rows: slice | Array) -> dict[str, Array]:
     """The point, and some of the draws behind it."""
     return {
@@ -208,96 +239,36 @@ def _deviation(draws: Float[Array, "draws *shape"]) -> Float[Array, "*shape"]:
     return np.where(spread < ROUNDING, 0.0, spread)
 
 
-def _predict(model, args, problem, result, rows, seed, progress) -> tuple[dict[str, np.ndarray], Predicted]:
-    """Everything calculated at the point, and at some of the draws."""
-    intensities = tuple(experiment.intensity for experiment in problem.experiments)
-    found = predict(
-        model, args, _stacked(result, rows), intensities=intensities, key=jax.random.key(seed), progress=progress
-    )
-    at_point = {name: values[0] for name, values in found.deterministic.items()}
-    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return at_point, Predicted(**jax.tree.map(lambda values: values[1:], fields))
-
-
-def _agreements(problem: Problem, calculated, klar: Agreement | None, missing: int) -> Summary:
-    own = own_agreement(problem, calculated, used=True)
-    held_out = own_agreement(problem, calculated, used=False) if problem.used else None
-    nothing = float("nan")
-    return {
-        "r_obs_pooled": own.r_obs_pooled,
-        "wr2_pooled": own.wr2_pooled,
-        "r_obs_mean": own.r_obs_mean,
-        "wr2_mean": own.wr2_mean,
-        "r_obs_heldout": held_out.r_obs_pooled if held_out else None,
-        "wr2_heldout": held_out.wr2_pooled if held_out else None,
-        "r_obs_mean_klar": klar.r_obs_mean if klar else nothing,
-        "wr2_mean_klar": klar.wr2_mean if klar else nothing,
-        "r_obs_pooled_klar": klar.r_obs_pooled if klar else nothing,
-        "wr2_pooled_klar": klar.wr2_pooled if klar else nothing,
-        "n_frames": own.n_frames,
-        "n_scored": own.n_scored,
-        "n_observed": own.n_observed,
-        "n_heldout": held_out.n_scored if held_out else 0,
-        "n_observed_heldout": held_out.n_observed if held_out else 0,
-        "n_scored_klar": klar.n_scored if klar else 0,
-        "n_observed_klar": klar.n_observed if klar else 0,
-        "n_frames_klar": klar.n_frames if klar else 0,
-        "n_frames_only_klar": missing,
-    }
-
-
-def _sampling(result: StageResult) -> Summary:
-    """Convergence of the chains over every number that was sampled; nothing where the draws are independent."""
-    if result.chains == 1:
-        return {"max_r_hat": None, "min_ess_bulk": None, "n_divergent": None}
-    quality = chain_quality({name: by_chain(x, result.chains) for name, x in result.draws.items()})
-    divergent = int(np.sum(result.statistics["diverging"])) if "diverging" in result.statistics else None
-    return {**quality, "n_divergent": divergent}
-
-
-def _thickness(derived: Mapping[str, Array], datasets: int) -> Summary:
-    """Mean over frames of the mean thickness [Å], its standard uncertainty, and its range over the frames."""
-    curves = [
-        np.asarray(derived[f"thickness{suffix(n)}"]) for n in range(datasets) if f"thickness{suffix(n)}" in derived
-    ]
-    if not curves:
-        return {"thickness_mean_angstrom": None}
-    profile = np.concatenate(curves, axis=1)
-    return {
-        "thickness_mean_angstrom": float(profile.mean()),
-        "thickness_su_angstrom": float(profile.mean(axis=1).std(ddof=1)),
-        "thickness_min_angstrom": float(profile.mean(axis=0).min()),
-        "thickness_max_angstrom": float(profile.mean(axis=0).max()),
-    }
-
-
-def _scalars(draws: Mapping[str, Array]) -> Summary:
-    """Mean and standard deviation of every latent site that is one number."""
-    values = {name: np.asarray(value) for name, value in draws.items() if np.ndim(value) == 1}
-    return {"scalars": {name: {"mean": float(x.mean()), "sd": float(x.std(ddof=1))} for name, x in values.items()}}
-
-
-def _write_reflections(folder: RunFolder, problem: Problem, predicted: Predicted) -> None:
-    numbers = range(len(problem.experiments))
-    calculated = [predicted.deterministic[f"calculated{suffix(n)}"] for n in numbers]
+def _write_reflections(run: Run, found: _Derived) -> None:
+    predicted = found.predicted
     write_reflections(
-        folder.path / "reflections.csv",
-        problem.experiments,
-        mean=[values.mean(axis=0) for values in calculated],
-        sd=[values.std(axis=0, ddof=1) for values in calculated],
-        scatter=[np.sqrt(np.mean(predicted.scale[f"intensity{suffix(n)}"] ** 2, axis=0)) for n in numbers],
-        used=problem.used,
+        run.folder.path / "reflections.csv",
+        run.problem.experiments,
+        mean=_mean(predicted),
+        sd=[x.std(axis=0, ddof=1) for x in _of_data_sets(predicted.deterministic, "calculated")],
+        scatter=_scatter(predicted),
+        used=run.problem.used,
     )
 
 
-def _plain(value: Any) -> Any:
-    """Values JSON knows: NaN becomes null, NumPy scalars become numbers."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
+def _mean(predicted: Predicted) -> list[np.ndarray]:
+    """Posterior mean of I_calc, data set by data set."""
+    return [values.mean(axis=0) for values in _of_data_sets(predicted.deterministic, "calculated")]
+
+
+def _scatter(predicted: Predicted) -> list[np.ndarray]:
+    """Scale of the error distribution of every measurement, root mean square over the draws."""
+    return [np.sqrt(np.mean(values**2, axis=0)) for values in _of_data_sets(predicted.scale, "intensity")]
+
+
+def _of_data_sets(sites: Mapping[str, Array], name: str) -> list[np.ndarray]:
+    """The values of a site of every data set: `calculated`, `calculated_2`, ..."""
+    found = []
+    while f"{name}{suffix(len(found))}" in sites:
+        found.append(np.asarray(sites[f"{name}{suffix(len(found))}"]))
+    return found
+
+
+def _count(result: StageResult) -> int:
+    """Draws of all chains."""
+    return len(next(iter(result.draws.values())))

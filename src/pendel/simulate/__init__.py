@@ -1,9 +1,18 @@
 """The dynamical simulator, in the order of the calculation.
 
-scattering (U_g), geometry, beams, matrix, propagators (eigen, chebyshev), plan, forward (intensities).
+scattering (U_g), geometry, beams, matrix, chebyshev (exit waves), plan, illumination, forward (intensities).
 """
 
 from pendel.simulate.forward import kinematic_intensities, simulate_intensities, thickness_table
-from pendel.simulate.plan import Plan, make_plan
+from pendel.simulate.illumination import Illumination
+from pendel.simulate.plan import Plan, PlanSettings, make_plan
 
-__all__ = ["Plan", "kinematic_intensities", "make_plan", "simulate_intensities", "thickness_table"]
+__all__ = [
+    "Illumination",
+    "Plan",
+    "PlanSettings",
+    "kinematic_intensities",
+    "make_plan",
+    "simulate_intensities",
+    "thickness_table",
+]

@@ -13,7 +13,6 @@ from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
 from pendel.simulate.geometry import excitation_error, tilt_matrices
 
-EIGEN_BEAMS = 8  # up to this many beams a dense eigen-decomposition is the faster propagator
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
 SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams enter or leave on it
 
@@ -21,7 +20,7 @@ SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["hkl", "present", "matrix", "tilt_weight", "frame", "measurement"],
-    meta_fields=["rows", "propagator"],
+    meta_fields=["rows"],
 )
 @dataclasses.dataclass(frozen=True)
 class SegmentGroup:
@@ -34,7 +33,6 @@ class SegmentGroup:
     frame: Int[Array, " segments"]
     measurement: Int[Array, "segments rows"]  # of each leading beam; the number of measurements where it has none
     rows: int
-    propagator: str
 
 
 def select_beams(
@@ -48,7 +46,7 @@ def select_beams(
 ) -> list[dict]:
     """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
 
-    Measured beams stand first, behind 000. A frame's tilts are cut into segments.
+    Measured beams stand first, behind 000. The tilts of a frame are divided into segments.
 
     Args:
         axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
@@ -85,19 +83,19 @@ def reflections_within(crystal: Crystal, g_max: float) -> Int[np.ndarray, "hkl 3
     return hkl[keep]
 
 
-def pad_segments(segments: list[dict], measurements: int, propagator: str) -> tuple[SegmentGroup, ...]:
+def pad_segments(segments: list[dict], measurements: int) -> tuple[SegmentGroup, ...]:
     """Sort segments by size and pad them to at most `GROUPS` numbers of beams (multiples of 8)."""
     order = sorted(range(len(segments)), key=lambda i: len(segments[i]["hkl"]))
     sizes = np.array([-(-len(segments[i]["hkl"]) // 8) * 8 for i in order])
     bounds = _group_bounds(sizes)
     return tuple(
-        _pad_group([segments[order[i]] for i in range(start, stop)], int(sizes[stop - 1]), measurements, propagator)
+        _pad_group([segments[order[i]] for i in range(start, stop)], int(sizes[stop - 1]), measurements)
         for start, stop in bounds
     )
 
 
 def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, int], Int[np.ndarray, "g 3"]]:
-    """Shape of the box that holds every difference h - h' of beams, and its Friedel-unique reflections in use."""
+    """Shape of the box that contains every difference h - h' of beams, and its Friedel-unique reflections in use."""
     half = np.max([np.max(np.ptp(np.asarray(group.hkl), axis=1), axis=0) for group in groups], axis=0)
     box = (int(2 * half[0] + 1), int(2 * half[1] + 1), int(2 * half[2] + 1))
     used = np.zeros(box, dtype=bool)
@@ -151,7 +149,7 @@ def _group_bounds(sizes: np.ndarray) -> list[tuple[int, int]]:
     return list(zip([0, *cuts[:-1]], cuts, strict=True))
 
 
-def _pad_group(segments: list[dict], beams: int, measurements: int, propagator: str) -> SegmentGroup:
+def _pad_group(segments: list[dict], beams: int, measurements: int) -> SegmentGroup:
     tilts = max(len(segment["matrix"]) for segment in segments)
     rows = 1 + max(len(segment["measurement"]) for segment in segments)
     count = len(segments)
@@ -166,7 +164,5 @@ def _pad_group(segments: list[dict], beams: int, measurements: int, propagator: 
         matrix[i, :k], matrix[i, k:] = segment["matrix"], segment["matrix"][-1]
         weight[i, :k] = segment["weight"]
         measurement[i, 1 : 1 + len(segment["measurement"])] = segment["measurement"]
-    if propagator == "auto":
-        propagator = "eigen" if beams <= EIGEN_BEAMS else "chebyshev"
     frame = np.array([segment["frame"] for segment in segments], dtype=np.int32)
-    return SegmentGroup(hkl, present, matrix, weight, frame, measurement, rows, propagator)
+    return SegmentGroup(hkl, present, matrix, weight, frame, measurement, rows)

@@ -67,8 +67,9 @@ struct Item {
   static constexpr int64_t LANES = sizeof(Vec) / sizeof(Real);
   using Vecs = std::vector<Vec>;
   int64_t n, panels, first_tilt, lanes;
-  std::vector<Real> matrix;
+  std::vector<Real> matrix, adjoint;  // the adjoint is empty where it is the matrix itself
   Vecs diagonal, flux;
+  Real damping;  // of Ahat = M V M + D - i damping
 
   // Packs rows of the matrix [PARTS beams beams] in groups, [panel][column][part][row].
   void pack(const Real* source, int64_t beams, std::vector<Real>& packed) const {
@@ -79,6 +80,23 @@ struct Item {
         const Real* from = source + (part * beams + g) * beams;
         for (int64_t h = 0; h < n; ++h) to[h * PARTS * GROUP] = from[h];
       }
+  }
+
+  // Packs the adjoint of the matrix where it is another matrix, as with absorption.
+  void pack_adjoint(const Real* source, int64_t beams) {
+    auto element = [&](int part, int64_t g, int64_t h) { return source[(part * beams + g) * beams + h]; };
+    auto mate = [&](int part, int64_t g, int64_t h) { return part ? -element(1, h, g) : element(0, h, g); };
+    adjoint.clear();
+    bool same = true;
+    for (int part = 0; part < PARTS; ++part)
+      for (int64_t g = 0; g < n && same; ++g)
+        for (int64_t h = 0; h <= g; ++h) same = same && element(part, g, h) == mate(part, g, h);
+    if (same) return;
+    adjoint.assign(matrix.size(), Real(0));
+    for (int64_t g = 0; g < n; ++g)
+      for (int64_t h = 0; h < n; ++h)
+        for (int part = 0; part < PARTS; ++part)
+          adjoint[((g / GROUP * n + h) * PARTS + part) * GROUP + g % GROUP] = mate(part, g, h);
   }
 
   // Lanes of an array [beams tilts]; lanes without a tilt get `fill`.
@@ -104,8 +122,9 @@ struct Item {
   }
 
   void load(const Shape& shape, int64_t segment, int64_t chunk, int64_t beams, const Real* v, const Real* d,
-            const Real* m) {
+            const Real* m, const Real* damp) {
     n = beams;
+    damping = damp[segment];
     panels = groups_of(n, GROUP);
     first_tilt = chunk * LANES;
     lanes = std::min<int64_t>(LANES, shape.tilts - first_tilt);
@@ -141,14 +160,34 @@ struct Item {
     }
   }
 
-  // coupled = V (M X); older becomes factor * (M coupled + D X) - older, the next state
+  // coupled = V (M X); older becomes factor * (M coupled + D X - i damping X) - older, the next state
   void advance(const Vecs& state, Vecs& older, Vecs& fluxed, Vecs& coupled, Real factor) const {
+    advance_by(matrix, damping, state, older, fluxed, coupled, factor);
+  }
+
+  // The same with V^H and + i damping.
+  void advance_adjoint(const Vecs& state, Vecs& older, Vecs& fluxed, Vecs& coupled, Real factor) const {
+    advance_by(adjoint.empty() ? matrix : adjoint, -damping, state, older, fluxed, coupled, factor);
+  }
+
+  void advance_by(const std::vector<Real>& packed, Real damp, const Vecs& state, Vecs& older, Vecs& fluxed,
+                  Vecs& coupled, Real factor) const {
     with_flux(state, fluxed);
     std::fill(coupled.begin(), coupled.end(), Vec{});
-    couple(matrix, fluxed, coupled);
+    couple(packed, fluxed, coupled);
     for (int64_t g = 0; g < n; ++g)
       for (int64_t i = 2 * g; i < 2 * g + 2; ++i)
         older[i] = factor * (flux[g] * coupled[i] + diagonal[g] * state[i]) - older[i];
+    add_damping(factor * damp, state, older);
+  }
+
+  // older -= i amount * state
+  void add_damping(Real amount, const Vecs& state, Vecs& older) const {
+    if (amount == Real(0)) return;
+    for (int64_t g = 0; g < n; ++g) {
+      older[2 * g] += amount * state[2 * g + 1];
+      older[2 * g + 1] -= amount * state[2 * g];
+    }
   }
 
   // X_0 and X_{-1} = X_1
@@ -229,8 +268,8 @@ inline int64_t sum_place(const Shape& s, int64_t parity, int64_t segment, int64_
 }
 
 template <class Real, class Vec, int PARTS>
-void forward(const Shape& shape, int64_t threads, const Real* v, const Real* d, const Real* m, const Real* coefficient,
-             const int32_t* steps, const int32_t* beams, Real* out, Real* last, Real* beyond) {
+void forward(const Shape& shape, int64_t threads, const Real* v, const Real* d, const Real* m, const Real* damping,
+             const Real* coefficient, const int32_t* steps, const int32_t* beams, Real* out, Real* last, Real* beyond) {
   using One = Item<Real, Vec, PARTS>;
   const int64_t chunks = groups_of(shape.tilts, One::LANES), values = 2 * shape.rows;
   in_parallel(shape.segments * chunks, threads, [&] {
@@ -238,7 +277,7 @@ void forward(const Shape& shape, int64_t threads, const Real* v, const Real* d, 
             fluxed = std::vector<Vec>(), coupled = std::vector<Vec>(), history = std::vector<Vec>(),
             sums = std::vector<Vec>()](int64_t index) mutable {
       const int64_t segment = index / chunks, total = std::min<int64_t>(steps[segment], shape.terms);
-      item.load(shape, segment, index % chunks, beams[segment], v, d, m);
+      item.load(shape, segment, index % chunks, beams[segment], v, d, m, damping);
       c.load(shape, coefficient + segment * shape.sums * shape.terms);
       item.begin(state, older, fluxed, coupled);
       const int64_t kept = std::min(values, item.size());
@@ -341,9 +380,9 @@ struct Outer {
 };
 
 template <class Real, class Vec, int PARTS>
-void backward(const Shape& shape, int64_t threads, const Real* v, const Real* d, const Real* m, const Real* coefficient,
-              const int32_t* steps, const int32_t* beams, const Real* last, const Real* beyond, const Real* cotangent,
-              Real* d_v, Real* d_d, Real* d_m) {
+void backward(const Shape& shape, int64_t threads, const Real* v, const Real* d, const Real* m, const Real* damping,
+              const Real* coefficient, const int32_t* steps, const int32_t* beams, const Real* last, const Real* beyond,
+              const Real* cotangent, Real* d_v, Real* d_d, Real* d_m) {
   using One = Item<Real, Vec, PARTS>;
   const int64_t chunks = groups_of(shape.tilts, One::LANES), values = 2 * shape.rows;
   std::vector<std::mutex> owner(64);
@@ -353,8 +392,9 @@ void backward(const Shape& shape, int64_t threads, const Real* v, const Real* d,
             adjoint = Vecs(), above = Vecs(), fluxed = Vecs(), coupled = Vecs(), left = Vecs(), coupled_left = Vecs(),
             history = Vecs(), sums = Vecs(), by_diagonal = Vecs(), by_flux = Vecs()](int64_t index) mutable {
       const int64_t segment = index / chunks, total = std::min<int64_t>(steps[segment], shape.terms);
-      item.load(shape, segment, index % chunks, beams[segment], v, d, m);
+      item.load(shape, segment, index % chunks, beams[segment], v, d, m, damping);
       c.load(shape, coefficient + segment * shape.sums * shape.terms);
+      item.pack_adjoint(v + segment * PARTS * shape.beams * shape.beams, shape.beams);
       outer.begin(item.n);
       for (Vecs* x : {&state, &newer, &adjoint, &above, &fluxed, &coupled, &left, &coupled_left})
         x->assign(item.size(), Vec{});
@@ -374,7 +414,7 @@ void backward(const Shape& shape, int64_t threads, const Real* v, const Real* d,
         if (k == total - 1 || k % BLOCK == BLOCK - 1) spread_block(c, k / BLOCK * BLOCK, values, sums, history);
         const Real weight = k == 0 ? Real(1) : Real(2);
         item.advance(state, newer, fluxed, coupled, Real(2));
-        item.advance(adjoint, above, left, coupled_left, weight);
+        item.advance_adjoint(adjoint, above, left, coupled_left, weight);
         for (int64_t i = 0; i < kept; ++i) above[i] += history[k % BLOCK * values + i];
         for (int64_t g = 0; g < item.n; ++g)
           for (int64_t i = 2 * g; i < 2 * g + 2; ++i) {
@@ -410,8 +450,8 @@ struct Batched {
 
 template <class Real, class Vec, int PARTS>
 void tangent(const Shape& shape, int64_t threads, int64_t batch, Batched<Real> v, Batched<Real> d, Batched<Real> m,
-             Batched<Real> coefficient, Batched<int32_t> steps, Batched<int32_t> beams, Batched<Real> dot_v,
-             Batched<Real> dot_d, Batched<Real> dot_m, Real* out) {
+             Batched<Real> damping, Batched<Real> coefficient, Batched<int32_t> steps, Batched<int32_t> beams,
+             Batched<Real> dot_v, Batched<Real> dot_d, Batched<Real> dot_m, Real* out) {
   using One = Item<Real, Vec, PARTS>;
   struct Tangent {
     std::vector<Vec> state, older, diagonal, flux, history, sums;
@@ -419,7 +459,8 @@ void tangent(const Shape& shape, int64_t threads, int64_t batch, Batched<Real> v
     bool couples;
   };
   const int64_t chunks = groups_of(shape.tilts, One::LANES), values = 2 * shape.rows;
-  const bool shared = v.count == 1 && d.count == 1 && m.count == 1 && coefficient.count == 1 && steps.count == 1;
+  const bool shared = v.count == 1 && d.count == 1 && m.count == 1 && damping.count == 1 && coefficient.count == 1 &&
+                      steps.count == 1;
   const int64_t runs = shared ? 1 : batch, together = shared ? batch : 1, area = shape.beams * shape.beams * PARTS;
   in_parallel(runs * shape.segments * chunks, threads, [&] {
     using Vecs = std::vector<Vec>;
@@ -427,14 +468,15 @@ void tangent(const Shape& shape, int64_t threads, int64_t batch, Batched<Real> v
             turned = Vecs(), gained = Vecs(), tangents = std::vector<Tangent>()](int64_t index) mutable {
       const int64_t run = index / (shape.segments * chunks), segment = index / chunks % shape.segments;
       const int64_t total = std::min<int64_t>(steps.at(run)[segment], shape.terms);
-      item.load(shape, segment, index % chunks, beams.at(run)[segment], v.at(run), d.at(run), m.at(run));
+      item.load(shape, segment, index % chunks, beams.at(run)[segment], v.at(run), d.at(run), m.at(run),
+                damping.at(run));
       c.load(shape, coefficient.at(run) + segment * shape.sums * shape.terms);
       item.begin(state, older, fluxed, coupled);
       turned.assign(item.size(), Vec{});
       gained.assign(item.size(), Vec{});
       const int64_t kept = std::min(values, item.size()), plane = segment * shape.beams * shape.tilts;
       tangents.resize(together);
-      // d X_{k+1} = factor * (dM (V M X) + M (V (dM X + M dX) + dV M X) + dD X + D dX) - d X_{k-1}
+      // d X_{k+1} = factor * (dM (V M X) + M (V (dM X + M dX) + dV M X) + dD X + (D - i damping) dX) - d X_{k-1}
       auto change = [&](Tangent& one, Real factor) {
         for (int64_t g = 0; g < item.n; ++g)
           for (int64_t i = 2 * g; i < 2 * g + 2; ++i)
@@ -447,6 +489,7 @@ void tangent(const Shape& shape, int64_t threads, int64_t batch, Batched<Real> v
             one.older[i] = factor * (item.flux[g] * gained[i] + one.flux[g] * coupled[i] +
                                      item.diagonal[g] * one.state[i] + one.diagonal[g] * state[i]) -
                            one.older[i];
+        item.add_damping(factor * item.damping, one.state, one.older);
       };
       for (int64_t b = 0; b < together; ++b) {
         Tangent& one = tangents[b];
@@ -517,38 +560,38 @@ int64_t parts_of(const B& v) {
 }
 
 template <ffi::DataType T>
-ffi::Error forward_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> c, Ints steps, Ints beams,
-                        Out<T> out, Out<T> last, Out<T> beyond) {
+ffi::Error forward_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> damping, In<T> c, Ints steps,
+                        Ints beams, Out<T> out, Out<T> last, Out<T> beyond) {
   using Real = ffi::NativeType<T>;
   std::memset(last->untyped_data(), 0, last->size_bytes());
   std::memset(beyond->untyped_data(), 0, beyond->size_bytes());
   const Shape shape = shape_of(v, d, c, rows);
   choose<Real>(parts_of(v), shape.tilts, [&](auto vec, auto parts) {
     forward<Real, decltype(vec), decltype(parts)::value>(
-        shape, threads, v.typed_data(), d.typed_data(), m.typed_data(), c.typed_data(), steps.typed_data(),
-        beams.typed_data(), out->typed_data(), last->typed_data(), beyond->typed_data());
+        shape, threads, v.typed_data(), d.typed_data(), m.typed_data(), damping.typed_data(), c.typed_data(),
+        steps.typed_data(), beams.typed_data(), out->typed_data(), last->typed_data(), beyond->typed_data());
   });
   return ffi::Error::Success();
 }
 
 template <ffi::DataType T>
-ffi::Error backward_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> c, Ints steps, Ints beams,
-                         In<T> last, In<T> beyond, In<T> cotangent, Out<T> d_v, Out<T> d_d, Out<T> d_m) {
+ffi::Error backward_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> damping, In<T> c, Ints steps,
+                         Ints beams, In<T> last, In<T> beyond, In<T> cotangent, Out<T> d_v, Out<T> d_d, Out<T> d_m) {
   using Real = ffi::NativeType<T>;
   for (auto* out : {&d_v, &d_d, &d_m}) std::memset((*out)->untyped_data(), 0, (*out)->size_bytes());
   const Shape shape = shape_of(v, d, c, rows);
   choose<Real>(parts_of(v), shape.tilts, [&](auto vec, auto parts) {
     backward<Real, decltype(vec), decltype(parts)::value>(
-        shape, threads, v.typed_data(), d.typed_data(), m.typed_data(), c.typed_data(), steps.typed_data(),
-        beams.typed_data(), last.typed_data(), beyond.typed_data(), cotangent.typed_data(), d_v->typed_data(),
-        d_d->typed_data(), d_m->typed_data());
+        shape, threads, v.typed_data(), d.typed_data(), m.typed_data(), damping.typed_data(), c.typed_data(),
+        steps.typed_data(), beams.typed_data(), last.typed_data(), beyond.typed_data(), cotangent.typed_data(),
+        d_v->typed_data(), d_d->typed_data(), d_m->typed_data());
   });
   return ffi::Error::Success();
 }
 
 template <ffi::DataType T>
-ffi::Error tangent_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> c, Ints steps, Ints beams,
-                        In<T> dot_v, In<T> dot_d, In<T> dot_m, Out<T> out) {
+ffi::Error tangent_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m, In<T> damping, In<T> c, Ints steps,
+                        Ints beams, In<T> dot_v, In<T> dot_d, In<T> dot_m, Out<T> out) {
   using Real = ffi::NativeType<T>;
   const Shape shape = shape_of(v, d, c, rows);
   const int64_t n = shape.segments * shape.beams, each = 4 * shape.segments * shape.sums * shape.rows * shape.tilts;
@@ -572,17 +615,19 @@ ffi::Error tangent_call(int64_t rows, int64_t threads, In<T> v, In<T> d, In<T> m
   choose<Real>(parts, shape.tilts, [&](auto vec, auto number) {
     tangent<Real, decltype(vec), decltype(number)::value>(
         shape, threads, batch, batched(v, n * shape.beams * parts), batched(d, n * shape.tilts),
-        batched(m, n * shape.tilts), batched(c, shape.segments * shape.sums * shape.terms),
-        batched(steps, shape.segments), batched(beams, shape.segments), batched(dot_v, n * shape.beams * parts),
-        batched(dot_d, n * shape.tilts), batched(dot_m, n * shape.tilts), out->typed_data());
+        batched(m, n * shape.tilts), batched(damping, shape.segments),
+        batched(c, shape.segments * shape.sums * shape.terms), batched(steps, shape.segments),
+        batched(beams, shape.segments), batched(dot_v, n * shape.beams * parts), batched(dot_d, n * shape.tilts),
+        batched(dot_m, n * shape.tilts), out->typed_data());
   });
   return ffi::Error::Success();
 }
 
 }  // namespace
 
-#define ARGUMENTS(T) \
-  Attr<int64_t>("rows").Attr<int64_t>("threads").Arg<In<T>>().Arg<In<T>>().Arg<In<T>>().Arg<In<T>>().Arg<Ints>().Arg<Ints>()
+#define ARGUMENTS(T)                                                                                                 \
+  Attr<int64_t>("rows").Attr<int64_t>("threads").Arg<In<T>>().Arg<In<T>>().Arg<In<T>>().Arg<In<T>>().Arg<In<T>>()    \
+      .Arg<Ints>().Arg<Ints>()
 
 #define HANDLERS(NAME, T)                                                                                            \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(pendel_forward_##NAME, forward_call<T>,                                              \

@@ -1,10 +1,13 @@
 """Exit waves by a Chebyshev expansion of the propagator: any number of beams, one real product per step.
 
 All tilts of a segment share the interaction matrix, so they are columns of one state; the complex state is kept real as
-[Re | Im] side by side, the matrix as [Re; Im] stacked. With the spectrum of A inside [c - R, c + R],
+[Re | Im] side by side, the matrix as [Re; Im] stacked. With the spectrum of A within R of c,
 
     exp(i A t) e_0 = exp(i c t) sum_k c_k(t) X_k,    c_k(t) = (2 - d_k0) i^k J_k(R t),
     X_0 = e_0,  X_1 = Ahat X_0,  X_{k+1} = 2 Ahat X_k - X_{k-1},  Ahat = (A - c) / R.
+
+Absorption makes A non-Hermitian. The mean absorption is the imaginary part of c, so that exp(i c t) damps and the
+spectrum of Ahat stays near the real axis, where the polynomials are small.
 
 Source: Tal-Ezer & Kosloff, J. Chem. Phys. 81, 3967 (1984), eqs. 2.19-2.27.
 """
@@ -38,8 +41,9 @@ def propagate_chebyshev(
     """Flux-normalised amplitudes of the first `rows` beams; beam 0 is the incident one.
 
     Args:
-        interaction: V = (pi / K_n) U_{h-g}, zero on the diagonal [rad/Å]; its dtype sets the precision. A real one
-            (centrosymmetric crystals) takes half the operations.
+        interaction: V = (pi / K_n) U_{h-g} [rad/Å], Hermitian without absorption, with the mean absorption on the
+            diagonal; its dtype sets the precision. A real one (centrosymmetric, no absorption) takes half the
+            operations.
         diagonal: D = 2 pi S_g M_g^2 [rad/Å].
         flux: M_g, no unit.
         thickness: nodes [Å].
@@ -53,14 +57,16 @@ def propagate_chebyshev(
     real = jnp.real(interaction).dtype
     centre, radius = spectral_interval(interaction, diagonal, flux)
     budget = -(-max_steps // BLOCK) * BLOCK
-    argument = jnp.max(radius[:, None] * jax.lax.stop_gradient(thickness), axis=1)
-    needed = expansion_length(jnp.nan_to_num(argument), real)
+    longest = jnp.max(jax.lax.stop_gradient(thickness), axis=1)
+    argument, growth = radius * longest, absorption_spread(interaction, flux, centre) * longest
+    needed = expansion_length(jnp.nan_to_num(argument), real, jnp.nan_to_num(growth))
     value, slope = _coefficients(radius, jax.lax.stop_gradient(thickness), budget)
     coefficient = jnp.concatenate([value, slope], axis=1).astype(real)
     parts = [jnp.real(interaction), jnp.imag(interaction)] if jnp.iscomplexobj(interaction) else [interaction]
     stacked = jnp.stack(parts, axis=1) / radius[:, None, None, None]
-    shifted = (diagonal - centre[:, None, None]) / radius[:, None, None]
-    operands = (stacked.astype(real), shifted.astype(real), flux.astype(real), coefficient)
+    shifted = (diagonal - jnp.real(centre)[:, None, None]) / radius[:, None, None]
+    damping = jnp.imag(centre) / radius
+    operands = (stacked.astype(real), shifted.astype(real), flux.astype(real), damping.astype(real), coefficient)
     if is_native():
         present = jnp.full(len(radius), flux.shape[1]) if beams is None else jnp.asarray(beams)
         sums = native_recurrence(*operands, needed, present.astype(jnp.int32), rows, mode)
@@ -75,18 +81,40 @@ def spectral_interval(
     interaction: Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"],
     diagonal: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
-) -> tuple[Float[Array, " segments"], Float[Array, " segments"]]:
-    """Centre c and radius R [rad/Å] of an interval that holds the spectrum of A at every tilt of a segment.
+) -> tuple[Complex[Array, " segments"] | Float[Array, " segments"], Float[Array, " segments"]]:
+    """Centre c and radius R [rad/Å] of a disc that contains the spectrum of A at every tilt of a segment.
 
-    The spectral radius of |A - c| is at most max_g (B x)_g / x_g for any positive x (Collatz-Wielandt), where B bounds
-    |A - c| element by element over the tilts; x comes from a few power iterations. R is 2 % larger.
+    The real part of c is the middle of the diagonal, the imaginary part the mean absorption V_0. The spectral radius of
+    |A - c| is at most max_g (B x)_g / x_g for any positive x (Collatz-Wielandt), where B bounds |A - c| element by
+    element over the tilts; x comes from a few power iterations. R is 2 % larger.
     Source: Horn & Johnson, Matrix Analysis (2013), corollary 8.1.29.
     """
     interaction, diagonal, flux = jax.lax.stop_gradient((interaction, diagonal, flux))
     centre = 0.5 * (jnp.max(diagonal, axis=(1, 2)) + jnp.min(diagonal, axis=(1, 2)))
-    largest = jnp.max(jnp.abs(diagonal - centre[:, None, None]), axis=2)
-    magnitude = jnp.abs(interaction)
+    if jnp.iscomplexobj(interaction):
+        centre = centre + 1j * jnp.imag(interaction[:, 0, 0])
+    whole = diagonal + jnp.diagonal(interaction, axis1=1, axis2=2)[:, :, None] * flux**2
+    largest = jnp.max(jnp.abs(whole - centre[:, None, None]), axis=2)
+    return centre, jnp.maximum(1.02 * _largest_ratio(largest, jnp.abs(interaction), flux, 12), SMALLEST_RADIUS)
+
+
+def absorption_spread(
+    interaction: Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"],
+    flux: Float[Array, "segments beams tilts"],
+    centre: Complex[Array, " segments"] | Float[Array, " segments"],
+) -> Float[Array, " segments"]:
+    """Bound [rad/Å] of |(A - A^H) / 2i - Im c|, by which absorption widens the spectrum along the imaginary axis."""
+    interaction, flux = jax.lax.stop_gradient((interaction, flux))
+    magnitude = 0.5 * jnp.abs(interaction - jnp.conj(jnp.swapaxes(interaction, 1, 2)))
+    own = jnp.imag(jnp.diagonal(interaction, axis1=1, axis2=2))[:, :, None] * flux**2
+    largest = jnp.max(jnp.abs(own - jnp.imag(centre)[:, None, None]), axis=2)
+    return _largest_ratio(largest, magnitude, flux, 4)
+
+
+def _largest_ratio(largest, magnitude, flux, iterations):
+    """max_g (B x)_g / x_g of B = largest on the diagonal, M magnitude M beside it, for an x near the best one."""
     m = jnp.max(flux, axis=2).astype(magnitude.dtype)
+    magnitude = magnitude * (1 - jnp.eye(magnitude.shape[1], dtype=magnitude.dtype))
 
     def bound(x):
         return largest * x + m * jnp.einsum("sgh,sh->sg", magnitude, (m * x).astype(magnitude.dtype))
@@ -95,15 +123,21 @@ def spectral_interval(
         y = bound(x)
         return y / (jnp.max(y, axis=1, keepdims=True) + SMALLEST_RADIUS) + 1e-6
 
-    x = jax.lax.fori_loop(0, 12, improve, jnp.ones_like(largest))
-    radius = jnp.max(bound(x) / x, axis=1)
-    return centre, jnp.maximum(1.02 * radius, SMALLEST_RADIUS)
+    x = jax.lax.fori_loop(0, iterations, improve, jnp.ones_like(largest))
+    return jnp.max(bound(x) / x, axis=1)
 
 
-def expansion_length(argument: Float[Array, "*segments"], dtype) -> Int[Array, "*segments"]:
-    """Terms needed for argument = R t: the Bessel tail falls below 3e-9 (float64: 1e-13)."""
+def expansion_length(
+    argument: Float[Array, "*segments"], dtype, growth: Float[Array, "*segments"] | float = 0.0
+) -> Int[Array, "*segments"]:
+    """Terms needed for argument = R t: the Bessel tail falls below 3e-9 (float64: 1e-13).
+
+    Args:
+        growth: absorption spread x t; by exp(growth) the polynomials of such a spectrum exceed those of a real one.
+    """
     offset, width = (10.0, 6.0) if jnp.finfo(dtype).bits == 32 else (16.0, 9.0)
-    return jnp.ceil(argument + offset + width * jnp.cbrt(argument)).astype(jnp.int32)
+    root = jnp.cbrt(argument)
+    return jnp.ceil(argument + offset + width * root + growth * (1 + 0.4 * root)).astype(jnp.int32)
 
 
 def _coefficients(radius, thickness, terms):
@@ -140,14 +174,23 @@ def _assemble(sums, thickness, centre):
 _product = partial(jnp.matmul, precision=FULL)
 
 
-def _apply(stacked, shifted, flux, state):
-    """Ahat X = M * (V (M * X)) + D * X, complex numbers as [Re | Im]; also returns V (M * X)."""
+def _apply(stacked, shifted, flux, damping, state):
+    """Ahat X = M * (V (M * X)) + (D - i d) * X, complex numbers as [Re | Im]; also returns V (M * X)."""
     beams, tilts = flux.shape[1], flux.shape[2]
     coupled = _product(stacked.reshape(len(flux), -1, beams), jnp.tile(flux, 2) * state)
     if stacked.shape[1] == 2:
         re, im = coupled[:, :beams], coupled[:, beams:]
         coupled = jnp.concatenate([re[..., :tilts] - im[..., tilts:], re[..., tilts:] + im[..., :tilts]], axis=2)
-    return jnp.tile(flux, 2) * coupled + jnp.tile(shifted, 2) * state, coupled
+    product = jnp.tile(flux, 2) * coupled + jnp.tile(shifted, 2) * state
+    if stacked.shape[1] == 2:  # a real matrix has no absorption
+        turned = jnp.concatenate([state[..., tilts:], -state[..., :tilts]], axis=2)
+        product = product + damping[:, None, None] * turned
+    return product, coupled
+
+
+def _adjoint(stacked):
+    """V^H of V, as [Re; Im]."""
+    return jnp.swapaxes(stacked, 2, 3) * np.array([1, -1], stacked.dtype)[: stacked.shape[1], None, None]
 
 
 def _incident(flux):
@@ -156,20 +199,20 @@ def _incident(flux):
     return jnp.zeros((*flux.shape[:2], 2 * tilts), flux.dtype).at[:, 0, :tilts].set(1.0)
 
 
-def recurrence(stacked, shifted, flux, coefficient, blocks, rows):
+def recurrence(stacked, shifted, flux, damping, coefficient, blocks, rows):
     """Even and odd sums over k of c_k X_k [2 segments 2*nodes rows 2*tilts]."""
-    return _run(stacked, shifted, flux, coefficient, blocks, rows)[0]
+    return _run(stacked, shifted, flux, damping, coefficient, blocks, rows)[0]
 
 
-def _run(stacked, shifted, flux, coefficient, blocks, rows):
+def _run(stacked, shifted, flux, damping, coefficient, blocks, rows):
     segments, terms = coefficient.shape[0], coefficient.shape[1]
     tilts = flux.shape[2]
     start = _incident(flux)
-    before = _apply(stacked, shifted, flux, start)[0]  # X_{-1} = X_1 as T_{-1} = T_1
+    before = _apply(stacked, shifted, flux, damping, start)[0]  # X_{-1} = X_1 as T_{-1} = T_1
 
     def step(carry, _):
         older, state = carry
-        newer = 2 * _apply(stacked, shifted, flux, state)[0] - older
+        newer = 2 * _apply(stacked, shifted, flux, damping, state)[0] - older
         return (state, newer), state[:, :rows]
 
     def block(index, carry):
@@ -185,24 +228,25 @@ def _run(stacked, shifted, flux, coefficient, blocks, rows):
     return sums, older, state
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _reversible_recurrence(stacked, shifted, flux, coefficient, blocks, rows):
-    return recurrence(stacked, shifted, flux, coefficient, blocks, rows)
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _reversible_recurrence(stacked, shifted, flux, damping, coefficient, blocks, rows):
+    return recurrence(stacked, shifted, flux, damping, coefficient, blocks, rows)
 
 
-def _reversible_forward(stacked, shifted, flux, coefficient, blocks, rows):
-    sums, older, state = _run(stacked, shifted, flux, coefficient, blocks, rows)
-    return sums, (stacked, shifted, flux, coefficient, blocks, older, state)
+def _reversible_forward(stacked, shifted, flux, damping, coefficient, blocks, rows):
+    sums, older, state = _run(stacked, shifted, flux, damping, coefficient, blocks, rows)
+    return sums, (stacked, shifted, flux, damping, coefficient, blocks, older, state)
 
 
 def _reversible_backward(rows, saved, cotangent):
-    """Runs the recurrence backwards: X_{k-1} = 2 Ahat X_k - X_{k+1}, L_k = s_k + 2 Ahat L_{k+1} - L_{k+2}.
+    """Runs the recurrence backwards: X_{k-1} = 2 Ahat X_k - X_{k+1}, L_k = s_k + 2 Ahat^H L_{k+1} - L_{k+2}.
 
-    Ahat is Hermitian, so it is its own adjoint; the cotangent of A is sum_k 2 L_{k+1} X_k^H (k >= 1) + L_1 X_0^H.
+    The cotangent of Ahat is sum_k 2 L_{k+1} X_k^H (k >= 1) + L_1 X_0^H.
     """
-    stacked, shifted, flux, coefficient, blocks, last, beyond = saved
+    stacked, shifted, flux, damping, coefficient, blocks, last, beyond = saved
     segments, _, tilts = flux.shape
     source_rows = cotangent.reshape(2, segments, coefficient.shape[1], -1)
+    transposed = _adjoint(stacked)
 
     def accumulate(gradient, adjoint, state, coupled_adjoint, coupled_state, weight):
         """Adds weight * <L, dAhat X> to the cotangents of V, D and M."""
@@ -222,8 +266,8 @@ def _reversible_backward(rows, saved, cotangent):
     def step(carry, source):
         newer, state, adjoint_newer, adjoint, gradient, k = carry
         # here: newer = X_{k+1}, state = X_k, adjoint = L_{k+1}, adjoint_newer = L_{k+2}
-        ahat_state, coupled_state = _apply(stacked, shifted, flux, state)
-        ahat_adjoint, coupled_adjoint = _apply(stacked, shifted, flux, adjoint)
+        ahat_state, coupled_state = _apply(stacked, shifted, flux, damping, state)
+        ahat_adjoint, coupled_adjoint = _apply(transposed, shifted, flux, -damping, adjoint)
         weight = jnp.where(k == 0, 1.0, 2.0).astype(flux.dtype)
         gradient = accumulate(gradient, adjoint, state, coupled_adjoint, coupled_state, weight)
         older = 2 * ahat_state - newer
@@ -242,7 +286,7 @@ def _reversible_backward(rows, saved, cotangent):
     # the forward loop ends with (X_{n-1}, X_n); step k needs (X_{k+1}, X_k)
     carry = (beyond, last, zero, zero, gradient, blocks * BLOCK - 1)
     gradient = jax.lax.fori_loop(0, blocks, block, carry)[4]
-    return (*gradient, jnp.zeros_like(coefficient), np.zeros((), jax.dtypes.float0))
+    return (*gradient, jnp.zeros_like(damping), jnp.zeros_like(coefficient), np.zeros((), jax.dtypes.float0))
 
 
 _reversible_recurrence.defvjp(_reversible_forward, _reversible_backward)

@@ -36,7 +36,6 @@ class GroupCost:
     segments: int
     beams: int
     tilts: int
-    propagator: str
     radius: float  # R [rad/Å]
     steps: int  # of the Chebyshev expansion at the given thickness
     operations: float  # floating point operations of one simulation
@@ -69,7 +68,7 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
 
 def operations(plan: Plan, thickness: float = NOMINAL_THICKNESS) -> float:
     """Floating point operations of one simulation at a thickness [Å], at most, by the plan's steps."""
-    share = min(thickness / dict(plan.settings)["thickness_max"], 1.0)
+    share = min(thickness / plan.settings.thickness_max, 1.0)
     return sum(_operations(group, share * plan.max_steps) for group in plan.groups)
 
 
@@ -118,7 +117,7 @@ def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
     if needed > limit:
         tilts = max(group.matrix.shape[1] for group in plan.groups)
         raise InputError(
-            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes, which need about "
+            found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes need about "
             f"{needed / 1e9:.1f} GB one segment at a time",
             expected=f"at most {limit / 1e9:.1f} GB",
             do="lower --g-max or --sg-max, use fewer --frames, or raise --memory",
@@ -144,17 +143,16 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
         segments=segments,
         beams=beams,
         tilts=tilts,
-        propagator=group.propagator,
         radius=radius,
-        steps=0 if group.propagator == "eigen" else steps,
-        operations=_operations(group, steps),
+        steps=steps,
+        operations=_operations(group, float(steps)),
     )
 
 
 def _operations(group, steps: float) -> float:
     segments, beams = group.hkl.shape[:2]
     tilts = group.matrix.shape[1]
-    return segments * tilts * (100.0 * beams**3 if group.propagator == "eigen" else 8.0 * beams**2 * steps)
+    return 8.0 * segments * tilts * beams**2 * steps
 
 
 def _speed(group: GroupCost, dtype: str) -> float:

@@ -1,9 +1,5 @@
 """Calculated intensities of every measurement: the one call that models make."""
 
-import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -15,92 +11,54 @@ from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
-from pendel.simulate.eigen import propagate_eigen
 from pendel.simulate.geometry import beam_axis_row
+from pendel.simulate.illumination import Illumination
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
 from pendel.simulate.plan import Plan, chunk_size, plan_coupling
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """The arguments of one call of `simulate_intensities`."""
-
-    crystal: Crystal
-    plan: Plan
-    tilt: Float[Array, "frames 2"]  # deg
-    thickness: Float[Array, "frames nodes"]  # Å
-    weights: Float[Array, "frames nodes"]
-
-
-_recorded: ContextVar[list[Call] | None] = ContextVar("recorded", default=None)
-
-
-@contextmanager
-def recorded_calls() -> Iterator[list[Call]]:
-    """What `simulate_intensities` is asked for inside the block, call after call."""
-    calls: list[Call] = []
-    token = _recorded.set(calls)
-    try:
-        yield calls
-    finally:
-        _recorded.reset(token)
 
 
 def simulate_intensities(
     crystal: Crystal,
     plan: Plan,
+    illumination: Illumination,
     *,
-    tilt: Float[Array, "frames 2"],
-    thickness: Float[Array, "frames nodes"],
-    weights: Float[Array, "frames nodes"],
     u_change: Complex[Array, " g"] | None = None,
+    absorption: Complex[Array, " zero_and_g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
 
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
-        tilt: small laboratory tilt of every frame about x and y [deg].
-        thickness: nodes of every frame's thickness distribution [Å].
-        weights: of the nodes, summing to 1 per frame.
-        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what the crystal does not hold.
+        illumination: tilt and thickness distribution of every frame.
+        u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what is not in the structure.
+        absorption: U'_g [Å⁻²] of 000 and `support_hkl`; the potential is U(r) + i U'(r), see `plan_coupling`.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
-    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    calls = _recorded.get()
-    if calls is not None:
-        calls.append(Call(crystal, plan, jnp.asarray(tilt), nodes, shares))
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, u_change=u_change)
+    coupling = plan_coupling(crystal, plan, u_change, absorption)
+    return _integrated(coupling, plan, illumination, _dynamical)
 
 
-def kinematic_intensities(
-    crystal: Crystal,
-    plan: Plan,
-    *,
-    tilt: Float[Array, "frames 2"],
-    thickness: Float[Array, "frames nodes"],
-    weights: Float[Array, "frames nodes"],
-) -> Float[Array, " measurements"]:
+def kinematic_intensities(crystal: Crystal, plan: Plan, illumination: Illumination) -> Float[Array, " measurements"]:
     """As `simulate_intensities`, scattering once only: |psi_g|^2 = |A_g0|^2 t^2 sinc^2(D_g t / 2), to first order in A.
 
     For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
     """
-    nodes, shares = jnp.asarray(thickness), jnp.asarray(weights)
-    return _over_segments(crystal, plan, tilt, nodes, shares, _over_nodes_and_tilts, _single_scattering)
+    return _integrated(plan_coupling(crystal, plan), plan, illumination, _single_scattering)
 
 
 def thickness_table(
     crystal: Crystal, plan: Plan, *, tilt: Float[Array, "frames 2"], thickness: Float[Array, " nodes"]
 ) -> Float[Array, "measurements nodes"]:
-    """Integrated intensities of every measurement at each of the given thicknesses [Å]; other arguments as above."""
+    """Integrated intensities of every measurement at each of the given thicknesses [Å], the frames tilted [deg]."""
 
     def reduce(density, chunk, _):
         return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
 
     nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
-    return _over_segments(crystal, plan, tilt, nodes, jnp.zeros(()), reduce)
+    return _over_segments(plan_coupling(crystal, plan), plan, tilt, nodes, jnp.zeros(()), reduce)
 
 
 def exit_waves(
@@ -110,7 +68,11 @@ def exit_waves(
     axis_row: Float[Array, "frames 3"],
     thickness: Float[Array, "frames nodes"],
 ) -> Complex[Array, "segments nodes rows tilts"]:
-    """Flux-normalised amplitudes of the leading beams of every segment in a group."""
+    """Flux-normalised amplitudes of the leading beams of every segment in a group.
+
+    Args:
+        coupling: V_g [rad/Å] of all differences of beams, see `coupling_box`; non-Hermitian with absorption.
+    """
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
     build = partial(interaction_matrix, box=plan.box)
@@ -118,8 +80,6 @@ def exit_waves(
         build = jax.checkpoint(build)
     interaction = build(coupling.astype(dtype), group)
     nodes = thickness[group.frame]
-    if group.propagator == "eigen":
-        return propagate_eigen(interaction.astype(jnp.complex128), diagonal, flux, nodes)[:, :, : group.rows]
     return propagate_chebyshev(
         interaction,
         diagonal,
@@ -130,6 +90,12 @@ def exit_waves(
         mode=plan.mode,
         beams=jnp.sum(group.present, axis=1),
     )
+
+
+def _integrated(coupling, plan: Plan, illumination: Illumination, density):
+    """`density` integrated over every frame's thickness and tilts, in the order of the measurements."""
+    nodes, weights = jnp.asarray(illumination.thickness), jnp.asarray(illumination.weights)
+    return _over_segments(coupling, plan, illumination.tilt, nodes, weights, _over_nodes_and_tilts, density)
 
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
@@ -144,7 +110,7 @@ def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
 
 
 def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):
-    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam keeps 1."""
+    """|psi|^2 [segments nodes rows tilts] of the leading beams to first order; the incident beam has 1."""
     column = first_column(coupling, group, plan.box)
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     rows = slice(0, group.rows)
@@ -154,7 +120,7 @@ def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thic
     return scattered.at[:, :, 0].set(1.0)
 
 
-def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dynamical, u_change=None):
+def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dynamical):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
@@ -175,13 +141,13 @@ def _over_segments(crystal, plan, tilt, thickness, weights, reduce, density=_dyn
         )
     if plan.wanted is not None:  # at no thickness the expansion is short
         thickness = jnp.where(plan.wanted[:, None], thickness, 0.0)
-    shared = plan_coupling(crystal, plan, u_change), beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    shared = coupling, beam_axis_row(jnp.asarray(tilt)), thickness, weights
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 
 
 def _map_chunks(function, group: SegmentGroup, size: int):
-    """`function` over equal chunks of segments, the last one filled up with repeats that are cut off again."""
+    """`function` over equal chunks of segments, the last one filled up with repeats whose results are removed."""
     count = group.frame.shape[0]
     chunks = -(-count // size)
     size = -(-count // chunks)

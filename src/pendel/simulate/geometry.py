@@ -47,13 +47,13 @@ def beam_axis_row(tilt: Float[Array, "frames 2"]) -> Float[Array, "frames 3"]:
 
 
 def excitation_error(
-    g_z: Float[Array, "*#shape"], g_squared: Float[Array, "*#shape"], wavelength: float
+    g_z: Float[Array, "*#shape"], g_squared: Float[Array, "*#shape"], wavelength: Float[Array, ""] | float
 ) -> Float[Array, "*#shape"]:
     """S_g = (|K|^2 - |K + g|^2) / (2 |K|) = g_z - wavelength |g|^2 / 2, with K = (0, 0, -1/wavelength) [Å⁻¹]."""
     return g_z - 0.5 * wavelength * g_squared
 
 
-def flux_factor(g_z: Float[Array, "*shape"], wavelength: float) -> Float[Array, "*shape"]:
+def flux_factor(g_z: Float[Array, "*shape"], wavelength: Float[Array, ""] | float) -> Float[Array, "*shape"]:
     """M_g = (1 - g_z / K_n)^(-1/2), K_n = 1/wavelength: makes the structure matrix symmetric (no unit)."""
     return (1 - wavelength * g_z) ** -0.5
 

@@ -10,26 +10,37 @@ from pendel.simulate.geometry import excitation_error, flux_factor
 
 
 def coupling_box(
-    u_g: Complex[Array, " g"] | Float[Array, " g"], support: Array, box: tuple[int, int, int], wavelength: float
+    u_g: Complex[Array, " g"] | Float[Array, " g"],
+    u_minus: Complex[Array, " g"] | Float[Array, " g"],
+    support: Array,
+    box: tuple[int, int, int],
+    wavelength: Float[Array, ""] | float,
+    *,
+    u_0: Complex[Array, ""] | complex = 0.0,
 ) -> Complex[Array, " box"] | Float[Array, " box"]:
-    """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; U_{-g} = conj(U_g), zero at g = 0 and unused places.
+    """V_g = (pi / K_n) U_g [rad/Å] of all differences, flattened; zero at unused places.
+
+    A crystal that only scatters elastically has U_-g = conj(U_g). Absorption adds i U'_g to U_g, i conj(U'_g) to U_-g.
 
     Args:
         u_g: Fourier coefficients [Å⁻²] of the Friedel-unique reflections `support` [g 3].
+        u_minus: those of their Friedel mates -g.
         box: shape of the box of differences, its middle is g = 0.
         wavelength: 1 / K_n [Å].
+        u_0: coefficient [Å⁻²] at g = 0. The mean inner potential is part of K_n, so only the mean absorption i U'_0
+            stands here.
     """
     place = jnp.asarray(support) @ _strides(box)
     middle = _middle(box)
-    coupling = jnp.pi * wavelength * u_g
-    flat = jnp.zeros(int(np.prod(box)), coupling.dtype)
-    return flat.at[middle + place].set(coupling).at[middle - place].set(jnp.conj(coupling))
+    flat = jnp.zeros(int(np.prod(box)), jnp.result_type(u_g, u_minus, u_0))
+    flat = flat.at[middle + place].set(u_g).at[middle - place].set(u_minus).at[middle].set(u_0)
+    return jnp.pi * wavelength * flat
 
 
 def interaction_matrix(
     coupling: Complex[Array, " box"] | Float[Array, " box"], group: SegmentGroup, box: tuple[int, int, int]
 ) -> Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"]:
-    """Element (g, h) is V_{h-g} [rad/Å], zero for padding.
+    """Element (g, h) is V_{h-g} [rad/Å], zero for padding; the diagonal holds V_0, the mean absorption.
 
     U_g is built with exp(+2 pi i h.r), so for waves exp(+2 pi i k.r) the coefficient that scatters beam h into beam g
     is U_{h-g}; U_{g-h} would simulate the enantiomorph.
@@ -49,7 +60,7 @@ def first_column(
 
 
 def diagonal_and_flux(
-    group: SegmentGroup, axis_row: Float[Array, "frames 3"], wavelength: float
+    group: SegmentGroup, axis_row: Float[Array, "frames 3"], wavelength: Float[Array, ""] | float
 ) -> tuple[Float[Array, "segments beams tilts"], Float[Array, "segments beams tilts"]]:
     """D = 2 pi S_g M_g^2 [rad/Å] and M_g at every tilt; padding repeats the incident beam (D = 0, M = 1).
 

@@ -1,6 +1,6 @@
 """The Chebyshev recurrence compiled for this processor, through XLA's foreign function interface.
 
-`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and kept in the user's cache. Where that
+`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and stored in the user's cache. Where that
 fails, or PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs in plain JAX.
 """
 
@@ -86,6 +86,7 @@ def native_recurrence(
     interaction: Float[Array, "segments parts beams beams"],
     shifted: Float[Array, "segments beams tilts"],
     flux: Float[Array, "segments beams tilts"],
+    damping: Float[Array, " segments"],
     coefficient: Float[Array, "segments sums terms"],
     steps: Int[Array, " segments"],
     beams: Int[Array, " segments"],
@@ -95,11 +96,12 @@ def native_recurrence(
     """Even and odd sums over k of c_k X_k, as `chebyshev.recurrence` defines them; differentiable in `mode`.
 
     Args:
+        damping: Im c / R of each segment.
         steps: terms that each segment needs.
         beams: beams of each segment; what follows them is padding.
     """
     run = _forward_mode if mode == "forward" else _reverse_mode
-    return run(interaction, shifted, flux, coefficient, steps, beams, rows)
+    return run(interaction, shifted, flux, damping, coefficient, steps, beams, rows)
 
 
 def _call(kind, outputs, rows, batched, *arguments):
@@ -121,31 +123,31 @@ def _sums_shape(flux, coefficient, rows):
 
 
 def _states(rows, *arguments):
-    flux, coefficient = arguments[2:4]
+    flux, _, coefficient = arguments[2:5]
     state = jax.ShapeDtypeStruct((*flux.shape[:2], 2 * flux.shape[2]), flux.dtype)
     outputs = (_sums_shape(flux, coefficient, rows), state, state)
     return _call("forward", outputs, rows, False, *arguments)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(6,))
-def _forward_mode(interaction, shifted, flux, coefficient, steps, beams, rows):
-    return _states(rows, interaction, shifted, flux, coefficient, steps, beams)[0]
+@partial(jax.custom_jvp, nondiff_argnums=(7,))
+def _forward_mode(interaction, shifted, flux, damping, coefficient, steps, beams, rows):
+    return _states(rows, interaction, shifted, flux, damping, coefficient, steps, beams)[0]
 
 
 @_forward_mode.defjvp
 def _forward_mode_jvp(rows, primals, tangents):
-    _, _, flux, coefficient, _, _ = primals
+    _, _, flux, _, coefficient, _, _ = primals
     output = _sums_shape(flux, coefficient, rows)
     return _forward_mode(*primals, rows), _call("tangent", output, rows, True, *primals, *tangents[:3])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _reverse_mode(interaction, shifted, flux, coefficient, steps, beams, rows):
-    return _states(rows, interaction, shifted, flux, coefficient, steps, beams)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(7,))
+def _reverse_mode(interaction, shifted, flux, damping, coefficient, steps, beams, rows):
+    return _states(rows, interaction, shifted, flux, damping, coefficient, steps, beams)[0]
 
 
-def _reverse_mode_forward(interaction, shifted, flux, coefficient, steps, beams, rows):
-    arguments = (interaction, shifted, flux, coefficient, steps, beams)
+def _reverse_mode_forward(interaction, shifted, flux, damping, coefficient, steps, beams, rows):
+    arguments = (interaction, shifted, flux, damping, coefficient, steps, beams)
     sums, last, beyond = _states(rows, *arguments)
     return sums, (*arguments, last, beyond)
 
@@ -153,8 +155,8 @@ def _reverse_mode_forward(interaction, shifted, flux, coefficient, steps, beams,
 def _reverse_mode_backward(rows, saved, cotangent):
     outputs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in saved[:3])
     gradient = _call("backward", outputs, rows, False, *saved, cotangent)
-    none = np.zeros(saved[4].shape, jax.dtypes.float0)
-    return (*gradient, jnp.zeros_like(saved[3]), none, none)
+    none = np.zeros(saved[5].shape, jax.dtypes.float0)
+    return (*gradient, jnp.zeros_like(saved[3]), jnp.zeros_like(saved[4]), none, none)
 
 
 _reverse_mode.defvjp(_reverse_mode_forward, _reverse_mode_backward)

@@ -21,19 +21,30 @@ from pendel.simulate.scattering import structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
-FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve is cut
+FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
+CENTRIC = 1e-6  # imaginary part, relative to the largest coefficient, of what counts as real
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What a plan is made with; the arguments of `make_plan` with numbers for what follows from the data."""
+
+    g_max: float  # Å⁻¹
+    sg_max: float  # Å⁻¹
+    tilts: int
+    thickness_max: float  # Å
+    dtype: str
+    form_factor_table: str
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["groups", "support_hkl", "support_form_factor", "same_as", "wanted"],
+    data_fields=["groups", "support_hkl", "support_form_factor", "wavelength", "same_as", "wanted"],
     meta_fields=[
         "measurements",
         "frames",
-        "wavelength",
         "box",
-        "dtype",
         "mode",
         "max_steps",
         "centre",
@@ -44,7 +55,7 @@ STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation erro
 )
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Beams, tilts, padding and precision of a simulation; a pytree that models pass through unread."""
+    """Beams, tilts, padding and precision of a simulation; a pytree that models pass on to the simulator."""
 
     groups: tuple[SegmentGroup, ...]
     support_hkl: Int[Array, "g 3"]  # Friedel-unique reflections whose U_g is needed
@@ -52,16 +63,20 @@ class Plan:
     same_as: Int[Array, " measurements"]  # the first measurement of the same hkl in the same frame
     measurements: int
     frames: int
-    wavelength: float  # Å
+    wavelength: Float[Array, ""] | float  # Å
     box: tuple[int, int, int]  # shape of the box of all differences of beams
-    dtype: str  # of the propagator
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
     max_steps: int
-    centre: tuple[float, float, float] | None  # fractional place of an inversion centre; there all U_g are real
-    settings: tuple[tuple[str, float | int], ...]
+    centre: tuple[float, float, float] | None  # fractional coordinates of an inversion centre; there all U_g are real
+    settings: PlanSettings  # that it was made with
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
     wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the propagator."""
+        return self.settings.dtype
 
     def with_mode(self, mode: str) -> "Plan":
         """The same plan for `jax.grad` ("reverse", as plans are made) or for `jax.jvp` and `jax.jacfwd` ("forward")."""
@@ -82,7 +97,6 @@ def make_plan(
     thickness_max: float = 3000.0,
     tilt: Float[Array, "frames 2"] | None = None,
     dtype: str = "float32",
-    propagator: str = "auto",
     form_factor_table: str = "lobato",
 ) -> Plan:
     """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, and pad them to few sizes.
@@ -94,45 +108,58 @@ def make_plan(
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         tilt: frame tilts around which the beams are selected [deg].
         dtype: precision of the propagator, "float32" or "float64".
-        propagator: "eigen", "chebyshev" or "auto" (by size).
         form_factor_table: "lobato" or "peng".
 
     Raises:
         InputError: no measured reflection is among the beams.
     """
-    g_max = g_max or round(1.1 * experiment.dstar_max, 2)
-    tilts = tilts or default_tilts(experiment, thickness_max / 3)
+    settings = PlanSettings(
+        g_max=g_max or round(1.1 * experiment.dstar_max, 2),
+        sg_max=sg_max,
+        tilts=tilts or default_tilts(experiment, thickness_max / 3),
+        thickness_max=thickness_max,
+        dtype=dtype,
+        form_factor_table=form_factor_table,
+    )
+    return plan_with(crystal, experiment, settings, tilt)
+
+
+def plan_with(
+    crystal: Crystal, experiment: Experiment, settings: PlanSettings, tilt: Float[Array, "frames 2"] | None
+) -> Plan:
+    """`make_plan` with a record of its settings."""
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
     row = beam_axis_row(start)
-    segments = select_beams(crystal, experiment, np.asarray(row), g_max=g_max, sg_max=sg_max, tilts=tilts)
+    cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
+    segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts)
     if not any(len(segment["measurement"]) for segment in segments):
+        cutoffs = f"g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹"
         raise InputError(
-            found=f"no measured reflection among the beams (g_max {g_max} Å⁻¹, sg_max {sg_max} Å⁻¹)",
+            found=f"no measured reflection is among the beams ({cutoffs})",
             expected="measured reflections inside the cutoffs",
-            do="raise --g-max or --sg-max, or look at cell and orientation with `pendel check`",
+            do="raise --g-max or --sg-max, or examine cell and orientation with `pendel check`",
         )
     measurements = len(experiment.intensity)
-    groups = pad_segments(segments, measurements, propagator)
+    groups = pad_segments(segments, measurements)
     box, support = difference_box(groups)
     g = np.linalg.norm(support @ reciprocal_matrix(crystal.cell).T, axis=1)
     plan = Plan(
         groups=groups,
         support_hkl=support,
-        support_form_factor=form_factors(crystal.elements, g, form_factor_table),
+        support_form_factor=form_factors(crystal.elements, g, settings.form_factor_table),
         same_as=_first_of_same(experiment),
         measurements=measurements,
         frames=len(experiment.frame_id),
         wavelength=experiment.wavelength,
         box=box,
-        dtype=dtype,
         mode="reverse",
         max_steps=0,
         centre=inversion_centre(crystal),
-        settings=(("g_max", g_max), ("sg_max", sg_max), ("tilts", tilts), ("thickness_max", thickness_max)),
+        settings=settings,
         matrix_numbers=MATRIX_NUMBERS if jax.default_backend() == "cpu" else ON_A_CARD,
     )
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
-    steps = int(expansion_length(jnp.asarray(radius * thickness_max), plan.dtype))
+    steps = int(expansion_length(jnp.asarray(radius * settings.thickness_max), plan.dtype))
     return dataclasses.replace(plan, max_steps=steps)
 
 
@@ -199,20 +226,42 @@ def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
     return [float(group_radius(group)) for group in plan.groups]
 
 
-def plan_coupling(crystal: Crystal, plan: Plan, u_change: Complex[Array, " g"] | None = None) -> Array:
+def plan_coupling(
+    crystal: Crystal,
+    plan: Plan,
+    u_change: Complex[Array, " g"] | None = None,
+    absorption: Complex[Array, " zero_and_g"] | None = None,
+) -> Complex[Array, " box"] | Float[Array, " box"]:
     """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal.
 
-    Real where the crystal has an inversion centre: seen from there, which changes phases of waves, not intensities.
+    The potential is U(r) + i U'(r) with real U and U'. An inversion centre of the crystal becomes the origin,
+    which changes phases of waves but not intensities: U_g and U'_g are real, and so is V_g if there is no absorption.
 
     Args:
-        u_change: added to the U_g [Å⁻²] of `support_hkl`.
+        u_change: added to the U_g [Å⁻²] of `support_hkl`, coefficients of a real potential: U_-g = conj(U_g).
+        absorption: U'_g [Å⁻²] of 000 and of `support_hkl`; U'_0 is positive.
+
+    Returns:
+        NaN where `u_change` or `absorption` lacks the inversion centre of the crystal.
     """
     u_g = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength)
-    if u_change is not None:
-        u_g = u_g + u_change
+    change, lost = u_change, absorption
     if plan.centre is not None:
-        u_g = jnp.real(u_g * jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre))))
-    return coupling_box(u_g, plan.support_hkl, plan.box, plan.wavelength)
+        to_centre = jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre)))
+        u_g = jnp.real(u_g * to_centre)  # real by construction: every atom has its image
+        change = None if change is None else _real(change * to_centre)
+        lost = None if lost is None else jnp.append(jnp.real(lost[:1]), _real(lost[1:] * to_centre))
+    u_g = u_g if change is None else u_g + change
+    if lost is None:
+        return coupling_box(u_g, jnp.conj(u_g), plan.support_hkl, plan.box, plan.wavelength)
+    pair = u_g + 1j * lost[1:], jnp.conj(u_g) + 1j * jnp.conj(lost[1:])
+    return coupling_box(*pair, plan.support_hkl, plan.box, plan.wavelength, u_0=1j * jnp.real(lost[0]))
+
+
+def _real(u_g: Complex[Array, " g"]) -> Float[Array, " g"]:
+    """The real part of coefficients that must be real about an inversion centre; NaN where they are not."""
+    centric = jnp.max(jnp.abs(jnp.imag(u_g)), initial=0.0) <= CENTRIC * jnp.max(jnp.abs(u_g), initial=0.0)
+    return jnp.where(centric, jnp.real(u_g), jnp.nan)
 
 
 def inversion_centre(crystal: Crystal) -> tuple[float, float, float] | None:

@@ -10,7 +10,7 @@ from pendel.crystal.structure import Crystal, expanded_atoms, volume
 
 
 def structure_factors(
-    crystal: Crystal, hkl: Int[Array, "g 3"], form_factor: Float[Array, "sites g"], wavelength: float
+    crystal: Crystal, hkl: Int[Array, "g 3"], form_factor: Float[Array, "sites g"], wavelength: Float[Array, ""] | float
 ) -> Complex[Array, " g"]:
     """Scaled Fourier coefficients of the crystal potential, U_g [Å⁻²].
 

@@ -1,4 +1,4 @@
-"""Segments of a plan spread over devices, also of several processes: each holds and simulates its own frames.
+"""Segments of a plan spread over devices, also of several processes: each has and simulates its own frames.
 
 Intensities of all measurements are summed over the devices (one `psum`) and are the same everywhere afterwards, so
 that models and inference need not know. The transposed sum carries the gradient.
@@ -23,7 +23,7 @@ def shard_plan(plan: Plan) -> Plan:
     """The plan with whole frames dealt out to all devices of all processes; unchanged for one device and when it is
     spread already.
 
-    In a run of several processes each process keeps the arrays of its own frames only; every process must call this
+    In a run of several processes each process stores the arrays of its own frames only; every process must call this
     with the same plan.
 
     Raises:
@@ -34,7 +34,7 @@ def shard_plan(plan: Plan) -> Plan:
         return plan
     if len(devices) > plan.frames:
         raise InputError(
-            found=f"{len(devices)} devices for {plan.frames} frames",
+            found=f"there are {len(devices)} devices for {plan.frames} frames",
             expected="at least one frame for every device",
             do="use fewer devices or processes",
         )
@@ -89,5 +89,4 @@ def _empty_segment(group: SegmentGroup, measurements: int) -> SegmentGroup:
         frame=np.zeros((), dtype=int),
         measurement=np.full(group.measurement.shape[1:], measurements),
         rows=group.rows,
-        propagator=group.propagator,
     )

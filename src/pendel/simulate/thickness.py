@@ -86,7 +86,7 @@ def lens(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:
 def cylinder(log_thickness: Float[Array, " frames"], nodes: int = NODES) -> Profile:
     """A rod across the beam, t = T sqrt(1 - x^2), x uniform across it; T = exp(log_thickness) is its diameter [Å]."""
     abscissa, weight = np.polynomial.legendre.leggauss(2 * nodes)
-    half = slice(nodes, None)  # both halves are alike
+    half = slice(nodes, None)  # the nodes are symmetric
     t = jnp.exp(log_thickness)[:, None] * np.sqrt(1 - abscissa[half] ** 2)
     return t, jnp.broadcast_to(weight[half], t.shape)
 
@@ -96,7 +96,7 @@ def wedge(log_mean: Float[Array, " frames"], log_width: Float[Array, " frames"],
 
     Args:
         log_mean: log of the mean thickness [log Å].
-        log_width: log of the relative standard deviation; the density spans mean (1 +- sqrt(3) width), cut at 0.
+        log_width: log of the relative standard deviation; the density spans mean (1 +- sqrt(3) width), at least 0.
         nodes: number of nodes.
     """
     abscissa, weight = np.polynomial.legendre.leggauss(nodes)

@@ -3,7 +3,7 @@
 A sampler in the coordinates of `whitening` moves spreads and frames together, which is right where the
 likelihood of a frame is about normal. Where it is sharper than it looks from the MAP point, a spread is stuck to its
 frames. Given the frames, however, a spread costs nothing: the simulator does not know it, nor the errors. So both are
-moved with all else held, too, by a random walk; each of the two ways of moving is efficient where the other one is not.
+moved with all else fixed, too, by a random walk; each of the two moves is efficient where the other one is not.
 
 Source: Yu & Meng, J. Comput. Graph. Stat. 20, 531 (2011).
 """

@@ -2,11 +2,12 @@
 
 Fringes give some frames several maxima along their tilts, which a chain crosses once in hundreds of draws. The
 maxima are found beforehand, given everything else at the MAP point. A chain then tries, for all frames at once, to move
-what the simulator sees of a frame from around the nearest of its maxima to around another one; what it does not see
-(the scale) goes along by the difference of its best values here and there. That is a shift with the Jacobian 1 whose
-reverse is as likely, so the Metropolis rule holds. One simulation serves all frames: given what they share, the
-observations of a frame know nothing of the others, and priors that couple frames are cheap, so frame after frame is
-taken or left. Where the simulator sees nothing of a frame (`kinematic`), all its parameters move by fixed shifts.
+the parameters of a frame that reach a simulation (tilt, thickness) from around the nearest of their maxima to around
+another one. The other parameters of the frame (the scale) move with them, by the difference of their best values at the
+two places. That is a shift with the Jacobian 1 whose reverse is as likely, so the Metropolis rule is exact. One
+simulation serves all frames: given the shared parameters, the observations of a frame do not depend on the other
+frames, and priors that couple frames cost little, so each frame is accepted or rejected by itself. Where no parameter
+of a frame reaches a simulation, all its parameters move by fixed shifts.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ CLIMB = 8  # steps of scoring from a start, and again from where they lead to
 APART = 3.0  # standard deviations between two maxima
 DEEP = 10.0  # in log density; a maximum that far below the best of its frame is left out
 MOST = 4  # maxima of a frame
-FOLLOWING = 3  # scoring steps of what the simulator does not see
+FOLLOWING = 3  # scoring steps of the parameters of a frame that reach no simulation
 TRIES = 2  # of a jump, after every draw
 
 type Jump = Callable[[Place, Array], tuple[Float[Array, " n"], Int[Array, ""]]]

@@ -1,4 +1,4 @@
-"""The density of a target with the results of its simulations in hand: so cheap that it is evaluated many times."""
+"""The density of a target where the results of its simulations are known: it costs little and is evaluated often."""
 
 import dataclasses
 

@@ -138,7 +138,7 @@ def sample_smc(
 
 
 def _tempered(advance: Callable, first: _Particle, key: Array, tuning: SmcTuning, keeper, progress):
-    """BlackJAX's state at l = 1; of every step l, log of the mean weight, acceptance, step size, variance of the log."""
+    """BlackJAX's state at l = 1; of every step l, log of mean weight, acceptance, step size, variance of that log."""
     from blackjax import adaptive_tempered_smc  # importing BlackJAX computes: not before processes are joined
 
     state, done = adaptive_tempered_smc.init(first), np.zeros((0, 5))

@@ -1,6 +1,6 @@
 """Coordinates in which the posterior of a hierarchy is nearly standard normal, spreads and all.
 
-The parameters fall into those that the simulator sees of a frame (tilt, thickness; z_f), those that it does not see
+The parameters are those of frames that reach a simulation (tilt, thickness; z_f), those that reach none
 (scales and the means of hierarchies; z_c), and the others, which all frames share (structure, errors; z_g). With s the
 spreads and F the information of the observations at the MAP point z*, (z_c, z_f) given all else are nearly normal with
 
@@ -11,8 +11,8 @@ so z_g = z*_g + L y_g (L L^T the Laplace covariance), log s = log s_0 + w y_s an
 standard normal (y_g, y_s, y_f) to about the posterior. A plain whitening by the Laplace covariance would keep the
 funnel: at small spreads P is hundreds of times larger than at the MAP point.
 
-A frame's scale follows its thickness profile along a bent ridge, ten times longer than wide. So z_c is not held to the
-line that P gives: with the simulation in hand, scoring steps from there lead to its maximum given all else, and
+A frame's scale follows its thickness profile along a bent ridge, ten times longer than wide. So z_c is not fixed to the
+line that P gives: with the results of the simulation, scoring steps from there lead to its maximum given all else, and
 z_c = maximum + H^(-1/2) y_c with the matrix H of the last step. The Jacobian of it all is in the density, so the
 approximations cost efficiency, not correctness.
 
@@ -43,7 +43,7 @@ from pendel.infer.target import Target, Values
 SECANT = 0.25  # standard deviations to either side over which a curvature is taken
 POINTS = 3  # at which it is taken, beside the centre
 LEAST_CURVATURE, MOST_CURVATURE = 0.2, 100.0  # where the density is flatter or sharper than that, it is not quadratic
-SCORING = 3  # steps to the maximum of what the simulator does not see
+SCORING = 3  # steps to the maximum of the parameters that reach no simulation
 SPREAD_WIDTH = 0.3  # standard deviation of the log of a spread, before a warm-up finds it
 TOGETHER = 50  # points turned back into values at once on a graphics card
 
@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
 
 class Half(NamedTuple):
-    """Half of the way from y to a place: all that the simulator sees is there, and what the rest will need."""
+    """Half of the way from y to a place: the parameters that reach a simulation, and what the rest will need."""
 
     z: Float[Array, " n"]
     spreads: Mapping[str, Array]

@@ -57,7 +57,9 @@ def neural_guide(
         key: for the start of the network's weights.
         integrated: the spreads, and the Laplace approximation at any of them.
     """
-    plates = {name: _places(layout, name, np.asarray(angles[name])) for name in layout.plates}
+    plates = {
+        name: _places(layout, name, np.asarray(angles[name])) for name, (_, _, width) in layout.plates.items() if width
+    }
     around = partial(_summary, layout.globals, plates)
     laplace = around(*integrated.at(integrated.log_spreads))
     beside = [
@@ -77,7 +79,7 @@ def neural_guide(
         "global_root_by_spreads": jnp.asarray(of_root.T),
     }
     shapes = []
-    for name in layout.plates:
+    for name in plates:
         key, sub = jax.random.split(key)
         pairs = [(up.plates[name], down.plates[name]) for up, down in beside]
         plate, own = _plate(name, plates[name], laplace.plates[name], pairs, np.asarray(angles[name]), sub)

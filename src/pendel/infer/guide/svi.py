@@ -138,7 +138,7 @@ def starting_guide(
     for site in target.full.sites:
         if site.name in start.spreads and not np.allclose(site.transform(jnp.ones(site.shape)), np.e):
             raise InputError(
-                found=f"the spread {site.name!r} between limits",
+                found=f"the spread {site.name!r} has limits",
                 expected="a spread with any positive value",
                 do="give it a HalfNormal or LogNormal prior",
             )
@@ -219,7 +219,7 @@ def _updates(target: Target, guide: NeuralGuide, tuning: SviTuning) -> tuple[opt
 
 
 def pareto_k(target: Target, *, fit: SviFit, key: Array, draws: int = 200) -> float:
-    """Shape of the tail of posterior over guide at draws of the guide, see `largest_good_k`.
+    """Shape of the tail of posterior over guide at draws of the guide.
 
     Source: Yao, Vehtari, Simpson & Gelman, Proc. ICML 80, 5581 (2018).
     """
@@ -236,11 +236,3 @@ def pareto_k(target: Target, *, fit: SviFit, key: Array, draws: int = 200) -> fl
     # ArviZ takes a log likelihood, w = 1 / p.
     minus_log_weight = -np.array([float(log_ratio(one, target.data)) for one in noise])
     return float(array_stats.psislw(minus_log_weight)[1])
-
-
-def largest_good_k(draws: int) -> float:
-    """The Pareto k up to which importance weights of so many draws would mend a guide.
-
-    Source: Vehtari, Simpson, Gelman, Yao & Gabry, J. Mach. Learn. Res. 25, 72 (2024).
-    """
-    return min(1 - 1 / np.log10(max(draws, 11)), 0.7)

@@ -189,7 +189,7 @@ def part_of_elements(places: Array, count: int, sizes: tuple[int, ...]) -> tuple
 
 
 @jax.jit
-def _root(arrow: Arrow, flat: float) -> ArrowRoot:
+def _root(arrow: Arrow, flat: float | Array) -> ArrowRoot:
     count, sizes = len(arrow.shared), arrow.sizes
     used = np.arange(max(sizes, default=0)) < np.array(sizes, dtype=int)[:, None]
     scale, scales = split_parts(jnp.sqrt(jnp.maximum(arrow.diagonal(), LEAST)), count, sizes)
@@ -212,7 +212,7 @@ def _root(arrow: Arrow, flat: float) -> ArrowRoot:
     return ArrowRoot(root / scale[:, None], border, blocks, jnp.any(raised) | is_raised, sizes)
 
 
-def _inverse_root(matrix: Float[Array, "m m"], flat: float) -> tuple[Float[Array, "m m"], Bool[Array, ""]]:
+def _inverse_root(matrix: Float[Array, "m m"], flat: float | Array) -> tuple[Float[Array, "m m"], Bool[Array, ""]]:
     """Lower triangular W with W W^T = the inverse of a matrix, eigenvalues raised to `flat`; and whether any was.
 
     A Cholesky factor costs a twentieth of the eigenvalues. It serves where |W|^2, which is at least 1 / the smallest

@@ -53,7 +53,7 @@ def hessian_diagonal(
 def part_sizes(target: Target) -> tuple[int, ...]:
     """Elements of z in every part: a plate of frames each, or all plates together where the prior couples some."""
     layout = target.layout
-    sizes = tuple(frames * width for _, frames, width in layout.plates.values())
+    sizes = tuple(frames * width for _, frames, width in layout.plates.values() if width)
     if len(sizes) < 2:
         return sizes
     part = np.repeat(np.arange(len(sizes)), sizes)

@@ -110,7 +110,7 @@ def moved_frames(
     Args:
         moves: by frame site, what is added to its unconstrained value in every frame.
         tuning: of the climbs.
-        tell: called with the number of climbs done and the log density of all frames, priors held.
+        tell: called with the number of climbs done and the log density of all frames.
     """
     climb = climber(scores, z, spreads, data, tuning)
     tell = tell or (lambda done, total: None)
@@ -162,7 +162,8 @@ def _scoring(layout: Layout, z, score, tuning: ClimbTuning):
         new_total, new_gradient, new_matrix = map(np.asarray, score(trial, moving))
         new_total = np.nan_to_num(new_total, nan=-np.inf)
         better = moving & (new_total > total)
-        promised = np.bincount(frame_of_elements(layout)[layout.globals :], (0.5 * gradient * step)[layout.globals :])
+        promised, own = np.zeros(len(total)), slice(layout.globals, None)
+        np.add.at(promised, frame_of_elements(layout)[own], (0.5 * gradient * step)[own])
         gained = np.subtract(new_total, total, out=promised, where=better)  # promised elsewhere
         moving &= gained > tuning.converged
         element = by_element(layout, better)

@@ -176,7 +176,7 @@ def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
 
 
 def laplace_evidence(fit: MapFit) -> float:
-    """Log of the integral of the density around a maximum, the spreads held: -U + log det(2 pi C) / 2.
+    """Log of the integral of the density around a maximum, the spreads fixed: -U + log det(2 pi C) / 2.
 
     Source: MacKay, Information Theory, Inference, and Learning Algorithms (2003), eq. 27.4.
     """

@@ -9,13 +9,15 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from toy_models import ONE_ROUND, Memory
 
 from pendel.infer.chains.between_draws import random_walk
 from pendel.infer.chains.loop import EVERY
-from pendel.infer.chains.mclmc import sample_mclmc
-from pendel.infer.chains.nuts import sample_nuts
+from pendel.infer.chains.mclmc import MclmcTuning, sample_mclmc
+from pendel.infer.chains.nuts import ChainTuning, sample_nuts
 from pendel.infer.chains.whitening import POINTS, SECANT, SPREAD_WIDTH, unit_curvature, whitened
 from pendel.infer.maximum.map import fit_map
+from pendel.infer.target import make_target
 from pendel.judge.chains import chain_quality
 
 FRAMES, PER_FRAME, SIGMA = 8, 6, 0.2
@@ -24,7 +26,7 @@ X = np.linspace(-1, 1, FRAMES * PER_FRAME)
 
 
 def model(*, y=None):
-    """A slope for all, an offset per frame with a spread that MAP holds."""
+    """A slope for all, an offset per frame with a spread that MAP fixes."""
     slope = numpyro.sample("slope", dist.Normal(0, 2))
     spread = numpyro.sample("offset_spread", dist.HalfNormal(1.0), infer={"fixed_in_map": 0.5})
     with numpyro.plate("frames", FRAMES):
@@ -54,34 +56,32 @@ def exact(y):
     return mean, sd, spread_mean, np.sqrt(weight @ (grid - spread_mean) ** 2)
 
 
-class Memory:
-    """Keeps in memory what a run folder keeps on disk, and stops the run after a number of saves."""
-
-    def __init__(self, stop_after=None):
-        self.kept, self.left = None, stop_after
-
-    def load(self):
-        return self.kept
-
-    def save(self, arrays):
-        self.kept = {name: np.array(value) for name, value in arrays.items()}
-        if self.left is not None:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
 @pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(4)
     return 1.3 * X + (0.5 * rng.standard_normal(FRAMES))[FRAME] + SIGMA * rng.standard_normal(len(X))
 
 
-@pytest.mark.parametrize("sample", [sample_nuts, sample_mclmc])
-def test_chains_sample_everything_and_agree_with_integration(data, sample):
-    fit = fit_map(model, y=data)
-    found = sample(model, y=data, start=fit, key=jax.random.key(0), chains=2, warmup=200, draws=1500)
-    assert set(found.draws) == {"slope", "offset", "offset_spread"}  # nothing is held at its MAP value
+@pytest.fixture(scope="module")
+def target(data):
+    return make_target(model, y=data)
+
+
+@pytest.fixture(scope="module")
+def fit(target):
+    return fit_map(target, tuning=ONE_ROUND)
+
+
+@pytest.mark.parametrize(
+    ("sample", "tuning"),
+    [
+        (sample_nuts, ChainTuning(chains=2, warmup=200, draws=1500)),
+        (sample_mclmc, MclmcTuning(chains=2, adaptation=200, draws=1500)),
+    ],
+)
+def test_chains_sample_everything_and_agree_with_integration(target, data, sample, tuning):
+    found = sample(target, start=fit_map(target), key=jax.random.key(0), tuning=tuning)
+    assert set(found.draws) == {"slope", "offset", "offset_spread"}  # nothing stays at its MAP value
     assert found.draws["offset"].shape == (2, 1500, FRAMES)
     mean, sd, spread_mean, spread_sd = exact(data)
     assert np.mean(found.draws["slope"]) == pytest.approx(mean, abs=0.15 * sd)
@@ -95,19 +95,17 @@ def test_chains_sample_everything_and_agree_with_integration(data, sample):
     assert quality["min_ess_bulk"] > 400
 
 
-def test_chains_moved_together_are_those_moved_one_by_one(data):
-    fit = fit_map(model, y=data, spread_rounds=0)
-    options = {"start": fit, "key": jax.random.key(2), "chains": 4, "warmup": 20, "draws": 10}
-    alone, together = (sample_nuts(model, y=data, at_once=width, **options) for width in (1, 2))
+def test_chains_moved_together_are_those_moved_one_by_one(target, fit):
+    tunings = [ChainTuning(chains=4, warmup=20, draws=10, at_once=width) for width in (1, 2)]
+    alone, together = (sample_nuts(target, start=fit, key=jax.random.key(2), tuning=tuning) for tuning in tunings)
     np.testing.assert_allclose(together.draws["slope"], alone.draws["slope"], atol=1e-6)
     assert together.gradients == alone.gradients
 
 
 @pytest.mark.parametrize("log_spread", [-3.0, 0.0, 2.0])
-def test_frames_are_standard_normal_at_every_spread(data, log_spread):
+def test_frames_are_standard_normal_at_every_spread(target, fit, log_spread):
     """Given the globals the linear model is normal in its frames; whitened, its curvature is one at any spread."""
-    fit = fit_map(model, y=data, spread_rounds=0)
-    space = whitened(model, (), {"y": data}, fit)
+    space = whitened(target, fit)
     y = jax.numpy.zeros(space.size).at[0].set(0.7).at[1].set(log_spread / SPREAD_WIDTH)
     frames = slice(2, None)
     curvature = np.asarray(jax.hessian(space.potential)(y))[frames, frames]
@@ -116,10 +114,9 @@ def test_frames_are_standard_normal_at_every_spread(data, log_spread):
     np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
-def test_spreads_move_to_where_the_frames_ask_them_to_be(data):
-    """With all else held a spread has a density of one dimension, which is integrated on a grid."""
-    fit = fit_map(model, y=data, spread_rounds=0)
-    space = whitened(model, (), {"y": data}, fit)
+def test_spreads_move_to_where_the_frames_ask_them_to_be(target, fit):
+    """With all else fixed a spread has a density of one dimension, which is integrated on a grid."""
+    space = whitened(target, fit)
     z = jnp.asarray(fit.unconstrained)
 
     def log_density(x):
@@ -144,7 +141,8 @@ def test_spreads_move_to_where_the_frames_ask_them_to_be(data):
 @cache
 def any_space():
     y = 1.3 * X + 0.1 * np.sin(9 * X)
-    return whitened(model, (), {"y": y}, fit_map(model, y=y, spread_rounds=0))
+    target = make_target(model, y=y)
+    return whitened(target, fit_map(target, tuning=ONE_ROUND))
 
 
 def in_unit_curvature(potential, size):
@@ -188,28 +186,27 @@ def test_hills_count_like_valleys_and_places_are_averaged():
 
 
 def test_a_cliff_beside_the_maximum_is_named_and_elsewhere_left_out():
-    with pytest.raises(FloatingPointError, match="not finite beside the MAP"):
+    with pytest.raises(FloatingPointError, match="beside the maximum is not finite"):
         in_unit_curvature(lambda y: jnp.sum(jnp.sqrt(y + 0.1)), 1)
     space = in_unit_curvature(lambda y: jnp.sum(2 * y**2 + jnp.where(jnp.abs(y) < 0.3, 0.0, jnp.nan) * y), 1)
     assert float(space.values(jnp.ones(1))["y"][0]) == pytest.approx(0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("sample", "saves"),
+    ("sample", "tuning", "saves"),
     [
-        (sample_nuts, 1),
-        pytest.param(sample_nuts, 2, marks=pytest.mark.slow),
-        pytest.param(sample_mclmc, 2, marks=pytest.mark.slow),
+        (sample_nuts, ChainTuning(chains=2, warmup=EVERY, draws=EVERY), 1),
+        pytest.param(sample_nuts, ChainTuning(chains=2, warmup=EVERY, draws=EVERY), 2, marks=pytest.mark.slow),
+        pytest.param(sample_mclmc, MclmcTuning(chains=2, adaptation=EVERY, draws=EVERY), 2, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, saves, sample):
-    fit = fit_map(model, y=data, spread_rounds=0)
-    options = {"start": fit, "key": jax.random.key(1), "chains": 2, "warmup": EVERY, "draws": EVERY}
-    whole = sample(model, y=data, **options)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(target, fit, sample, tuning, saves):
+    options = {"start": fit, "key": jax.random.key(1), "tuning": tuning}
+    whole = sample(target, **options)
     memory = Memory(stop_after=saves)
     with pytest.raises(KeyboardInterrupt):
-        sample(model, y=data, keeper=memory, **options)
-    resumed = sample(model, y=data, keeper=memory, **options)
+        sample(target, keeper=memory, **options)
+    resumed = sample(target, keeper=memory, **options)
     for name, values in whole.draws.items():
         np.testing.assert_array_equal(resumed.draws[name], values)
     assert resumed.gradients == whole.gradients

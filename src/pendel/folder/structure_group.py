@@ -1,0 +1,77 @@
+"""The refined structure as a group of the posterior file, and back: the numbers of the CIF before they are rounded."""
+
+import dataclasses
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from pendel.base import Array
+from pendel.crystal.structure import Crystal, make_crystal
+
+GROUP = "structure_data"
+AXES = ("x", "y", "z")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refined:
+    """The refined structure and the standard uncertainties of its numbers; zero where symmetry fixes them."""
+
+    crystal: Crystal
+    fract_su: Float[Array, "sites 3"]
+    u_aniso_su: Float[Array, "sites 3 3"]  # Å²
+    u_equivalent_su: Float[Array, "sites"]  # Å²
+    occupancy_su: Float[Array, "sites"]
+
+
+def structure_group(refined: Refined) -> xr.Dataset:
+    """Cell, space group, operations and sites with their standard uncertainties."""
+    crystal = refined.crystal
+    site, tensor = ("site",), ("site", "axis", "axis_other")
+    variables = {
+        "element": (site, np.array(crystal.elements)),
+        "isotropic": (site, np.array(crystal.isotropic)),
+        "fract": (("site", "axis"), crystal.fract),
+        "fract_su": (("site", "axis"), refined.fract_su),
+        "U_aniso": (tensor, crystal.u_aniso),
+        "U_aniso_su": (tensor, refined.u_aniso_su),
+        "U_equivalent_su": (site, refined.u_equivalent_su),
+        "occupancy": (site, crystal.occupancy),
+        "occupancy_su": (site, refined.occupancy_su),
+        "rotation": (("operation", "axis", "axis_other"), crystal.rotations),
+        "translation": (("operation", "axis"), crystal.translations),
+    }
+    return xr.Dataset(
+        {name: (dims, np.asarray(values)) for name, (dims, values) in variables.items()},
+        coords={"site": np.array(crystal.labels), "axis": np.array(AXES), "axis_other": np.array(AXES)},
+        attrs={"name": crystal.name, "spacegroup": crystal.spacegroup, "cell": list(map(float, crystal.cell))},
+    )
+
+
+def read_structure(group: xr.Dataset) -> Refined:
+    """The inverse of `structure_group`; occupancies of one place may add up to more than 1, which a note then says.
+
+    Raises InputError where `make_crystal` does.
+    """
+    a, b, c, alpha, beta, gamma = map(float, group.attrs["cell"])
+    crystal = make_crystal(
+        name=str(group.attrs["name"]),
+        cell=(a, b, c, alpha, beta, gamma),
+        spacegroup=str(group.attrs["spacegroup"]),
+        rotations=group["rotation"].values,
+        translations=group["translation"].values,
+        labels=tuple(map(str, group["site"].values)),
+        elements=tuple(map(str, group["element"].values)),
+        fract=group["fract"].values,
+        u_aniso=group["U_aniso"].values,
+        occupancy=group["occupancy"].values,
+        isotropic=tuple(map(bool, group["isotropic"].values)),
+        fullest=np.inf,
+    )
+    return Refined(
+        crystal=crystal,
+        fract_su=group["fract_su"].values,
+        u_aniso_su=group["U_aniso_su"].values,
+        u_equivalent_su=group["U_equivalent_su"].values,
+        occupancy_su=group["occupancy_su"].values,
+    )

@@ -1,0 +1,155 @@
+"""Blocks of which models are made: structure, errors, frames, simulation, observation.
+
+Arguments are the numbers of the priors. A model that needs another prior writes the lines of a block out in its file.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Bool, Float
+from numpyro.distributions.transforms import AffineTransform
+
+from pendel.base import Array, InputError
+from pendel.crystal.parameters import with_parameters
+from pendel.crystal.structure import Crystal
+from pendel.model.dataset import DataSet
+from pendel.model.simulation import simulated
+from pendel.model.spread import Spread
+from pendel.model.thickness_prior import Family, sample_thickness
+from pendel.simulate import Illumination, simulate_intensities
+from pendel.simulate.thickness import Profile
+
+
+def sample_structure(
+    crystal: Crystal, *, displacement: float, log_strain: float, logit_occupancy: float | None = None
+) -> Crystal:
+    """The crystal with coordinates and displacement tensors, and perhaps occupancies, drawn from their priors.
+
+        displacement ~ Normal(0, s), log_strain ~ Normal(0, s), logit_occupancy ~ Normal(logit(start), s)
+
+    U = sqrt(U_0) exp(log_strain) sqrt(U_0) is positive definite. Sites: displacement, log_strain, logit_occupancy;
+    derived: fract, U_aniso [Å²], occupancy.
+
+    Args:
+        displacement: standard deviation along every direction that the site symmetry allows [Å].
+        log_strain: standard deviation, no unit.
+        logit_occupancy: standard deviation, no unit, for the sites that start below 1; None: no occupancy is free.
+
+    Raises InputError when occupancies are to be free and none, or all, of them start below 1.
+    """
+    positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
+    moves: Any = numpyro.sample("displacement", dist.Normal(0, displacement).expand([positions]).to_event(1))
+    strain: Any = numpyro.sample("log_strain", dist.Normal(0, log_strain).expand([adps]).to_event(1))
+    occupancy = None if logit_occupancy is None else _sample_occupancy(crystal, logit_occupancy)
+    structure = with_parameters(crystal, displacement=moves, log_strain=strain, occupancy=occupancy)
+    numpyro.deterministic("fract", structure.fract)
+    numpyro.deterministic("U_aniso", structure.u_aniso)
+    return structure
+
+
+def _sample_occupancy(crystal: Crystal, deviation: float) -> Any:
+    """Occupancies [sites] between 0 and 1, free where they start below 1; one must stay: the scale moves them all."""
+    free, sites = np.array(crystal.partly_occupied, dtype=int), len(crystal.labels)
+    if not 0 < len(free) < sites:
+        raise InputError(
+            found=f"{len(free)} of {sites} sites with an occupancy below 1",
+            expected="at least one to refine and at least one to stay fixed",
+            do="write a start value such as 0.9 for the occupancies to refine into the CIF, and 1 for the others",
+        )
+    start = jnp.asarray(crystal.occupancy)
+    guess = dist.Normal(jnp.log(start[free] / (1 - start[free])), deviation).to_event(1)
+    logit: Any = numpyro.sample("logit_occupancy", guess)
+    return numpyro.deterministic("occupancy", start.at[free].set(jax.nn.sigmoid(logit)))
+
+
+def sample_errors(suffix: str = "", /, *, a: float, b: float, nu: float) -> dict[str, Any]:
+    """Parameters a, b and nu of Student-t errors (`student_t`), drawn from their priors.
+
+        a ~ LogNormal(log a, 0.5), b ~ LogNormal(log b, 0.5), nu ~ 2 + LogNormal(log nu, 0.5)
+
+    nu is above 2, or the best fit to few data is one that meets some of them exactly and calls the others outliers.
+
+    Args:
+        suffix: ending of the sites' names, `data.suffix` for errors that a data set has for itself.
+        a, b, nu: medians; of nu that of nu - 2.
+    """
+    excess = dist.LogNormal(jnp.log(nu), 0.5)
+    above_two = AffineTransform(2.0, 1.0, domain=excess.support)
+    return {
+        "a": numpyro.sample(f"a{suffix}", dist.LogNormal(jnp.log(a), 0.5)),
+        "b": numpyro.sample(f"b{suffix}", dist.LogNormal(jnp.log(b), 0.5)),
+        "nu": numpyro.sample(f"nu{suffix}", dist.TransformedDistribution(excess, above_two)),
+    }
+
+
+def sample_frames(
+    data: DataSet,
+    thickness: str | Family | Callable[[DataSet], Profile],
+    *,
+    log_scale: float,
+    scale_spread: Spread,
+    tilt_spread: Spread,
+) -> tuple[Any, Illumination]:
+    """The scale of every frame [frames], and its tilt and thickness distribution, drawn from their priors.
+
+        log_scale_f ~ Normal(log_scale_mean, scale_spread), tilt_f ~ Normal(0, tilt_spread)
+        log_scale_mean ~ Normal(log of the strongest intensity, log_scale)
+
+    Sites: log_scale_mean, scale_spread, tilt_spread [2], log_scale, tilt, and those of the thickness; derived: scale.
+
+    Args:
+        thickness: name of a family, a family, or a function that draws nodes [Å] and weights of a data set's frames.
+        log_scale: standard deviation of the mean of log scale: I_calc is a fraction of the incident beam, of which the
+            strongest measured reflection is a good part.
+        scale_spread: of log scale from frame to frame.
+        tilt_spread: of the tilts about x and y of the laboratory [deg].
+
+    Raises InputError for a name that is no family.
+    """
+    end, strongest = data.suffix, jnp.log(jnp.max(data.experiment.intensity))
+    mean = numpyro.sample(f"log_scale_mean{end}", dist.Normal(strongest, log_scale))
+    spread = scale_spread.sample(f"scale_spread{end}")
+    misorientation = tilt_spread.sample(f"tilt_spread{end}", 2)
+    with numpyro.plate(data.frames, data.plan.frames):
+        log_scales: Any = numpyro.sample(f"log_scale{end}", dist.Normal(mean, spread))
+        tilt: Any = numpyro.sample(f"tilt{end}", dist.Normal(0, misorientation).to_event(1))
+    nodes, weights = thickness(data) if callable(thickness) else sample_thickness(data, thickness)
+    scale = numpyro.deterministic(f"scale{end}", jnp.exp(log_scales))
+    return scale, Illumination(tilt=tilt, thickness=nodes, weights=weights)
+
+
+def simulate(
+    structure: Crystal, data: DataSet, illumination: Illumination, simulator: Callable = simulate_intensities
+) -> Any:
+    """I_calc of every measurement, incident beam = 1, from the simulator; inference knows it as `simulated`."""
+    return simulated(f"simulated{data.suffix}", simulator, structure, data.plan, illumination)
+
+
+def observe(
+    data: DataSet,
+    calculated: Float[Array, " reflections"],
+    errors: dist.Distribution,
+    *,
+    intensities: tuple[Float[Array, " reflections"], ...] | None,
+    mask: tuple[Bool[Array, " reflections"], ...] | None,
+) -> None:
+    """Measured intensities of a data set, distributed as `errors` says; site: intensity, derived: calculated.
+
+    Args:
+        calculated: I_calc on the scale of the data, for reports and files.
+        errors: one independent distribution for each measurement.
+        intensities, mask: of all data sets, as a model is given them.
+    """
+    numpyro.deterministic(f"calculated{data.suffix}", calculated)
+    with numpyro.handlers.mask(mask=True if mask is None else mask[data.number]):
+        numpyro.sample(
+            f"intensity{data.suffix}",
+            errors,
+            obs=None if intensities is None else intensities[data.number],
+            infer={"plate": data.frames, "frame": data.experiment.frame_index},
+        )

@@ -1,0 +1,61 @@
+"""Batches of frames that stand for all of them, and fits of the guide that are interrupted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_models import ANGLE, Memory, X, heavy_model, linear_model
+
+from pendel.infer.guide.minibatch import frame_batches
+from pendel.infer.guide.svi import SviTuning, fit_svi
+from pendel.infer.maximum.map import fit_map
+from pendel.infer.target import make_target
+
+
+def test_batches_tell_the_likelihood_of_all_frames(linear_data):
+    """Exact on average; for a normal likelihood up to what the globals' information differs between batches."""
+    linear, heavy = make_target(linear_model, 0.2, y=linear_data), make_target(heavy_model, y=jnp.asarray(1.5 + X))
+    for target in (linear, heavy):
+        fit = fit_map(target)
+        batches = frame_batches(target, fit, 4)
+        noise = np.random.default_rng(0).standard_normal(fit.layout.size)
+        z = jnp.asarray(fit.unconstrained + np.linalg.cholesky(fit.covariance) @ noise)
+        pointwise = target.predict(fit.layout.split(z), fit.spreads)[1].pointwise()
+        hidden = [jnp.where(part.observations, pointwise, jnp.nan) for part in batches.parts]  # what is not simulated
+        found = [float(part.log_likelihood(z, seen)) for part, seen in zip(batches.parts, hidden, strict=True)]
+        assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
+        rough = dataclasses.replace(fit, covariance=np.diag(np.diag(fit.covariance)))  # as with very many globals
+        parts = frame_batches(target, rough, 4).parts
+        assert np.mean([float(part.log_likelihood(z, pointwise)) for part in parts]) == pytest.approx(np.mean(found))
+        naive = [4 * float(jnp.sum(jnp.where(part.observations, pointwise, 0.0))) for part in batches.parts]
+        assert np.std(found) < (0.02 if target is linear else 0.5) * np.std(naive)
+    assert {id(batches.of_step(jax.random.key(1), step)[0]) for step in range(4, 8)} == set(map(id, batches.parts))
+
+
+def test_svi_in_batches_finds_the_same_posterior(linear, fit_with_spread):
+    options = {"start": fit_with_spread, "key": jax.random.key(0), "angles": {"frames": ANGLE}}
+    whole, parts = (
+        fit_svi(linear, tuning=SviTuning(steps=200, cycles=(2, 2), batches=batches), **options) for batches in (1, 4)
+    )
+    draws = [one.draw(jax.random.key(1), 4000) for one in (whole, parts)]
+    for name in ("slope", "curve", "offset"):
+        mean, sd = zip(*((np.mean(d[name], axis=0), np.std(d[name], axis=0)) for d in draws), strict=True)
+        assert np.max(np.abs(mean[1] - mean[0]) / sd[0]) < 0.2
+        np.testing.assert_allclose(sd[1] / sd[0], 1, atol=0.15)
+    assert np.mean(parts.losses[-50:]) == pytest.approx(np.mean(whole.losses[-50:]), abs=1.0)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_an_interrupted_svi_ends_as_an_uninterrupted_one(linear, fit_with_spread, batches):
+    options = {"start": fit_with_spread, "key": jax.random.key(0), "angles": {"frames": ANGLE}}
+    options["tuning"] = SviTuning(steps=40, batches=batches)
+    whole = fit_svi(linear, **options)
+    memory = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit_svi(linear, keeper=memory, **options)
+    resumed = fit_svi(linear, keeper=memory, **options)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    for name, value in whole.parameters.items():
+        np.testing.assert_array_equal(resumed.parameters[name], value)
