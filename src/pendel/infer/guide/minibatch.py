@@ -57,7 +57,7 @@ class Batch:
         return self.of_all[0] + self.of_all[1] @ step - self._bend(step) + self.count * rest
 
     def _bend(self, step):
-        return 0.5 * self.information.quadratic(step)
+        return 0.5 * step @ (self.information @ step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +119,9 @@ def _information(target: Target, fit: MapFit) -> Arrow:
     @jax.jit
     def beyond_prior(z, precision, data):
         def prior(z):
-            return -target.log_prior(layout.split(z), fit.spreads, data)
+            return target.log_prior(layout.split(z), fit.spreads, data)
 
-        return precision - arrow_hessian(prior, z, layout.globals, precision.sizes)
+        return precision + arrow_hessian(prior, z, layout.globals, precision.sizes)
 
     information = beyond_prior(jnp.asarray(fit.unconstrained), precision, target.data)
     owner = np.append(frame_of_elements(layout), -1)[part_places(layout.globals, precision.sizes)]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from pendel.base import Array
 from pendel.infer.guide.neural import NeuralGuide, PlateShape, network
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.arrow import ArrowRoot, part_of_elements
+from pendel.infer.maximum.arrow import ArrowRoot
 from pendel.infer.maximum.spreads import Integrated
 
 HIDDEN = 32
@@ -31,21 +31,6 @@ class Conditionals(NamedTuple):
     root: Float[Array, "frames nuisance nuisance"]
 
 
-class _Places(NamedTuple):
-    """Elements of z of one plate, frames in the order of the angle."""
-
-    profile: Int[np.ndarray, "frames profile"]
-    nuisance: Int[np.ndarray, "frames nuisance"]
-
-
-class _Summary(NamedTuple):
-    """What the guide takes from a Laplace approximation: its centre, and the root of the globals' covariance."""
-
-    centre: Float[np.ndarray, " n"]
-    root: Float[np.ndarray, "globals globals"]
-    plates: dict[str, Conditionals]
-
-
 def neural_guide(
     layout: Layout, full: Layout, angles: Mapping[str, Array], key: Array, integrated: Integrated
 ) -> NeuralGuide:
@@ -57,18 +42,21 @@ def neural_guide(
         key: for the start of the network's weights.
         integrated: the spreads, and the Laplace approximation at any of them.
     """
-    plates = {
-        name: _places(layout, name, np.asarray(angles[name])) for name, (_, _, width) in layout.plates.items() if width
-    }
-    around = partial(_summary, layout.globals, plates)
-    laplace = around(*integrated.at(integrated.log_spreads))
+    elements = {name: _elements(layout, name, angles[name]) for name, (_, _, width) in layout.plates.items() if width}
+
+    def around(log_spreads):
+        """Centre, root of the globals, conditionals of every plate; whole roots for all spreads take much memory."""
+        centre, root = integrated.at(log_spreads)
+        conditionals = {name: _conditionals(*own, centre, root) for name, own in elements.items()}
+        return centre, np.asarray(root.shared), conditionals
+
+    centre, root, here = around(integrated.log_spreads)
     beside = [
-        [around(*integrated.at(integrated.log_spreads + sign * ASIDE * column)) for sign in (1, -1)]
-        for column in integrated.root.T
+        [around(integrated.log_spreads + sign * ASIDE * column) for sign in (1, -1)] for column in integrated.root.T
     ]
-    count, spreads, root = layout.globals, len(beside), laplace.root
-    slopes = np.array([(up.centre - down.centre)[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
-    log_diagonals = [[np.log(np.diagonal(one.root)) for one in pair] for pair in beside]
+    count, spreads = layout.globals, len(beside)
+    slopes = np.array([(up[0] - down[0])[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
+    log_diagonals = [[np.log(np.diagonal(one[1])) for one in pair] for pair in beside]
     of_root = np.array([(up - down) / (2 * ASIDE) for up, down in log_diagonals]).reshape(spreads, count)
     start: dict[str, Array] = {
         "spread_shift": jnp.zeros(spreads),
@@ -78,52 +66,41 @@ def neural_guide(
         "global_by_spreads": jnp.asarray(np.linalg.solve(root, slopes.T)),
         "global_root_by_spreads": jnp.asarray(of_root.T),
     }
-    shapes = []
-    for name in plates:
+    plates = []
+    for name, own in elements.items():
         key, sub = jax.random.split(key)
-        pairs = [(up.plates[name], down.plates[name]) for up, down in beside]
-        plate, own = _plate(name, plates[name], laplace.plates[name], pairs, np.asarray(angles[name]), sub)
+        pairs = [(up[2][name], down[2][name]) for up, down in beside]
+        plate, own = _plate(name, own, here[name], pairs, np.asarray(angles[name]), sub)
         start |= {f"{name}_{site}": value for site, value in own.items()}
-        shapes.append(plate)
+        plates.append(plate)
     return NeuralGuide(
         layout,
         full,
-        laplace.centre,
+        centre,
         root,
         integrated.log_spreads,
         integrated.root,
         integrated.unravel,
-        tuple(shapes),
+        tuple(plates),
         start,
     )
 
 
-def _places(layout: Layout, name: str, angle) -> _Places:
+def _elements(layout: Layout, name: str, angle) -> tuple[Int[Array, "frames profile"], Int[Array, "frames nuisance"]]:
+    """Elements of z of one plate, frames in the order of the angle."""
     offset, frames, width = layout.plates[name]
     flags = np.concatenate(
         [np.full(int(np.prod(s.shape)) // frames, s.profile) for s in layout.sites if s.plate == name]
     )
     element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[np.argsort(angle)]
-    return _Places(element[:, flags], element[:, ~flags])
-
-
-def _summary(count: int, plates: Mapping[str, _Places], centre, root: ArrowRoot) -> _Summary:
-    found = {}
-    for name, (profile, nuisance) in plates.items():
-        part = int(part_of_elements(np.concatenate([profile, nuisance], axis=1)[0, 0], count, root.sizes)[0])
-        first = sum(root.sizes[:part])
-        elements = np.concatenate([np.arange(count), count + first + np.arange(root.sizes[part])])
-        found[name] = _conditionals(
-            count, profile - first, nuisance - first, centre[elements], np.asarray(root.of_part(part))
-        )
-    return _Summary(centre, np.asarray(root.shared), found)
+    return element[:, flags], element[:, ~flags]
 
 
 def _plate(
-    name: str, places: _Places, here: Conditionals, pairs: Sequence[tuple[Conditionals, Conditionals]], angle, key
+    name: str, elements, here: Conditionals, pairs: Sequence[tuple[Conditionals, Conditionals]], angle, key
 ) -> tuple[PlateShape, dict[str, Array]]:
     """Shape of one plate and the start of its parameters; `pairs`: to either side along every spread."""
-    order, frames = np.argsort(angle), len(angle)
+    (profile, nuisance), order, frames = elements, np.argsort(angle), len(angle)
 
     def slopes(of) -> np.ndarray:
         """Along every spread, on the leading axis."""
@@ -136,35 +113,38 @@ def _plate(
     scaled = 2 * (angle[order] - angle.min()) / max(np.ptp(angle), 1e-9) - 1
     phase = 0.5 * np.pi * np.outer(scaled + 1, np.arange(1, HARMONICS + 1))
     features = np.concatenate([scaled[:, None], np.cos(phase), np.sin(phase)], axis=1)
-    plate = PlateShape(name, features, places.profile, places.nuisance, here.regression, here.root, targets, unit)
+    plate = PlateShape(name, features, profile, nuisance, here.regression, here.root, targets, unit)
 
     by_spreads = np.moveaxis(slopes(lambda c: c.mean), 0, -1)
     of_roots = np.moveaxis(slopes(lambda c: np.log(np.diagonal(c.root, axis1=1, axis2=2))), 0, -1)
-    number = places.nuisance.shape[1]
+    number = nuisance.shape[1]
     start = {
         "shift": jnp.zeros((frames, number)),
         "root": jnp.zeros((frames, number, number)),
         "by_spreads": jnp.asarray(np.linalg.solve(here.root, by_spreads)),
         "root_by_spreads": jnp.asarray(of_roots),
     }
-    return plate, start | (_fitted_network(plate, len(pairs), key) if places.profile.shape[1] else {})
+    return plate, start | (_fitted_network(plate, len(pairs), key) if profile.shape[1] else {})
 
 
-def _conditionals(count: int, profile, nuisance, centre, covariance) -> Conditionals:
-    """Of a normal distribution of the globals, the first `count` elements, and what belongs to the plate."""
-    shared, frames = np.arange(count), len(profile)
-    by_globals = np.linalg.solve(covariance[np.ix_(shared, shared)], covariance[shared][:, profile.ravel()]).T
-    by_globals = by_globals.reshape(frames, -1, count)
+def _conditionals(profile, nuisance, centre, root: ArrowRoot) -> Conditionals:
+    """Of a normal distribution of all parameters with this root of its covariance."""
+    places = np.concatenate([np.roll(profile, 1, axis=0), profile, nuisance], axis=1)
+    within, with_shared = map(np.asarray, root.of_groups(places))
+    of_shared = np.broadcast_to(root.shared @ root.shared.T, (len(profile), *root.shared.shape))
+    covariances = np.block([[of_shared, np.swapaxes(with_shared, 1, 2)], [with_shared, within]])
+    shared, before, here, rest_of_frame = np.split(
+        np.arange(covariances.shape[1]), np.cumsum([len(root.shared), profile.shape[1], profile.shape[1]])
+    )
     targets, regressions, roots = [], [], []
-    for f in range(frames):
-        here = profile[f]
-        before = np.concatenate([shared, profile[f - 1]]) if f else shared
-        slope, rest = _conditional(covariance, here, before)
-        link = slope[:, count:] if f else np.zeros((len(here), len(here)))
+    for f, covariance in enumerate(covariances):
+        slope, rest = _conditional(covariance, here, np.concatenate([shared, before]) if f else shared)
+        link = slope[:, len(shared) :] if f else np.zeros((len(here), len(here)))
         lower = np.linalg.cholesky(rest) if len(here) else rest
         np.fill_diagonal(lower, np.log(np.diagonal(lower)))
-        targets.append(np.concatenate([centre[here], link.ravel(), lower.ravel(), by_globals[f].ravel()]))
-        slope, rest = _conditional(covariance, nuisance[f], np.concatenate([shared, here]))
+        by_globals = _conditional(covariance, here, shared)[0]
+        targets.append(np.concatenate([centre[profile[f]], link.ravel(), lower.ravel(), by_globals.ravel()]))
+        slope, rest = _conditional(covariance, rest_of_frame, np.concatenate([shared, here]))
         regressions.append(slope)
         roots.append(np.linalg.cholesky(rest))
     return Conditionals(np.array(targets), centre[nuisance], np.array(regressions), np.array(roots))

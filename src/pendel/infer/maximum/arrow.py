@@ -5,8 +5,8 @@ With the globals first and then one part of z for every plate of frames,
     H = ( G    B^T )         D block-diagonal, one block for each part
         ( B    D   )
 
-so that storage and algebra grow with the sum over parts, not with its square. The inverse is never dense either: with
-R = D^-1 B, S = G - B^T R the Schur complement, and lower triangular roots W W^T = D^-1, V V^T = S^-1,
+so that storage and algebra grow with the number of parts, not with its square or cube. The inverse is never dense
+either: with R = D^-1 B, S = G - B^T R the Schur complement, and lower triangular roots W W^T = D^-1, V V^T = S^-1,
 
     H^-1 = L L^T,    L = (  V     0 )
                          ( -R V   W )
@@ -46,10 +46,6 @@ class Arrow:
         """Sum of two matrices with the same parts."""
         return jax.tree.map(jnp.add, self, other)
 
-    def __sub__(self, other: "Arrow") -> "Arrow":
-        """Difference of two matrices with the same parts."""
-        return jax.tree.map(jnp.subtract, self, other)
-
     def __matmul__(self, z: Float[Array, " n"]) -> Float[Array, " n"]:
         """H z."""
         shared, parts = split_parts(z, len(self.shared), self.sizes)
@@ -57,18 +53,9 @@ class Arrow:
         rest = jnp.einsum("kmg,g->km", self.border, shared) + jnp.einsum("kmn,kn->km", self.blocks, parts)
         return join_parts(first, rest, self.sizes)
 
-    def quadratic(self, z: Float[Array, " n"]) -> Float[Array, ""]:
-        """z^T H z."""
-        return z @ (self @ z)
-
     def diagonal(self) -> Float[Array, " n"]:
         """Diagonal elements."""
-        blocks = jnp.diagonal(jnp.asarray(self.blocks), axis1=1, axis2=2)
-        return join_parts(jnp.diagonal(self.shared), blocks, self.sizes)
-
-    def plus_diagonal(self, diagonal: Float[Array, " n"]) -> "Arrow":
-        """The matrix with a diagonal one added."""
-        return self + arrow_of_diagonal(diagonal, len(self.shared), self.sizes)
+        return join_parts(jnp.diagonal(self.shared), jnp.diagonal(self.blocks, axis1=1, axis2=2), self.sizes)
 
     def dense(self) -> Float[Array, "n n"]:
         """All elements; for tests and small problems."""
@@ -103,7 +90,7 @@ class ArrowRoot:
     def back(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
         """L^T x."""
         shared, parts = split_parts(x, len(self.shared), self.sizes)
-        first = jnp.asarray(self.shared).T @ (shared - jnp.einsum("kmg,km->g", self.border, parts))
+        first = self.shared.T @ (shared - jnp.einsum("kmg,km->g", self.border, parts))
         return join_parts(first, jnp.einsum("knm,kn->km", self.blocks, parts), self.sizes)
 
     def solve(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -112,19 +99,8 @@ class ArrowRoot:
 
     def log_det(self) -> Float[Array, ""]:
         """log det H."""
-        blocks = jnp.diagonal(jnp.asarray(self.blocks), axis1=1, axis2=2)
+        blocks = jnp.diagonal(self.blocks, axis1=1, axis2=2)
         return -2 * (jnp.sum(jnp.log(jnp.diagonal(self.shared))) + jnp.sum(jnp.log(blocks)))
-
-    def of_shared(self) -> Float[Array, "globals globals"]:
-        """Covariance of the globals."""
-        return jnp.asarray(self.shared) @ jnp.asarray(self.shared).T
-
-    def of_part(self, part: int) -> Float[Array, "m m"]:
-        """Covariance of the globals and the elements of one part, in this order."""
-        size, shared = self.sizes[part], jnp.asarray(self.shared)
-        border, block = self.border[part, :size], self.blocks[part, :size, :size]
-        root = jnp.block([[shared, jnp.zeros((len(shared), size))], [-border @ shared, block]])
-        return root @ root.T
 
     def of_groups(
         self, places: Int[Array, "groups width"]
@@ -137,7 +113,7 @@ class ArrowRoot:
         part, own = part_of_elements(places, len(self.shared), self.sizes)
         block = jnp.asarray(self.blocks).at[part, own].get(mode="fill", fill_value=0)
         border = jnp.asarray(self.border).at[part, own].get(mode="fill", fill_value=0)
-        with_shared = -border @ self.of_shared()
+        with_shared = -border @ (self.shared @ self.shared.T)
         within = jnp.einsum("fam,fbm->fab", block, block) - jnp.einsum("fag,fbg->fab", with_shared, border)
         return within, with_shared
 
@@ -191,23 +167,21 @@ def part_of_elements(places: Array, count: int, sizes: tuple[int, ...]) -> tuple
 @jax.jit
 def _root(arrow: Arrow, flat: float | Array) -> ArrowRoot:
     count, sizes = len(arrow.shared), arrow.sizes
-    used = np.arange(max(sizes, default=0)) < np.array(sizes, dtype=int)[:, None]
     scale, scales = split_parts(jnp.sqrt(jnp.maximum(arrow.diagonal(), LEAST)), count, sizes)
-    scales = jnp.where(used, scales, 1.0)
     shared = arrow.shared / (scale[:, None] * scale)
 
     def one(part: Any):
-        block, border, own, is_used = part
-        block = block / (own[:, None] * own) + jnp.diag(jnp.where(is_used, 0.0, 1.0))
-        root, raised = _inverse_root(block, flat)
+        block, border, own = part
+        padding = jnp.diag(jnp.where(own == 0, 1.0, 0.0))
+        own = jnp.where(own == 0, 1.0, own)
+        root, raised = _inverse_root(block / (own[:, None] * own) + padding, flat)
         inner = root.T @ (border / (own[:, None] * scale))
         return root / own[:, None], (root @ inner) * scale / own[:, None], inner.T @ inner, raised
 
+    blocks, border, raised = arrow.blocks, arrow.border, jnp.zeros(0, dtype=bool)
     if sizes:
-        blocks, border, taken, raised = jax.lax.map(one, (arrow.blocks, arrow.border, scales, jnp.asarray(used)))
+        blocks, border, taken, raised = jax.lax.map(one, (arrow.blocks, arrow.border, scales))
         shared = shared - jnp.sum(taken, axis=0)
-    else:
-        blocks, border, raised = arrow.blocks, arrow.border, jnp.zeros(0, dtype=bool)
     root, is_raised = _inverse_root(shared, flat) if count else (shared, jnp.zeros((), dtype=bool))
     return ArrowRoot(root / scale[:, None], border, blocks, jnp.any(raised) | is_raised, sizes)
 

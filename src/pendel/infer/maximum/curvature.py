@@ -24,30 +24,12 @@ def arrow_hessian(
     """Hessian of a scalar function whose first `count` elements are globals."""
     product = jax.linearize(jax.grad(function), z)[1]
 
-    def of_global(place):
-        return split_parts(product(_one_hot(place, z)), count, sizes)
-
-    def of_parts(places):
-        return split_parts(product(_one_hot(places, z)), count, sizes)[1]
-
-    shared, border = jax.lax.map(of_global, jnp.arange(count), batch_size=TOGETHER)
-    blocks = jax.lax.map(of_parts, jnp.asarray(part_places(count, sizes)).T, batch_size=TOGETHER)
-    return Arrow(shared, jnp.moveaxis(border, 0, 2), jnp.moveaxis(blocks, 0, 2), sizes)
-
-
-def hessian_diagonal(
-    function: Callable[[Array], Array], z: Float[Array, " n"], count: int, sizes: tuple[int, ...]
-) -> Float[Array, " n"]:
-    """Diagonal of `arrow_hessian`, without its blocks."""
-    product = jax.linearize(jax.grad(function), z)[1]
-
     def along(places):
-        return product(_one_hot(places, z)).at[places].get(mode="fill", fill_value=0)
+        return split_parts(product(jnp.zeros_like(z).at[places].set(1.0, mode="drop")), count, sizes)
 
-    places = part_places(count, sizes).T
-    shared = jax.lax.map(along, jnp.arange(count)[:, None], batch_size=TOGETHER)
-    parts = jax.lax.map(along, jnp.asarray(places), batch_size=TOGETHER)
-    return jnp.zeros(len(z)).at[:count].set(shared[:, 0]).at[places].set(parts, mode="drop")
+    shared, border = jax.lax.map(along, jnp.arange(count), batch_size=TOGETHER)
+    blocks = jax.lax.map(along, jnp.asarray(part_places(count, sizes)).T, batch_size=TOGETHER)[1]
+    return Arrow(shared, jnp.moveaxis(border, 0, 2), jnp.moveaxis(blocks, 0, 2), sizes)
 
 
 def part_sizes(target: Target) -> tuple[int, ...]:
@@ -71,7 +53,3 @@ def part_sizes(target: Target) -> tuple[int, ...]:
         return jnp.any(jax.lax.map(one, jnp.arange(len(sizes))))
 
     return (sum(sizes),) if bool(meet(target.data)) else sizes
-
-
-def _one_hot(places, z):
-    return jnp.zeros_like(z).at[places].set(1.0, mode="drop")

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.infer.layout import Layout
 from pendel.infer.maximum.arrow import Arrow, ArrowRoot
-from pendel.infer.plates import by_frame, elements_of_frames, frame_count, frame_of_observations
+from pendel.infer.plates import by_frame, elements_of_frames, frame_of_observations
 from pendel.infer.target import Prediction
 
 
@@ -40,18 +40,12 @@ def error_correction(
     change = jax.linearize(on_location, prediction.parameters)[1]
 
     def slope(tangent):
-        found = -0.5 * change(tangent) * variance
-        return jnp.sum(found), by_frame(layout, found)
+        is_error = jnp.all(tangent[0] == 0)
+        return by_frame(layout, -0.5 * jnp.where(is_error, change(tangent), 0.0) * variance)
 
-    def none(_):
-        return jnp.zeros(()), jnp.zeros(frame_count(layout))
-
-    def of_errors(tangent):
-        return jax.lax.cond(jnp.all(tangent[0] == 0), slope, none, tangent)
-
-    of_all, of_frames = jax.lax.map(of_errors, jacobian)
-    found = jnp.zeros(layout.size).at[:count].set(of_all[:count])
-    return found.at[elements_of_frames(layout)].add(of_frames[count:].T, mode="drop")
+    slopes = jax.lax.map(slope, jacobian)
+    found = jnp.zeros(layout.size).at[:count].set(jnp.sum(slopes[:count], axis=1))
+    return found.at[elements_of_frames(layout)].add(slopes[count:].T, mode="drop")
 
 
 def _variance_of_locations(layout: Layout, jacobian, root: ArrowRoot) -> Float[Array, " observations"]:

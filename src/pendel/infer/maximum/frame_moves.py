@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.curvature import hessian_diagonal
+from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.maximum.normal_matrix import compressed_jacobian
 from pendel.infer.plates import (
     by_element,
@@ -23,7 +23,6 @@ from pendel.infer.plates import (
     elements_of_frames,
     frame_count,
     frame_of_elements,
-    frame_of_observations,
     working_on,
 )
 from pendel.infer.target import Data, Target, Values
@@ -61,14 +60,14 @@ class FrameScores:
 def frame_scores(target: Target, sizes: tuple[int, ...]) -> FrameScores:
     """Functions for the spreads and data of a target, and others of the same shapes; `sizes`: see `part_sizes`."""
     layout = target.layout
-    places, owner, frame = elements_of_frames(layout), frame_of_elements(layout), frame_of_observations(layout)
+    places, owner = elements_of_frames(layout), frame_of_elements(layout)
     of_frames = [site.name for site in layout.sites if site.plate is not None]
 
     def prior(z, spreads, data):
         def log_prior(z):
             return target.log_prior(layout.split(z), spreads, data)
 
-        return jnp.stack([jax.grad(log_prior)(z), hessian_diagonal(log_prior, z, layout.globals, sizes)])
+        return jnp.stack([jax.grad(log_prior)(z), arrow_hessian(log_prior, z, layout.globals, sizes).diagonal()])
 
     def score(z, anchor, prior, spreads, data):
         values = layout.split(z)
@@ -77,9 +76,9 @@ def frame_scores(target: Target, sizes: tuple[int, ...]) -> FrameScores:
         slope, information = prediction.slope(), prediction.information()
         jacobian = compressed_jacobian(target, values, spreads, data, results, of_frames)[layout.globals :]
         moved = jnp.where(owner >= 0, z - anchor, 0.0)
-        total = jnp.zeros(frame_count(layout)).at[frame].add(prediction.pointwise())
-        total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
-        slopes = by_frame(layout, jnp.sum(slope * jacobian, axis=1))
+        of_prior = jnp.zeros(frame_count(layout)).at[owner].add(prior[0] * moved + 0.5 * prior[1] * moved**2)
+        total = by_frame(layout, prediction.pointwise()) + of_prior
+        slopes = by_frame(layout, jnp.einsum("am,pam->pm", slope, jacobian))
         gradient = (prior[0] + prior[1] * moved).at[places].add(slopes, mode="drop")
 
         def times(row):

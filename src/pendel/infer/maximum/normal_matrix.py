@@ -19,8 +19,8 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.arrow import Arrow, part_of_elements
-from pendel.infer.maximum.curvature import arrow_hessian, hessian_diagonal
+from pendel.infer.maximum.arrow import Arrow, arrow_of_diagonal, part_of_elements
+from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.maximum.errors import error_correction
 from pendel.infer.plates import by_frame, elements_of_frames
 from pendel.infer.target import Data, Target, Values
@@ -45,10 +45,9 @@ def normal_matrix(
     results = target.simulate(values, spreads, data)
     log_prior, prediction = target.predict(values, spreads, data, results)
     jacobian = compressed_jacobian(target, values, spreads, data, results)
-    slopes = by_frame(layout, jnp.sum(prediction.slope() * jacobian[layout.globals :], axis=1))
-    gradient = jax.grad(prior)(z).at[elements_of_frames(layout)].add(-slopes, mode="drop")
-    of_shared = jnp.einsum("am,pam->p", prediction.slope(), jacobian[: layout.globals])
-    gradient = gradient.at[: layout.globals].add(-of_shared)
+    slopes = by_frame(layout, jnp.einsum("am,pam->pm", prediction.slope(), jacobian))
+    gradient = jax.grad(prior)(z).at[: layout.globals].add(-jnp.sum(slopes[:, : layout.globals], axis=0))
+    gradient = gradient.at[elements_of_frames(layout)].add(-slopes[:, layout.globals :], mode="drop")
     matrix = arrow_hessian(prior, z, layout.globals, sizes)
     matrix = matrix + _information(layout, jacobian, prediction.information(), sizes)
     correction = error_correction(layout, jacobian, prediction, matrix)
@@ -77,7 +76,7 @@ def _information(layout: Layout, jacobian, information, sizes: tuple[int, ...]) 
 
 def normal_diagonal(
     target: Target, z: Float[Array, " n"], spreads: Values, data: Data, sizes: tuple[int, ...]
-) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, " n"]]:
+) -> tuple[Float[Array, ""], Float[Array, " n"], Arrow]:
     """Negative log density, its gradient, and an estimate of the diagonal of `normal_matrix`, in reverse mode.
 
     J^T c with c drawn from a normal distribution whose covariance is the Fisher information F has the mean square
@@ -91,7 +90,7 @@ def normal_diagonal(
         return prediction.parameters, (log_prior, prediction)
 
     def prior(x):
-        return target.log_prior(layout.split(x), spreads, data)
+        return -target.log_prior(layout.split(x), spreads, data)
 
     _, pull, (log_prior, prediction) = jax.vjp(predicted, z, has_aux=True)
     value, vector = jnp.linalg.eigh(jnp.moveaxis(prediction.information(), -1, 0))
@@ -100,10 +99,11 @@ def normal_diagonal(
     squares = jax.lax.map(lambda c: pull(c)[0] ** 2, scores)
 
     # The prior's own curvature along every axis; a curve's elements hold each other, which a diagonal cannot say.
-    curvature = -hessian_diagonal(prior, z, layout.globals, sizes)
-    gradient = -(jax.grad(prior)(z) + pull(prediction.slope())[0])
+    curvature = arrow_hessian(prior, z, layout.globals, sizes).diagonal()
+    gradient = jax.grad(prior)(z) - pull(prediction.slope())[0]
     diagonal = jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
-    return -(log_prior + prediction.log_likelihood()), gradient, diagonal
+    matrix = arrow_of_diagonal(diagonal, layout.globals, sizes)
+    return -(log_prior + prediction.log_likelihood()), gradient, matrix
 
 
 def compressed_jacobian(

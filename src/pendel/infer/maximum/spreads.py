@@ -49,7 +49,7 @@ class IntegratedFunctions(NamedTuple):
 def best_spreads(
     loss: Callable,
     z: Float[Array, " n"],
-    root: Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]],
+    root: ArrowRoot,
     spreads: Mapping[str, Array],
     data: Data,
     draws: int = 16,
@@ -60,18 +60,17 @@ def best_spreads(
 
     Args:
         loss: from `spread_loss`, compiled.
-        z: centre of the Laplace approximation, unconstrained.
-        root: makes draws of its covariance of standard normal vectors.
+        z, root: centre of the Laplace approximation, unconstrained, and the root of its covariance.
         spreads: current values, constrained and positive.
         data: arguments of the model.
         draws: number of (antithetic) draws in the expectation.
     """
-    steps = np.array([root(y) for y in np.random.default_rng(0).standard_normal((draws // 2, len(z)))])
-    points = np.asarray(z) + np.concatenate([steps, -steps])
+    steps = jax.vmap(root.forth)(np.random.default_rng(0).standard_normal((draws // 2, len(z))))
+    points = z + jnp.concatenate([steps, -steps])
     start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
 
     def value(x):
-        result, slope = loss(unravel(jnp.asarray(x)), jnp.asarray(points), data)
+        result, slope = loss(unravel(jnp.asarray(x)), points, data)
         return float(result), np.asarray(ravel_pytree(slope)[0])
 
     bounds = [(s - FARTHEST, s + FARTHEST) for s in np.asarray(start)]
@@ -175,16 +174,19 @@ def integrated_functions(target: Target) -> IntegratedFunctions:
 
     slope = jax.grad(minus_log_prior)
 
-    def curvature(z, log_spreads, data, sizes):
-        return arrow_hessian(lambda z: minus_log_prior(z, log_spreads, data), z, layout.globals, sizes)
+    def with_prior(matrix, sign, z, log_spreads, data):
+        return matrix + arrow_hessian(
+            lambda z: sign * minus_log_prior(z, log_spreads, data), z, layout.globals, matrix.sizes
+        )
 
     def prior(log_spreads, z, precision, data):
-        return slope(z, log_spreads, data), precision - curvature(z, log_spreads, data, precision.sizes)
+        return slope(z, log_spreads, data), with_prior(precision, -1, z, log_spreads, data)
 
     def loss(log_spreads, z, likelihood, slope_then, data):
-        root = (likelihood + curvature(z, log_spreads, data, likelihood.sizes)).root()
+        root = with_prior(likelihood, 1, z, log_spreads, data).root()
         step = -root.solve(slope(z, log_spreads, data) - slope_then)
-        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step + 0.5 * likelihood.quadratic(step)
+        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step
+        potential += 0.5 * step @ (likelihood @ step)
         return jnp.where(root.raised, jnp.inf, potential + 0.5 * root.log_det()), (z + step, root)
 
     return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))
