@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
@@ -30,6 +30,22 @@ def frame_of_observations(layout: Layout) -> Int[np.ndarray, " observations"]:
     first = np.cumsum([0, *(frames for _, frames, _ in layout.plates.values())])
     start = dict(zip(layout.plates, first, strict=False))
     return np.concatenate([start[plate] + frame for _, plate, frame in layout.observations])
+
+
+def elements_of_frames(layout: Layout) -> Int[np.ndarray, "frames width"]:
+    """The elements of z of every frame; where a frame has fewer than others, a number beyond the end of z."""
+    widest = np.arange(max((width for _, _, width in layout.plates.values()), default=0))
+    rows = [np.zeros((0, len(widest)), dtype=np.int32)]
+    for offset, frames, width in layout.plates.values():
+        own = offset + width * np.arange(frames)[:, None] + widest
+        rows.append(np.where(widest < width, own, layout.size).astype(np.int32))
+    return np.concatenate(rows)
+
+
+def by_frame(layout: Layout, values: Float[Array, "*rows observations"]) -> Float[Array, "frames *rows"]:
+    """Sums over the observations of every frame."""
+    found = jnp.zeros((frame_count(layout), *values.shape[:-1]))
+    return found.at[frame_of_observations(layout)].add(jnp.moveaxis(values, -1, 0))
 
 
 def by_element(layout: Layout, chosen: Bool[Array, " frames"]) -> Bool[np.ndarray, " n"]:

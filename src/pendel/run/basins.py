@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from pendel.infer.chains.smc import Tempered, sample_smc
 from pendel.infer.maximum.map import MapFit, laplace_evidence
 from pendel.infer.target import Target
@@ -36,7 +34,7 @@ def fit_basins(run: Run, target: Target, start: Chosen, fit: MapFit) -> list[Map
 def _is_elsewhere(one: MapFit, other: MapFit) -> bool:
     """Whether a maximum is farther from another one than draws from the approximation around that are, on average."""
     away = other.unconstrained - one.unconstrained
-    return bool(away @ np.linalg.solve(one.covariance, away) > len(away))
+    return bool(away @ (one.precision @ away) > len(away))
 
 
 def temper(run: Run, target: Target, fits: Sequence[MapFit]) -> Tempered:

@@ -15,6 +15,7 @@ from pendel.folder.stage_keys import Stage, stage_keys
 from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.arrow import Arrow
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.target import Target
 from pendel.model.load import model_story
@@ -58,7 +59,7 @@ STAGES = (
 # What no key holds: which stage is the last, memory, which decides on chunks only, and the name of the model, whose
 # file is an input.
 NOT_IN_KEYS = ("infer", "memory", "model")
-RESULTS = (Chosen, MapFit, Guided, Sampled, Tempered)
+RESULTS = (Chosen, MapFit, Arrow, Guided, Sampled, Tempered)
 
 
 def keys_of_stages(key: Key, settings: Settings, *, coarse: bool) -> dict[str, str]:

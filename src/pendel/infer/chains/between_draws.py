@@ -51,7 +51,7 @@ def between_draws(
         jump = frame_jumps(space, maxima) if np.any(maxima.count > 1) else None
     if jump is None and not start.spreads and not len(errors):
         return None
-    width_of_errors = jnp.sqrt(jnp.diag(jnp.asarray(start.covariance)))[errors]
+    width_of_errors = jnp.sqrt(start.root.variance())[errors]
 
     @jax.jit
     def move(y, key):

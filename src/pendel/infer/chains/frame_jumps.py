@@ -22,11 +22,12 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array
 from pendel.infer.chains.replay import Replay
 from pendel.infer.chains.whitening import Place, Whitened
+from pendel.infer.maximum.arrow import part_of_elements
 from pendel.infer.maximum.frame_moves import ClimbTuning, climber
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import differentiable, objective
 from pendel.infer.maximum.optimise import Progress
-from pendel.infer.plates import frame_count, frame_of_elements
+from pendel.infer.plates import elements_of_frames, frame_count, frame_of_elements
 from pendel.infer.target import Target
 
 TRIALS = 16  # starts of climbs, drawn from the prior around the MAP point
@@ -74,7 +75,7 @@ def frame_maxima(
     curvature = np.asarray(scores.prior(centre, spreads, data)[1])
     width = np.zeros(start.layout.size)
     width[replay.frames] = 1 / np.sqrt(np.maximum(-curvature[replay.frames], 1e-6))
-    precision = np.linalg.inv(start.covariance)
+    precision = _precision_of_frames(start)
 
     def ends(starts, done):
         found = []
@@ -87,7 +88,7 @@ def frame_maxima(
     noise = jax.random.normal(key, (TRIALS, len(width)))
     rough, _ = _best_apart(ends([centre, *(centre + noise * width)], 0), start, precision)
     z, count = _best_apart(ends(list(map(jnp.asarray, rough)), 1 + TRIALS), start, precision)
-    return Maxima(z, count, np.sqrt(np.diag(start.covariance)))
+    return Maxima(z, count, np.sqrt(start.root.variance()))
 
 
 def _best_apart(found, start: MapFit, precision) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +98,16 @@ def _best_apart(found, start: MapFit, precision) -> tuple[np.ndarray, np.ndarray
     for frame in range(len(count)):
         mine = np.flatnonzero(owner == frame)
         places, heights = np.stack([one[mine] for one, _ in found]), np.array([total[frame] for _, total in found])
-        chosen = _distinct(places, heights, precision[np.ix_(mine, mine)])
+        chosen = _distinct(places, heights, precision[frame, : len(mine), : len(mine)])
         z[: len(chosen), mine], count[frame] = places[chosen], len(chosen)
     return z, count
+
+
+def _precision_of_frames(start: MapFit) -> Float[np.ndarray, "frames width width"]:
+    """Of the elements of every frame, zero where a frame has fewer than others."""
+    part, own = part_of_elements(elements_of_frames(start.layout), start.layout.globals, start.precision.sizes)
+    blocks = jnp.asarray(start.precision.blocks)
+    return np.asarray(blocks.at[part[:, :, None], own[:, :, None], own[:, None, :]].get(mode="fill", fill_value=0))
 
 
 def _distinct(places, heights, precision) -> list[int]:

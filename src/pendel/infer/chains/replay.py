@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.plates import frame_count, frame_of_elements, frame_of_observations
+from pendel.infer.plates import by_frame, frame_of_elements
 from pendel.infer.target import Target, Values
 
 LONGEST = 1.0  # scoring step of an unconstrained parameter, reached smoothly
@@ -84,8 +84,7 @@ class Replay:
 
     def frame_log_likelihood(self, results, z: Float[Array, " n"], spreads: Values) -> Float[Array, " frames"]:
         """Log density of the observations of every frame, frames counted over all plates."""
-        likelihood = self._predicted(results, z, spreads)[1].pointwise()
-        return jnp.zeros(frame_count(self.layout)).at[frame_of_observations(self.layout)].add(likelihood)
+        return by_frame(self.layout, self._predicted(results, z, spreads)[1].pointwise())
 
     def _scores(self, results, z, spreads, only_finite=False):
         """Slope of the log likelihood by the free elements, and their information in the observations."""

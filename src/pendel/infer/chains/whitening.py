@@ -277,9 +277,9 @@ def _way(target: Target, start: MapFit) -> _Way:
         return target.log_prior({**target.layout.split(z), **spreads})
 
     shared, rest = replay.shared, np.concatenate([replay.free, replay.frames])
-    covariance = np.asarray(start.covariance)
     of_prior = np.asarray(jax.jit(jax.hessian(log_prior))(centre, unravel(middle)))
-    information = np.linalg.inv(covariance) + of_prior
+    information = np.asarray(start.precision.dense()) + of_prior
+    covariance = start.root.shared @ start.root.shared.T  # of the globals, which the shared elements are
     return _Way(
         replay=replay,
         centre=centre,
@@ -289,5 +289,5 @@ def _way(target: Target, start: MapFit) -> _Way:
         of_rest=information[np.ix_(rest, rest)],
         border=information[np.ix_(rest, shared)],
         pull=-np.asarray(jax.jit(jax.grad(log_prior))(centre, unravel(middle)))[rest],  # at a maximum
-        root=jnp.asarray(np.linalg.cholesky(covariance[np.ix_(shared, shared)])),
+        root=jnp.linalg.cholesky(covariance[np.ix_(shared, shared)]),
     )

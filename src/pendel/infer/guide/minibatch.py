@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
+from pendel.infer.maximum.arrow import Arrow, part_places
+from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import compiled_once
 from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
@@ -41,7 +43,7 @@ class Batch:
     shared: Bool[Array, " n"]  # globals only
     observations: Bool[Array, " observations"]  # of the frames in the batch
     centre: Float[Array, " n"]
-    information: Float[Array, "n n"]
+    information: Arrow
     of_all: tuple[Float[Array, ""], Float[Array, " n"]]  # log likelihood at the centre and its slope, all frames
     own: tuple[Float[Array, ""], Float[Array, " n"]]  # of the batch
 
@@ -55,7 +57,7 @@ class Batch:
         return self.of_all[0] + self.of_all[1] @ step - self._bend(step) + self.count * rest
 
     def _bend(self, step):
-        return 0.5 * step @ self.information @ step
+        return 0.5 * step @ (self.information @ step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def frame_batches(target: Target, fit: MapFit, count: int) -> Batches:
 
     Args:
         target: of the fit.
-        fit: MAP and Laplace covariance.
+        fit: MAP and Laplace approximation.
         count: of batches, at most one for each frame.
     """
     layout, centre, frames = fit.layout, jnp.asarray(fit.unconstrained), frame_count(fit.layout)
@@ -110,14 +112,18 @@ def _likelihood(target: Target) -> Callable:
     return likelihood
 
 
-def _information(target: Target, fit: MapFit) -> Float[Array, "n n"]:
+def _information(target: Target, fit: MapFit) -> Arrow:
     """Of the likelihood: what Laplace has beyond the prior. Frames share none, also where Laplace is a diagonal."""
-    layout, centre = fit.layout, jnp.asarray(fit.unconstrained)
+    layout, precision = fit.layout, fit.precision
 
-    def prior(z):
-        return target.log_prior(layout.split(z), fit.spreads)
+    @jax.jit
+    def beyond_prior(z, precision, data):
+        def prior(z):
+            return target.log_prior(layout.split(z), fit.spreads, data)
 
-    information = np.linalg.inv(fit.covariance) + np.asarray(jax.jit(jax.hessian(prior))(centre))
-    owner = frame_of_elements(layout)
-    apart = (owner[:, None] >= 0) & (owner >= 0) & (owner[:, None] != owner)
-    return jnp.asarray(np.where(apart, 0.0, information))
+        return precision + arrow_hessian(prior, z, layout.globals, precision.sizes)
+
+    information = beyond_prior(jnp.asarray(fit.unconstrained), precision, target.data)
+    owner = np.append(frame_of_elements(layout), -1)[part_places(layout.globals, precision.sizes)]
+    together = owner[:, :, None] == owner[:, None, :]
+    return dataclasses.replace(information, blocks=jnp.where(together, information.blocks, 0.0))

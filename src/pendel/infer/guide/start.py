@@ -1,6 +1,6 @@
 """Where the neural guide starts: the conditionals of a Laplace approximation at all spreads of its hierarchies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.infer.guide.neural import NeuralGuide, PlateShape, network
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.arrow import ArrowRoot
 from pendel.infer.maximum.spreads import Integrated
 
 HIDDEN = 32
@@ -41,15 +42,21 @@ def neural_guide(
         key: for the start of the network's weights.
         integrated: the spreads, and the Laplace approximation at any of them.
     """
-    laplace = integrated.at(integrated.log_spreads)
+    elements = {name: _elements(layout, name, angles[name]) for name, (_, _, width) in layout.plates.items() if width}
+
+    def around(log_spreads):
+        """Centre, root of the globals, conditionals of every plate; whole roots for all spreads take much memory."""
+        centre, root = integrated.at(log_spreads)
+        conditionals = {name: _conditionals(*own, centre, root) for name, own in elements.items()}
+        return centre, np.asarray(root.shared), conditionals
+
+    centre, root, here = around(integrated.log_spreads)
     beside = [
-        [integrated.at(integrated.log_spreads + sign * ASIDE * column) for sign in (1, -1)]
-        for column in integrated.root.T
+        [around(integrated.log_spreads + sign * ASIDE * column) for sign in (1, -1)] for column in integrated.root.T
     ]
     count, spreads = layout.globals, len(beside)
-    root = np.linalg.cholesky(laplace[1][:count, :count])
     slopes = np.array([(up[0] - down[0])[:count] / (2 * ASIDE) for up, down in beside]).reshape(spreads, count)
-    log_diagonals = [[_log_root_diagonal(one[1][:count, :count]) for one in pair] for pair in beside]
+    log_diagonals = [[np.log(np.diagonal(one[1])) for one in pair] for pair in beside]
     of_root = np.array([(up - down) / (2 * ASIDE) for up, down in log_diagonals]).reshape(spreads, count)
     start: dict[str, Array] = {
         "spread_shift": jnp.zeros(spreads),
@@ -60,15 +67,16 @@ def neural_guide(
         "global_root_by_spreads": jnp.asarray(of_root.T),
     }
     plates = []
-    for name in [name for name, (_, _, width) in layout.plates.items() if width]:
+    for name, own in elements.items():
         key, sub = jax.random.split(key)
-        plate, own = _plate(layout, name, laplace, beside, np.asarray(angles[name]), sub)
+        pairs = [(up[2][name], down[2][name]) for up, down in beside]
+        plate, own = _plate(name, own, here[name], pairs, np.asarray(angles[name]), sub)
         start |= {f"{name}_{site}": value for site, value in own.items()}
         plates.append(plate)
     return NeuralGuide(
         layout,
         full,
-        laplace[0],
+        centre,
         root,
         integrated.log_spreads,
         integrated.root,
@@ -78,22 +86,21 @@ def neural_guide(
     )
 
 
-def _log_root_diagonal(covariance: np.ndarray) -> np.ndarray:
-    return np.log(np.diagonal(np.linalg.cholesky(covariance)))
-
-
-def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[PlateShape, dict[str, Array]]:
-    """Shape of one plate and the start of its parameters."""
+def _elements(layout: Layout, name: str, angle) -> tuple[Int[Array, "frames profile"], Int[Array, "frames nuisance"]]:
+    """Elements of z of one plate, frames in the order of the angle."""
     offset, frames, width = layout.plates[name]
-    order = np.argsort(angle)
     flags = np.concatenate(
         [np.full(int(np.prod(s.shape)) // frames, s.profile) for s in layout.sites if s.plate == name]
     )
-    element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[order]
-    profile, nuisance = element[:, flags], element[:, ~flags]
-    conditionals = partial(_conditionals, layout.globals, profile, nuisance)
-    here = conditionals(*laplace)
-    pairs = [(conditionals(*up), conditionals(*down)) for up, down in beside]
+    element = (offset + width * np.arange(frames)[:, None] + np.arange(width))[np.argsort(angle)]
+    return element[:, flags], element[:, ~flags]
+
+
+def _plate(
+    name: str, elements, here: Conditionals, pairs: Sequence[tuple[Conditionals, Conditionals]], angle, key
+) -> tuple[PlateShape, dict[str, Array]]:
+    """Shape of one plate and the start of its parameters; `pairs`: to either side along every spread."""
+    (profile, nuisance), order, frames = elements, np.argsort(angle), len(angle)
 
     def slopes(of) -> np.ndarray:
         """Along every spread, on the leading axis."""
@@ -120,21 +127,24 @@ def _plate(layout: Layout, name: str, laplace, beside, angle, key) -> tuple[Plat
     return plate, start | (_fitted_network(plate, len(pairs), key) if profile.shape[1] else {})
 
 
-def _conditionals(count: int, profile, nuisance, centre, covariance) -> Conditionals:
-    """Of a normal distribution of all parameters, the first `count` of which are shared by the frames."""
-    shared, frames = np.arange(count), len(profile)
-    by_globals = np.linalg.solve(covariance[np.ix_(shared, shared)], covariance[shared][:, profile.ravel()]).T
-    by_globals = by_globals.reshape(frames, -1, count)
+def _conditionals(profile, nuisance, centre, root: ArrowRoot) -> Conditionals:
+    """Of a normal distribution of all parameters with this root of its covariance."""
+    places = np.concatenate([np.roll(profile, 1, axis=0), profile, nuisance], axis=1)
+    within, with_shared = map(np.asarray, root.of_groups(places))
+    of_shared = np.broadcast_to(root.shared @ root.shared.T, (len(profile), *root.shared.shape))
+    covariances = np.block([[of_shared, np.swapaxes(with_shared, 1, 2)], [with_shared, within]])
+    shared, before, here, rest_of_frame = np.split(
+        np.arange(covariances.shape[1]), np.cumsum([len(root.shared), profile.shape[1], profile.shape[1]])
+    )
     targets, regressions, roots = [], [], []
-    for f in range(frames):
-        here = profile[f]
-        before = np.concatenate([shared, profile[f - 1]]) if f else shared
-        slope, rest = _conditional(covariance, here, before)
-        link = slope[:, count:] if f else np.zeros((len(here), len(here)))
+    for f, covariance in enumerate(covariances):
+        slope, rest = _conditional(covariance, here, np.concatenate([shared, before]) if f else shared)
+        link = slope[:, len(shared) :] if f else np.zeros((len(here), len(here)))
         lower = np.linalg.cholesky(rest) if len(here) else rest
         np.fill_diagonal(lower, np.log(np.diagonal(lower)))
-        targets.append(np.concatenate([centre[here], link.ravel(), lower.ravel(), by_globals[f].ravel()]))
-        slope, rest = _conditional(covariance, nuisance[f], np.concatenate([shared, here]))
+        by_globals = _conditional(covariance, here, shared)[0]
+        targets.append(np.concatenate([centre[profile[f]], link.ravel(), lower.ravel(), by_globals.ravel()]))
+        slope, rest = _conditional(covariance, rest_of_frame, np.concatenate([shared, here]))
         regressions.append(slope)
         roots.append(np.linalg.cholesky(rest))
     return Conditionals(np.array(targets), centre[nuisance], np.array(regressions), np.array(roots))

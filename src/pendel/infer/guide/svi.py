@@ -143,10 +143,10 @@ def starting_guide(
                 do="give it a HalfNormal or LogNormal prior",
             )
     if start.layout.globals > tuning.largest:
-        spreads = fixed_spreads(start.unconstrained, start.covariance, start.spreads)
+        spreads = fixed_spreads(start.unconstrained, start.root, start.spreads)
     else:
         functions = compiled_once("integrated spreads", partial(integrated_functions, target), target)
-        spreads = integrated_spreads(functions, start.unconstrained, start.covariance, start.spreads, target.data)
+        spreads = integrated_spreads(functions, start.unconstrained, start.precision, start.spreads, target.data)
     return neural_guide(start.layout, target.full, angles, key, spreads)
 
 

@@ -10,21 +10,17 @@ Source: MacKay, Neural Computation 4, 415 (1992), where it is the number of well
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.arrow import Arrow, ArrowRoot
+from pendel.infer.plates import by_frame, elements_of_frames, frame_of_observations
 from pendel.infer.target import Prediction
-
-FLAT = 1e-8  # of the largest eigenvalue: directions that data and prior leave flat get a large, finite variance
 
 
 def error_correction(
-    layout: Layout,
-    jacobian: Float[Array, "passes rows observations"],
-    prediction: Prediction,
-    matrix: Float[Array, "n n"],
-    columns: Int[Array, "frame_passes observations"],
+    layout: Layout, jacobian: Float[Array, "passes rows observations"], prediction: Prediction, matrix: Arrow
 ) -> Float[Array, " n"]:
     """-1/2 d log det H / dz for elements of z that change the widths of the errors only; zero for all others.
 
@@ -35,27 +31,33 @@ def error_correction(
         jacobian: of the parameters of all observations, see `compressed_jacobian`.
         prediction: these parameters and their distributions.
         matrix: H at z.
-        columns: see `frame_columns`.
     """
-    count = layout.globals
-    covariance = positive_inverse(matrix)
-    all_frames, one_frame = jacobian[:count, 0], jacobian[count:, 0]
-    variance = jnp.sum(all_frames * (covariance[:count, :count] @ all_frames), axis=0)
-    variance += 2 * jnp.einsum("pm,pqm,qm->m", all_frames, covariance[:count][:, columns], one_frame)
-    within = covariance[columns[:, None, :], columns[None, :, :]]
-    variance += jnp.einsum("pm,pqm,qm->m", one_frame, within, one_frame)
+    count, variance = layout.globals, _variance_of_locations(layout, jacobian[:, 0], matrix.root())
 
     def on_location(parameters):
         return prediction.information(parameters)[0, 0]
 
-    changes = jax.vmap(lambda tangent: jax.jvp(on_location, (prediction.parameters,), (tangent,))[1])(jacobian)
-    is_error = jnp.all(jacobian[:, 0] == 0, axis=1, keepdims=True)
-    slopes = -0.5 * jnp.where(is_error, changes, 0.0) * variance
+    change = jax.linearize(on_location, prediction.parameters)[1]
+
+    def slope(tangent):
+        is_error = jnp.all(tangent[0] == 0)
+        return by_frame(layout, -0.5 * jnp.where(is_error, change(tangent), 0.0) * variance)
+
+    slopes = jax.lax.map(slope, jacobian)
     found = jnp.zeros(layout.size).at[:count].set(jnp.sum(slopes[:count], axis=1))
-    return found.at[columns].add(slopes[count:])
+    return found.at[elements_of_frames(layout)].add(slopes[count:].T, mode="drop")
 
 
-def positive_inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Inverse of a symmetric matrix whose eigenvalues are raised to `FLAT` times the largest."""
-    value, vector = jnp.linalg.eigh(matrix)
-    return (vector / jnp.maximum(value, FLAT * value[-1])) @ vector.T
+def _variance_of_locations(layout: Layout, jacobian, root: ArrowRoot) -> Float[Array, " observations"]:
+    """Diagonal of J H^-1 J^T."""
+    frame, count = frame_of_observations(layout), layout.globals
+    within, with_shared = root.of_groups(elements_of_frames(layout))
+    of_all, of_frame = jacobian[:count], jacobian[count:]
+
+    def per_frame_number(number):
+        shared = jnp.sum(with_shared[:, number].T[:, frame] * of_all, axis=0)
+        own = jnp.sum(within[:, number].T[:, frame] * of_frame, axis=0)
+        return (2 * shared + own) * of_frame[number]
+
+    variance = jnp.sum(jnp.square(root.shared.T @ of_all), axis=0)
+    return variance + jnp.sum(jax.lax.map(per_frame_number, jnp.arange(len(of_frame))), axis=0)

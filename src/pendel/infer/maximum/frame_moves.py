@@ -15,8 +15,16 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.normal_matrix import compressed_jacobian, frame_columns
-from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
+from pendel.infer.maximum.curvature import arrow_hessian
+from pendel.infer.maximum.normal_matrix import compressed_jacobian
+from pendel.infer.plates import (
+    by_element,
+    by_frame,
+    elements_of_frames,
+    frame_count,
+    frame_of_elements,
+    working_on,
+)
 from pendel.infer.target import Data, Target, Values
 
 
@@ -40,7 +48,8 @@ class FrameScores:
     """Compiled functions of one model and data set for moves of its frames.
 
     `prior`: (z, spreads, data) -> gradient and diagonal curvature of the log prior [2 n]; `score`: (z, anchor, prior,
-    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n], Fisher matrix [n n].
+    spreads, data) -> log density of every frame next to the frames of `anchor`, its gradient [n], and the Fisher matrix
+    of every frame [frames width width], zero beyond the numbers of a frame.
     """
 
     layout: Layout
@@ -48,18 +57,17 @@ class FrameScores:
     score: Callable
 
 
-def frame_scores(target: Target) -> FrameScores:
-    """Functions for the spreads and data of a target, and others of the same shapes."""
+def frame_scores(target: Target, sizes: tuple[int, ...]) -> FrameScores:
+    """Functions for the spreads and data of a target, and others of the same shapes; `sizes`: see `part_sizes`."""
     layout = target.layout
-    columns, owner, frame = frame_columns(layout), frame_of_elements(layout), frame_of_observations(layout)
+    places, owner = elements_of_frames(layout), frame_of_elements(layout)
     of_frames = [site.name for site in layout.sites if site.plate is not None]
 
-    def log_prior(z, spreads, data):
-        return target.log_prior(layout.split(z), spreads, data)
-
     def prior(z, spreads, data):
-        curvature = jnp.diag(jax.hessian(log_prior)(z, spreads, data))
-        return jnp.stack([jax.grad(log_prior)(z, spreads, data), curvature])
+        def log_prior(z):
+            return target.log_prior(layout.split(z), spreads, data)
+
+        return jnp.stack([jax.grad(log_prior)(z), arrow_hessian(log_prior, z, layout.globals, sizes).diagonal()])
 
     def score(z, anchor, prior, spreads, data):
         values = layout.split(z)
@@ -68,11 +76,17 @@ def frame_scores(target: Target) -> FrameScores:
         slope, information = prediction.slope(), prediction.information()
         jacobian = compressed_jacobian(target, values, spreads, data, results, of_frames)[layout.globals :]
         moved = jnp.where(owner >= 0, z - anchor, 0.0)
-        total = jnp.zeros(frame_count(layout)).at[frame].add(prediction.pointwise())
-        total = total.at[owner].add(jnp.where(owner >= 0, prior[0] * moved + 0.5 * prior[1] * moved**2, 0.0))
-        gradient = (prior[0] + prior[1] * moved).at[columns].add(jnp.einsum("am,pam->pm", slope, jacobian))
-        blocks = jnp.einsum("abm,pbm,qam->pqm", information, jacobian, jacobian)
-        matrix = jnp.diag(-prior[1]).at[columns[:, None, :], columns[None, :, :]].add(blocks)
+        of_prior = jnp.zeros(frame_count(layout)).at[owner].add(prior[0] * moved + 0.5 * prior[1] * moved**2)
+        total = by_frame(layout, prediction.pointwise()) + of_prior
+        slopes = by_frame(layout, jnp.einsum("am,pam->pm", slope, jacobian))
+        gradient = (prior[0] + prior[1] * moved).at[places].add(slopes, mode="drop")
+
+        def times(row):
+            return by_frame(layout, jnp.sum(jnp.sum(information * row, axis=1) * jacobian, axis=1))
+
+        matrix = jnp.moveaxis(jax.lax.map(times, jacobian), 0, 1)
+        own = jnp.arange(places.shape[1])
+        matrix = matrix.at[:, own, own].add(-prior[1].at[places].get(mode="fill", fill_value=0))
         return total, gradient, matrix
 
     return FrameScores(layout, jax.jit(prior), jax.jit(score))
@@ -155,7 +169,7 @@ def _scoring(layout: Layout, z, score, tuning: ClimbTuning):
         z = jnp.where(element, trial, z)
         total = np.where(better, new_total, total)
         gradient = np.where(element, new_gradient, gradient)
-        matrix = np.where(element[:, None] & element[None, :], new_matrix, matrix)
+        matrix = np.where(better[:, None, None], new_matrix, matrix)
         damping = np.where(better, damping / 5, damping * 10)
         if not np.any(moving):
             break
@@ -163,16 +177,11 @@ def _scoring(layout: Layout, z, score, tuning: ClimbTuning):
 
 
 def _step(layout: Layout, gradient, matrix, damping):
-    step, first = np.zeros(layout.size), 0
-    for offset, frames, width in layout.plates.values():
-        place = offset + np.arange(frames * width).reshape(frames, width)
-        block = matrix[place[:, :, None], place[:, None, :]]
-        scale = np.sqrt(np.maximum(np.einsum("fii->fi", block), 1e-6))
-        block = block / (scale[:, :, None] * scale[:, None, :]) + damping[first : first + frames, None, None] * np.eye(
-            width
-        )
-        block = np.nan_to_num(block, posinf=0.0, neginf=0.0) + 1e-9 * np.eye(width)
-        solved = np.linalg.solve(block, np.nan_to_num(gradient[place] / scale)[..., None])[..., 0]
-        step[place] = solved / scale
-        first += frames
-    return step
+    places = elements_of_frames(layout)
+    scale = np.sqrt(np.maximum(np.einsum("fii->fi", matrix), 1e-6))
+    block = matrix / (scale[:, :, None] * scale[:, None, :]) + damping[:, None, None] * np.eye(places.shape[1])
+    block = np.nan_to_num(block, posinf=0.0, neginf=0.0) + 1e-9 * np.eye(places.shape[1])
+    right = np.nan_to_num(np.append(gradient, 0.0)[places] / scale)
+    step = np.zeros(layout.size + 1)  # the last one takes what narrower frames do not have
+    step[places] = np.linalg.solve(block, right[..., None])[..., 0] / scale
+    return step[:-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.errors import positive_inverse
+from pendel.infer.maximum.arrow import Arrow, ArrowRoot
 from pendel.infer.maximum.objective import Fixed, differentiable, objective
 from pendel.infer.maximum.optimise import (
     APPROXIMATE,
@@ -35,13 +36,13 @@ class MapFit:
     """A maximum of the posterior density and the Laplace approximation around it.
 
     `values`: constrained value of every latent site, the spreads included; `unconstrained`: the vector z [n] of
-    `layout`; `covariance`: inverse of the Gauss-Newton matrix at z [n n], for very many globals of its diagonal only;
-    `potential`: negative log density.
+    `layout`; `precision`: the Gauss-Newton matrix at z, for very many globals its diagonal only; `potential`: negative
+    log density.
     """
 
     values: dict[str, Array]
     unconstrained: Float[Array, " n"]
-    covariance: Float[Array, "n n"]
+    precision: Arrow
     layout: Layout
     spreads: dict[str, Array]
     potential: float
@@ -49,6 +50,16 @@ class MapFit:
     converged: bool
     method: str
     message: str
+
+    @cached_property
+    def root(self) -> ArrowRoot:
+        """Root of the Laplace covariance."""
+        return self.precision.root()
+
+    @cached_property
+    def covariance(self) -> Float[Array, "n n"]:
+        """Laplace covariance of everything; only for problems where an array of this size fits."""
+        return np.asarray(self.root.dense())
 
 
 @one_blas_thread
@@ -80,7 +91,7 @@ def fit_map(
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
-        the best fit, with its Laplace covariance.
+        the best fit, with the precision of its Laplace approximation.
 
     Raises:
         FloatingPointError: the density is not finite at any start.
@@ -104,7 +115,7 @@ def fit_map(
             continue  # nothing but the tolerance changes
         spreads = fixed.spreads
         if spreads:
-            found = best_spreads(functions.spread, layout, best.z, _inverse(best.matrix), spreads, forward)
+            found = best_spreads(functions.spread, best.z, best.matrix.root(), spreads, forward)
             spreads = _as_arrays(found)
         fixed = Fixed(spreads, best.correction)
         z = density.settled(best.z, fixed)
@@ -120,7 +131,7 @@ def fit_map(
     return MapFit(
         values={**layout.constrain(best.z), **fixed.spreads},
         unconstrained=np.asarray(best.z),
-        covariance=_inverse(matrix),
+        precision=jax.tree.map(np.asarray, matrix),
         layout=layout,
         spreads=dict(fixed.spreads),
         potential=best.potential,
@@ -158,9 +169,8 @@ def laplace_draws(fit: MapFit, key: Array, draws: int) -> dict[str, Array]:
     Returns:
         constrained values by site, the draws on the leading axis.
     """
-    root = np.linalg.cholesky(fit.covariance)
     noise = jax.random.normal(key, (draws, fit.layout.size))
-    values = fit.layout.constrain_many(jnp.asarray(fit.unconstrained) + noise @ root.T)
+    values = fit.layout.constrain_many(jnp.asarray(fit.unconstrained) + jax.vmap(fit.root.forth)(noise))
     return {**values, **{k: jnp.broadcast_to(v, (draws, *jnp.shape(v))) for k, v in fit.spreads.items()}}
 
 
@@ -169,7 +179,7 @@ def laplace_evidence(fit: MapFit) -> float:
 
     Source: MacKay, Information Theory, Inference, and Learning Algorithms (2003), eq. 27.4.
     """
-    return float(-fit.potential + 0.5 * np.linalg.slogdet(2 * np.pi * fit.covariance)[1])
+    return float(-fit.potential + 0.5 * (fit.layout.size * np.log(2 * np.pi) - fit.root.log_det()))
 
 
 def _density(target: Target, spreads: Values | None, progress: Progress | None, tuning: MapTuning):
@@ -183,8 +193,3 @@ def _density(target: Target, spreads: Values | None, progress: Progress | None, 
 def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
     """Double precision arrays of one kind, so that nothing is compiled twice."""
     return {name: jnp.asarray(np.asarray(value, dtype=float)) for name, value in values.items()}
-
-
-def _inverse(matrix) -> Float[np.ndarray, "n n"]:
-    """Inverse of the Gauss-Newton matrix or of its diagonal."""
-    return np.diag(1 / np.asarray(matrix)) if np.ndim(matrix) == 1 else np.asarray(positive_inverse(matrix))

@@ -2,9 +2,10 @@
 
 Given the global parameters, frames are independent: an observation of frame f depends on the parameters of frame f
 only. So one forward pass with the same tangent in every frame gives the Jacobian of one per-frame parameter for all
-frames, and the whole bordered block-diagonal matrix costs (globals + numbers per frame) passes. Passes are made site by
-site, because a tilt leaves U_g alone and a thickness leaves the recurrence alone. Sites that reach no simulation are
-differentiated with its results replayed. The prior may couple frames in any way; its Hessian is added exactly.
+frames, and the whole arrow matrix (`pendel.infer.maximum.arrow`) costs (globals + numbers per frame) passes. Passes are
+made site by site, because a tilt leaves U_g alone and a thickness leaves the recurrence alone. Sites that reach no
+simulation are differentiated with its results replayed. The prior may couple the frames of a plate in any way; its
+Hessian is added exactly.
 Curvature of the likelihood is its Fisher information, so the matrix is positive definite where the prior is.
 """
 
@@ -14,11 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.arrow import Arrow, arrow_of_diagonal, part_of_elements
+from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.maximum.errors import error_correction
+from pendel.infer.plates import by_frame, elements_of_frames
 from pendel.infer.target import Data, Target, Values
 
 PROBES = 16  # of the diagonal; the error of an element falls with the square root of their number
@@ -26,52 +30,58 @@ TANGENTS = 32  # of one site that pass through the simulator together; more take
 
 
 def normal_matrix(
-    target: Target,
-    z: Float[Array, " n"],
-    spreads: Values,
-    data: Data,
-    columns: Int[Array, "frame_passes observations"],
-) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, "n n"], Float[Array, " n"]]:
+    target: Target, z: Float[Array, " n"], spreads: Values, data: Data, sizes: tuple[int, ...]
+) -> tuple[Float[Array, ""], Float[Array, " n"], Arrow, Float[Array, " n"]]:
     """Negative log density, its gradient, Fisher information plus Hessian of the prior, and `error_correction`.
 
     Args:
-        columns: from `frame_columns`; which element of z a per-frame pass differentiates, for every observation.
+        sizes: of the parts of the matrix, see `part_sizes`.
     """
     layout, values = target.layout, target.layout.split(z)
 
     def prior(x):
-        return target.log_prior(layout.split(x), spreads, data)
+        return -target.log_prior(layout.split(x), spreads, data)
 
     results = target.simulate(values, spreads, data)
     log_prior, prediction = target.predict(values, spreads, data, results)
-    information = prediction.information()
     jacobian = compressed_jacobian(target, values, spreads, data, results)
-    slopes = jnp.einsum("am,pam->pm", prediction.slope(), jacobian)
-    weighted = jnp.einsum("abm,pbm->pam", information, jacobian)
-
-    count = layout.globals
-    both = slice(0, count)
-    gradient = -jax.grad(prior)(z)
-    gradient = gradient.at[both].add(-jnp.sum(slopes[:count], axis=1)).at[columns].add(-slopes[count:])
-    matrix = -jax.hessian(prior)(z)
-    matrix = matrix.at[both, both].add(jnp.einsum("pam,qam->pq", weighted[:count], jacobian[:count]))
-    border = jnp.einsum("pam,qam->pqm", weighted[:count], jacobian[count:])
-    border = jnp.zeros((count, layout.size)).at[:, columns].add(border)
-    matrix = matrix.at[both].add(border).at[:, both].add(border.T)
-    blocks = jnp.einsum("pam,qam->pqm", weighted[count:], jacobian[count:])
-    matrix = matrix.at[columns[:, None, :], columns[None, :, :]].add(blocks)
-    matrix = 0.5 * (matrix + matrix.T)
-    correction = error_correction(layout, jacobian, prediction, matrix, columns)
+    slopes = by_frame(layout, jnp.einsum("am,pam->pm", prediction.slope(), jacobian))
+    gradient = jax.grad(prior)(z).at[: layout.globals].add(-jnp.sum(slopes[:, : layout.globals], axis=0))
+    gradient = gradient.at[elements_of_frames(layout)].add(-slopes[:, layout.globals :], mode="drop")
+    matrix = arrow_hessian(prior, z, layout.globals, sizes)
+    matrix = matrix + _information(layout, jacobian, prediction.information(), sizes)
+    correction = error_correction(layout, jacobian, prediction, matrix)
     return -(log_prior + prediction.log_likelihood()), gradient, matrix, correction
 
 
+def _information(layout: Layout, jacobian, information, sizes: tuple[int, ...]) -> Arrow:
+    """J^T F J for Fisher information F; one pass after the other, so that no second array of J's size is made."""
+    count, places = layout.globals, elements_of_frames(layout)
+
+    def times(row):
+        weighted = jnp.sum(information * row, axis=1)
+        own = jnp.sum(weighted * jacobian[count:], axis=1)
+        return jnp.einsum("am,qam->q", weighted, jacobian[:count]), by_frame(layout, own)
+
+    shared, of_frames = jax.lax.map(times, jacobian)
+    part, own = part_of_elements(places, count, sizes)
+    longest = max(sizes, default=0)
+    border = jnp.zeros((len(sizes), longest, count))
+    border = border.at[part, own].add(jnp.moveaxis(of_frames[:count], 0, 2), mode="drop")
+    blocks = jnp.zeros((len(sizes), longest, longest))
+    within = jnp.moveaxis(of_frames[count:], 0, 1)
+    blocks = blocks.at[part[:, :, None], own[:, :, None], own[:, None, :]].add(within, mode="drop")
+    return Arrow(shared[:count], border, blocks, sizes)
+
+
 def normal_diagonal(
-    target: Target, z: Float[Array, " n"], spreads: Values, data: Data
-) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, " n"]]:
+    target: Target, z: Float[Array, " n"], spreads: Values, data: Data, sizes: tuple[int, ...]
+) -> tuple[Float[Array, ""], Float[Array, " n"], Arrow]:
     """Negative log density, its gradient, and an estimate of the diagonal of `normal_matrix`, in reverse mode.
 
     J^T c with c drawn from a normal distribution whose covariance is the Fisher information F has the mean square
-    diag(J^T F J), whatever the number of parameters; so PROBES gradients give every element within some 30 %.
+    diag(J^T F J), whatever the number of parameters; so PROBES gradients give every element within some 30 %. `sizes`:
+    see `normal_matrix`.
     """
     layout = target.layout
 
@@ -80,7 +90,7 @@ def normal_diagonal(
         return prediction.parameters, (log_prior, prediction)
 
     def prior(x):
-        return target.log_prior(layout.split(x), spreads, data)
+        return -target.log_prior(layout.split(x), spreads, data)
 
     _, pull, (log_prior, prediction) = jax.vjp(predicted, z, has_aux=True)
     value, vector = jnp.linalg.eigh(jnp.moveaxis(prediction.information(), -1, 0))
@@ -88,12 +98,12 @@ def normal_diagonal(
     scores = jnp.einsum("mij,pmj->pim", vector * jnp.sqrt(jnp.maximum(value, 0.0))[:, None, :], noise)
     squares = jax.lax.map(lambda c: pull(c)[0] ** 2, scores)
 
-    prior_slope = jax.grad(prior)
     # The prior's own curvature along every axis; a curve's elements hold each other, which a diagonal cannot say.
-    curvature = -jax.lax.map(lambda e: jnp.vdot(e, jax.jvp(prior_slope, (z,), (e,))[1]), jnp.eye(layout.size))
-    gradient = -(prior_slope(z) + pull(prediction.slope())[0])
+    curvature = arrow_hessian(prior, z, layout.globals, sizes).diagonal()
+    gradient = jax.grad(prior)(z) - pull(prediction.slope())[0]
     diagonal = jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
-    return -(log_prior + prediction.log_likelihood()), gradient, diagonal
+    matrix = arrow_of_diagonal(diagonal, layout.globals, sizes)
+    return -(log_prior + prediction.log_likelihood()), gradient, matrix
 
 
 def compressed_jacobian(
@@ -155,17 +165,3 @@ def _tangents(layout: Layout, some: dict[str, Array], places: Mapping[str, np.nd
             everywhere = np.repeat(one_hot[:, None, :], site.shape[0], axis=1)
             tangents[site.name] = everywhere.reshape(len(place), *site.shape)
     return tangents, place
-
-
-def frame_columns(layout: Layout) -> Int[np.ndarray, "frame_passes observations"]:
-    """The element of z that each per-frame pass differentiates each observation by.
-
-    A plate with fewer numbers per frame repeats its first one, where the pass has no tangent and the derivative is 0.
-    """
-    width = max((width for _, _, width in layout.plates.values()), default=0)
-    columns = [np.zeros((width, 0), dtype=np.int32)]
-    for _, plate, frame in layout.observations:
-        offset, _, numbers = layout.plates[plate]
-        number = np.arange(width)
-        columns.append(offset + np.where(number < numbers, number, 0)[:, None] + numbers * frame[None, :])
-    return np.concatenate(columns, axis=1).astype(np.int32)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
+from pendel.infer.maximum.curvature import part_sizes
 from pendel.infer.maximum.frame_moves import FrameScores, frame_scores
-from pendel.infer.maximum.normal_matrix import frame_columns, normal_diagonal, normal_matrix
+from pendel.infer.maximum.normal_matrix import normal_diagonal, normal_matrix
 from pendel.infer.maximum.settle import settler
 from pendel.infer.maximum.spreads import spread_loss
 from pendel.infer.target import Target, Values
@@ -32,8 +33,9 @@ class Objective:
 
     They are about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse
     mode; `matrix`: U, gradient, Gauss-Newton matrix and the correction there, forward mode; `diagonal`: U, gradient and
-    an estimate of the matrix's diagonal, reverse mode; `settle`: z with the sites that reach no simulation at their
-    maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
+    a matrix with an estimate of its diagonal, reverse mode; `settle`: z with the
+    sites that reach no simulation at their maximum; `frames`: log densities of single frames; `spread`: loss of the
+    spreads, see `spread_loss`.
     """
 
     layout: Layout
@@ -74,8 +76,7 @@ def differentiable(target: Target, mode: str) -> Target:
 
 
 def _make(target: Target) -> Objective:
-    layout = target.layout
-    columns = frame_columns(layout)
+    layout, sizes = target.layout, part_sizes(target)
 
     def value(z, fixed, data):
         return target.negative_log_density(layout.split(z), fixed.spreads, data) - fixed.correction @ z
@@ -85,10 +86,10 @@ def _make(target: Target) -> Objective:
         return potential - fixed.correction @ z, gradient - fixed.correction, *rest
 
     def matrix(z, fixed, data):
-        return corrected(normal_matrix(target, z, fixed.spreads, data, columns), z, fixed)
+        return corrected(normal_matrix(target, z, fixed.spreads, data, sizes), z, fixed)
 
     def diagonal(z, fixed, data):
-        return corrected(normal_diagonal(target, z, fixed.spreads, data), z, fixed)
+        return corrected(normal_diagonal(target, z, fixed.spreads, data, sizes), z, fixed)
 
     return Objective(
         layout=layout,
@@ -97,7 +98,7 @@ def _make(target: Target) -> Objective:
         matrix=jax.jit(matrix),
         diagonal=jax.jit(diagonal),
         settle=settler(target),
-        frames=frame_scores(target),
+        frames=frame_scores(target, sizes),
         spread=spread_loss(target),
     )
 

@@ -18,11 +18,13 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.base import Array
+from pendel.infer.maximum.arrow import LEAST, Arrow, ArrowRoot, arrow_of_diagonal
 from pendel.infer.maximum.frame_moves import ClimbTuning, moved_frames
 from pendel.infer.maximum.objective import Fixed, Objective
 
 CONVERGED = 0.1  # gain of a pass of L-BFGS in log density
 APPROXIMATE = 20 * CONVERGED  # where the spreads still move, or more frames or beams follow
+WHITENED = 1e-6  # eigenvalues of scaled blocks for L-BFGS: flatter directions would take steps that leave the matrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class Density:
         """Whether there are too many globals for a matrix."""
         return self.functions.layout.globals > self.tuning.many_globals
 
-    def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Array, Array]:
+    def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Arrow, Array]:
         """Potential, gradient, Gauss-Newton matrix and correction; the diagonal of the matrix for many globals."""
         if self.is_large:
             return *self.functions.diagonal(z, fixed, self.reverse), fixed.correction
@@ -98,7 +100,7 @@ class Optimum:
 
     z: Float[Array, " n"]
     potential: float  # without the correction of the errors
-    matrix: Float[Array, "n n"] | Float[Array, " n"]  # a diagonal for many globals
+    matrix: Arrow  # diagonal for many globals
     correction: Float[Array, " n"]  # of the errors there
     steps: int
     converged: bool
@@ -169,7 +171,7 @@ def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> O
             return _optimum(z, potential, matrix, correction, fixed, steps, converged)
 
 
-def in_metric(density: Density, z: Array, matrix: Array, fixed: Fixed, tolerance: float, steps: int = 0) -> Optimum:
+def in_metric(density: Density, z: Array, matrix: Arrow, fixed: Fixed, tolerance: float, steps: int = 0) -> Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
     A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
@@ -216,7 +218,7 @@ def _damped_scoring(density, z, state, fixed):
 
 def _metric_lbfgs(density, z, matrix, fixed, max_steps, tolerance) -> _Pass:
     """SciPy's L-BFGS in coordinates y with z = z_0 + H^(-1/2) y, so that a unit step is a Newton step."""
-    forth, back = whitening(np.asarray(matrix))
+    forth, back = whitening(matrix)
     origin, began, count = np.asarray(z), time.monotonic(), 0
     first = density.gradient(jnp.asarray(origin), fixed)
     before = float(first[0])
@@ -240,26 +242,22 @@ def _metric_lbfgs(density, z, matrix, fixed, max_steps, tolerance) -> _Pass:
     return _Pass(jnp.asarray(origin + forth(end.x)), before, float(end.fun), promised, max(count, 1))
 
 
-def whitening(matrix: np.ndarray) -> tuple[Callable, Callable]:
-    """y -> H^(-1/2) y and its transpose, for a matrix or the diagonal of one."""
-    if matrix.ndim == 1:
-        width = 1 / np.sqrt(matrix)
-        return (lambda y: width * y), (lambda g: width * g)
-    value, vector = np.linalg.eigh(matrix)
-    root = vector / np.sqrt(np.maximum(value, 1e-6 * value[-1]))
-    return (lambda y: root @ y), (lambda g: root.T @ g)
+def whitening(matrix: Arrow) -> tuple[Callable, Callable]:
+    """y -> H^(-1/2) y and its transpose."""
+    root = matrix.root(WHITENED)
+    return (lambda y: np.asarray(_forth(root, y))), (lambda g: np.asarray(_back(root, g)))
+
+
+_forth, _back = jax.jit(ArrowRoot.forth), jax.jit(ArrowRoot.back)
 
 
 def _distance(matrix, step) -> float:
     """Root mean square of a step's elements, in standard deviations."""
-    square = jnp.sum(step**2 * matrix) if matrix.ndim == 1 else step @ matrix @ step
-    return float(jnp.sqrt(square / len(step)))
+    return float(jnp.sqrt(step @ (matrix @ step) / len(step)))
 
 
 def _promise(matrix, gradient) -> float:
     """The gain in log density that the quadratic model predicts for a full step."""
-    if matrix.ndim == 1:
-        return float(0.5 * jnp.sum(gradient**2 / matrix))
     return float(damped_step(matrix, gradient, 0.0)[1])
 
 
@@ -270,11 +268,9 @@ def _report(density, step, total, log_density, began):
 
 
 @jax.jit
-def damped_step(matrix: Array, gradient: Array, damping: float | Array) -> tuple[Array, Array]:
+def damped_step(matrix: Arrow, gradient: Array, damping: float | Array) -> tuple[Array, Array]:
     """Solve (H + damping diag H) step = -g; also the gain the quadratic model predicts."""
-    diagonal = jnp.maximum(jnp.diag(matrix), 1e-6)
-    damped = matrix + jnp.diag(damping * diagonal)
-    value, vector = jnp.linalg.eigh(damped / jnp.sqrt(jnp.outer(diagonal, diagonal)))
-    scaled = gradient / jnp.sqrt(diagonal)
-    step = -(vector @ ((vector.T @ scaled) / jnp.maximum(value, 1e-9))) / jnp.sqrt(diagonal)
-    return step, -(gradient @ step + 0.5 * step @ matrix @ step)
+    diagonal = jnp.maximum(matrix.diagonal(), LEAST)
+    damped = matrix + arrow_of_diagonal(damping * diagonal, len(matrix.shared), matrix.sizes)
+    step = -damped.root().solve(gradient)
+    return step, -(gradient @ step + 0.5 * step @ (matrix @ step))

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from pendel.base import Array
-from pendel.infer.layout import Layout
-from pendel.infer.maximum.errors import positive_inverse
+from pendel.infer.maximum.arrow import Arrow, ArrowRoot
+from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.target import Data, Target
 
 FARTHEST = 2.0  # that the log of a spread is moved at once
@@ -24,19 +24,22 @@ DIFFERENCE = 1e-3  # of a log, for its curvature
 
 @dataclasses.dataclass(frozen=True)
 class Integrated:
-    """Spreads with all else integrated out. `at` gives the Laplace approximation (z, covariance) at any log spreads."""
+    """Spreads with all else integrated out. `at` gives the Laplace approximation at any log spreads.
+
+    That is its centre z and the root of its covariance.
+    """
 
     log_spreads: Float[np.ndarray, " spreads"]  # at the maximum of their density
     unravel: Callable  # to log spreads by site
     root: Float[np.ndarray, "spreads spreads"]  # lower triangular, root of their covariance
-    at: Callable[[Float[np.ndarray, " spreads"]], tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]]
+    at: Callable[[Float[np.ndarray, " spreads"]], tuple[Float[np.ndarray, " n"], ArrowRoot]]
 
 
 class IntegratedFunctions(NamedTuple):
-    """Compiled. `prior`: (log spreads, z, data) -> slope [n] and curvature [n n] of minus the log prior in z.
+    """Compiled. `prior`: (log spreads, z, precision, data) -> slope [n] of minus the log prior, curvature without it.
 
-    `loss`: (log spreads, z, curvature of the likelihood [n n], slope of the prior [n], data) -> minus the log density
-    of the spreads but for a constant, with (maximum, precision) of all else at them, and its slope.
+    `loss`: (log spreads, z, curvature of the likelihood, slope of minus the log prior [n], data) -> minus the log
+    density of the spreads but for a constant, with (maximum, root of covariance) of all else at them, and its slope.
     """
 
     prior: Callable
@@ -45,9 +48,8 @@ class IntegratedFunctions(NamedTuple):
 
 def best_spreads(
     loss: Callable,
-    layout: Layout,
     z: Float[Array, " n"],
-    covariance: Float[Array, "n n"],
+    root: ArrowRoot,
     spreads: Mapping[str, Array],
     data: Data,
     draws: int = 16,
@@ -58,17 +60,17 @@ def best_spreads(
 
     Args:
         loss: from `spread_loss`, compiled.
-        z, covariance: centre and covariance of the Laplace approximation, unconstrained.
+        z, root: centre of the Laplace approximation, unconstrained, and the root of its covariance.
         spreads: current values, constrained and positive.
         data: arguments of the model.
         draws: number of (antithetic) draws in the expectation.
     """
-    noise = np.random.default_rng(0).standard_normal((draws // 2, layout.size))
-    points = np.asarray(z) + np.concatenate([noise, -noise]) @ np.linalg.cholesky(np.asarray(covariance)).T
+    steps = jax.vmap(root.forth)(np.random.default_rng(0).standard_normal((draws // 2, len(z))))
+    points = z + jnp.concatenate([steps, -steps])
     start, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in spreads.items()})
 
     def value(x):
-        result, slope = loss(unravel(jnp.asarray(x)), jnp.asarray(points), data)
+        result, slope = loss(unravel(jnp.asarray(x)), points, data)
         return float(result), np.asarray(ravel_pytree(slope)[0])
 
     bounds = [(s - FARTHEST, s + FARTHEST) for s in np.asarray(start)]
@@ -90,7 +92,7 @@ def spread_loss(target: Target) -> Callable:
 def integrated_spreads(
     functions: IntegratedFunctions,
     z: Float[Array, " n"],
-    covariance: Float[Array, "n n"],
+    precision: Arrow,
     spreads: Mapping[str, Array],
     data: Data,
 ) -> Integrated:
@@ -101,35 +103,33 @@ def integrated_spreads(
 
     Args:
         functions: from `integrated_functions`.
-        z, covariance, spreads: of the Laplace approximation; spreads are constrained and positive.
+        z, precision, spreads: of the Laplace approximation; spreads are constrained and positive.
         data: arguments of the model.
     """
     start, unravel = _log_vector(spreads)
     z = jnp.asarray(z)
-    slope, curvature = functions.prior(start, z, data)
-    value, vector = np.linalg.eigh(np.linalg.inv(np.asarray(covariance)) - np.asarray(curvature))
-    likelihood = jnp.asarray((vector * np.maximum(value, 0.0)) @ vector.T)
+    slope, likelihood = functions.prior(start, z, precision, data)
 
     def loss(x):
         (result, _), gradient = functions.loss(jnp.asarray(x), z, likelihood, slope, data)
         return float(result), np.asarray(gradient)
 
     def at(x):
-        moved, precision = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
-        return np.asarray(moved), np.asarray(positive_inverse(precision))
+        moved, root = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
+        return np.asarray(moved), root
 
     x = _interior_minimum(loss, np.asarray(start))
     return Integrated(x, unravel, _covariance_root(loss, x), at)
 
 
-def fixed_spreads(z: Float[Array, " n"], covariance: Float[Array, "n n"], spreads: Mapping[str, Array]) -> Integrated:
+def fixed_spreads(z: Float[Array, " n"], root: ArrowRoot, spreads: Mapping[str, Array]) -> Integrated:
     """Spreads at their values in MAP, the Laplace approximation being the same at all of them: for many parameters."""
     start, unravel = _log_vector(spreads)
     return Integrated(
         np.asarray(start),
         unravel,
         UNKNOWN_WIDTH * np.eye(len(start)),
-        lambda _: (np.asarray(z), np.asarray(covariance)),
+        lambda _: (np.asarray(z), root),
     )
 
 
@@ -172,16 +172,21 @@ def integrated_functions(target: Target) -> IntegratedFunctions:
         values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
         return -target.log_prior(layout.split(z), values, data) - jnp.sum(log_spreads)
 
-    slope, curvature = jax.grad(minus_log_prior), jax.hessian(minus_log_prior)
+    slope = jax.grad(minus_log_prior)
 
-    def prior(log_spreads, z, data):
-        return slope(z, log_spreads, data), curvature(z, log_spreads, data)
+    def with_prior(matrix, sign, z, log_spreads, data):
+        return matrix + arrow_hessian(
+            lambda z: sign * minus_log_prior(z, log_spreads, data), z, layout.globals, matrix.sizes
+        )
+
+    def prior(log_spreads, z, precision, data):
+        return slope(z, log_spreads, data), with_prior(precision, -1, z, log_spreads, data)
 
     def loss(log_spreads, z, likelihood, slope_then, data):
-        precision = likelihood + curvature(z, log_spreads, data)
-        step = -jnp.linalg.solve(precision, slope(z, log_spreads, data) - slope_then)
-        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step + 0.5 * step @ likelihood @ step
-        sign, log_determinant = jnp.linalg.slogdet(precision)
-        return jnp.where(sign > 0, potential + 0.5 * log_determinant, jnp.inf), (z + step, precision)
+        root = with_prior(likelihood, 1, z, log_spreads, data).root()
+        step = -root.solve(slope(z, log_spreads, data) - slope_then)
+        potential = minus_log_prior(z + step, log_spreads, data) - slope_then @ step
+        potential += 0.5 * step @ (likelihood @ step)
+        return jnp.where(root.raised, jnp.inf, potential + 0.5 * root.log_det()), (z + step, root)
 
     return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))
