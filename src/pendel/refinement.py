@@ -8,7 +8,6 @@ from pendel.base import suffix
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.folder.structure_group import Refined
 from pendel.model.load import load_model, model_file, with_options
-from pendel.report.page import write_page
 from pendel.run.clock import CompileClock
 from pendel.run.fitting import Progress, Run
 from pendel.run.inputs import read_problem
@@ -82,8 +81,14 @@ def refine(
         )
         summary, refined = run_stages(run, plans, key)
     if folder.writes:
-        write_page(out)
+        _write_page(out)
     return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
+
+
+def _write_page(folder: Path) -> None:
+    from pendel.report.page import write_page  # Matplotlib and ArviZ: not before they are needed
+
+    write_page(folder)
 
 
 def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:
