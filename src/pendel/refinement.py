@@ -9,6 +9,7 @@ from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder,
 from pendel.folder.structure_group import Refined
 from pendel.model.load import load_model, model_file, with_options
 from pendel.run.clock import CompileClock
+from pendel.run.compile_cache import compile_cache
 from pendel.run.fitting import Progress, Run
 from pendel.run.inputs import read_problem
 from pendel.run.plans import first_plans
@@ -67,9 +68,9 @@ def refine(
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
     check_folder(out, key, force=force)
-    plans = within_memory(problem.crystal, first_plans(problem, settings), settings.memory)
-    folder = _claim(out, key, force=force, seed=settings.seed)
-    with clock:
+    with clock, compile_cache() as notes:
+        plans = within_memory(problem.crystal, first_plans(problem, settings), settings.memory)
+        folder = _claim(out, key, force=force, seed=settings.seed)
         run = Run(
             folder=folder,
             model=model,
@@ -80,9 +81,10 @@ def refine(
             tuning=tuning or Tuning(),
         )
         summary, refined = run_stages(run, plans, key)
+        folder.update(compilation=clock.compilation())
     if folder.writes:
         _write_page(out)
-    return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
+    return Outcome(folder=out, summary=summary, refined=refined, notes=(*problem.notes, *notes))
 
 
 def _write_page(folder: Path) -> None:

@@ -5,6 +5,8 @@ Every command imports what it needs when it runs, so that help and slips of the 
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -72,7 +74,7 @@ def check(
     from pendel.run.plans import first_plans
     from pendel.simulate.cost import within_memory
 
-    with plain_errors():
+    with plain_errors(), _compile_cache():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans, settings))
@@ -95,7 +97,7 @@ def simulate(
     """Write a synthetic experiment: frames and reflections of DATA, intensities of STRUCTURE, the truth inside."""
     from pendel.check.synthetic import simulate_files
 
-    with plain_errors():
+    with plain_errors(), _compile_cache():
         experiment = simulate_files(structure, data, out, settings, imperfections).experiment
         print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
 
@@ -119,7 +121,7 @@ def difference(
     from pendel.report.page import write_page
     from pendel.report.tables import peak_table
 
-    with plain_errors(run):
+    with plain_errors(run), _compile_cache():
         found, peaks = map_run(run, resolution=resolution)
         write_page(run)
         Console().print(peak_table(found, peaks))
@@ -224,6 +226,17 @@ def _refine_and_print(
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
     console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
     return outcome
+
+
+@contextmanager
+def _compile_cache() -> Iterator[None]:
+    """Compiled programs are kept between commands, too; a refinement sees to it by itself."""
+    from pendel.run.compile_cache import compile_cache
+
+    with compile_cache() as notes:
+        for note in notes:
+            Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        yield
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
