@@ -1,32 +1,16 @@
 """What everything rests on: the array type, the one error for wrong input, notes, and the names of data sets."""
 
-import re
-
 import jax
 import numpy as np
+
+from pendel.failures import InputError, failure
+
+__all__ = ["Array", "InputError", "Note", "failure", "kind_of", "suffix"]
 
 type Array = jax.Array | np.ndarray
 
 NO_HYDROGEN = "no hydrogen"  # kind of the note that says how many sites were left out
 OVERFULL = "overfull"  # kind of the note on a place with more than one atom
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used.
-
-    The message is one line of three sentences: what was found, what was expected, how to fix it.
-    """
-
-    def __init__(self, *, found: str, expected: str, do: str) -> None:
-        super().__init__(failure(found, expected, do))
-
-
-def failure(found: str, expected: str, do: str) -> str:
-    """The text of a failure, "Found. Expected this. To fix: do that."; names, options and numbers keep their case."""
-    first = found.split(maxsplit=1)[0]
-    if re.fullmatch(r"[a-z]+(-[a-z]+)*", first):
-        found = found[0].upper() + found[1:]
-    return f"{found.rstrip('.')}. Expected {expected.rstrip('.')}. To fix: {do.rstrip('.')}."
 
 
 class Note(str):

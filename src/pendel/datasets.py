@@ -12,7 +12,7 @@ from typing import Any
 
 import pooch
 
-from pendel.base import InputError
+from pendel.failures import InputError
 from pendel.files.whole_file import DISK_ERRORS, cannot_write, write_bytes
 
 REGISTRY = "datasets.json"

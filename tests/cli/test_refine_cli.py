@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import gemmi
@@ -15,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pendel
+from pendel import refinement
 from pendel.cli.main import app
 from pendel.datasets import example
 from pendel.folder.run_folder import RunFolder
@@ -324,7 +324,7 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
     """A finished maximum goes on to SVI, chains and particles; an edited model keeps its scan; other frames nothing."""
     model, out = tmp_path / "kinematic.py", tmp_path / "run"
     model.write_text(KINEMATIC)
-    monkeypatch.setattr(sys.modules["pendel.refine"], "write_page", lambda folder: folder)
+    monkeypatch.setattr(refinement, "_write_page", lambda folder: folder)
     calls = {"find_start": 0, "fit_map": 0}
     for name in calls:
         original = getattr(fitting, name)

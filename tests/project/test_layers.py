@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 # In the order of the data: files -> objects -> simulator -> model -> inference -> judgement -> report.
 FOLDERS = (
-    *("base", "constants", "crystal", "experiment", "files", "simulate", "model", "infer", "folder", "datasets"),
-    *("judge", "run", "maps", "check", "report", "refine", "cli"),
+    *("failures", "base", "constants", "user_cache", "crystal", "experiment", "files", "simulate", "model", "infer"),
+    *("folder", "datasets", "judge", "run", "maps", "check", "report", "refinement", "cli"),
 )
 MODULES = sorted(path for path in (SOURCE / "pendel").rglob("*.py") if path != SOURCE / "pendel" / "__init__.py")
 

@@ -8,59 +8,18 @@ import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array, InputError
+from pendel.check.imperfections import SG_MAX, Imperfections
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.files.cif import read_crystal
 from pendel.files.pets_out import write_pets
 from pendel.files.whole_file import write_text
 from pendel.run.inputs import read_rows, with_cell
-from pendel.run.settings import Bounds, Settings, check_options, check_settings, option
+from pendel.run.settings import Settings, check_options, check_settings
 from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.thickness import lognormal, wedge
 
-SG_MAX = 0.02  # Å⁻¹, finer than in a fit
-COMMANDS = ("simulate",)
 NODES = 16  # of the thickness distribution; a fit uses 12
-
-
-def at_least(smallest: float, unit: str) -> Bounds:
-    """Bounds of a number that is `smallest` or more."""
-    return Bounds(f"at least {smallest} ({unit})", lambda x: x >= smallest)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Imperfections:
-    """What a simulated crystal and its measurement are like.
-
-    The mean thickness [Å] is `thickness` in the middle of the tilt range and changes by the fraction `slope` per
-    degree; so does the relative width. The background is subtracted again.
-    """
-
-    thickness: float = option(
-        800.0, "mean thickness [Å] in the middle of the tilt range", bounds=at_least(1.0, "Å"), commands=COMMANDS
-    )
-    width: float = option(
-        0.15,
-        "relative standard deviation of the thickness",
-        bounds=at_least(1e-6, "of the thickness"),
-        commands=COMMANDS,
-    )
-    is_wedge: bool = option(False, "uniform between two thicknesses; else log-normal", name="wedge", commands=COMMANDS)
-    slope: float = option(
-        0.0, "relative change of thickness and width per degree", name="slope-per-degree", commands=COMMANDS
-    )
-    misorientation_deg: float = option(
-        0.0,
-        "of every frame, standard deviation [deg]",
-        bounds=at_least(0.0, "degrees"),
-        name="misorientation",
-        commands=COMMANDS,
-    )
-    model_error: float = option(
-        0.0, "relative error that is no counting noise", bounds=at_least(0.0, "of I"), commands=COMMANDS
-    )
-    counts: float = option(1e5, "of the strongest reflection", bounds=at_least(1.0, "counts"), commands=COMMANDS)
-    background: float = option(20.0, "counts under every reflection", bounds=at_least(0.0, "counts"), commands=COMMANDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
 """`pendel data list` and `pendel data fetch NAME`: published data sets on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pendel.cli.errors import plain_errors
 from pendel.cli.options import option
-from pendel.datasets import DataSet, fetch, find_dataset, published_datasets
+
+if TYPE_CHECKING:
+    from pendel.datasets import DataSet
 
 data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_args_is_help=True)
 
@@ -15,6 +17,8 @@ data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_ar
 @data_app.command("list")
 def list_datasets() -> None:
     """Name, description, files, source and licence of every data set."""
+    from pendel.datasets import published_datasets
+
     for dataset in published_datasets().values():
         print(described(dataset))
 
@@ -25,6 +29,8 @@ def fetch_dataset(
     to: Annotated[Path | None, option("folder; NAME in the current folder when not given")] = None,
 ) -> None:
     """Put the files of a data set into a folder; every file must have its recorded SHA-256."""
+    from pendel.datasets import fetch, find_dataset, published_datasets
+
     with plain_errors():
         dataset = find_dataset(name, published_datasets())
         for file in fetch(dataset, to if to is not None else Path(name)):
@@ -32,7 +38,7 @@ def fetch_dataset(
         print(f"source: {dataset.source}; licence: {dataset.licence}")
 
 
-def described(dataset: DataSet) -> str:
+def described(dataset: "DataSet") -> str:
     """A paragraph on a data set for the terminal."""
     lines = {
         "files": ", ".join(file.name for file in dataset.files),

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import typer
 
-from pendel.base import InputError, failure
+from pendel.failures import InputError, failure
 from pendel.files.whole_file import DISK_ERRORS
-from pendel.folder.run_folder import RECORD
 
 
 @contextmanager
@@ -20,6 +19,8 @@ def plain_errors(out: Path | None = None) -> Iterator[None]:
     except InputError as error:
         _stop(str(error), 2)
     except KeyboardInterrupt:
+        from pendel.folder.run_folder import RECORD
+
         kept = out is not None and (out / RECORD).is_file()
         _stop("interrupted" + (f"; {out} keeps its completed stages and the same command resumes" if kept else ""), 1)
     except OSError as error:

@@ -1,39 +1,29 @@
-"""The command line. Exit codes: 0 done, 2 bad input or an output that cannot be written, 1 everything else."""
+"""The command line. Exit codes: 0 done, 2 bad input or an output that cannot be written, 1 everything else.
+
+Every command imports what it needs when it runs, so that help and slips of the user are answered at once.
+"""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from pendel.base import InputError
-from pendel.check.converge import convergence, convergence_report, plan_settings
-from pendel.check.sanity import sanity_report
-from pendel.check.synthetic import SG_MAX, Imperfections, simulate_files
-from pendel.check.truth import demo_rows
+from pendel.check.imperfections import SG_MAX, Imperfections
 from pendel.cli.data import data_app
 from pendel.cli.errors import plain_errors
 from pendel.cli.options import option, with_options
 from pendel.cli.progress import progress_of
-from pendel.crystal.hand import invert as other_hand
-from pendel.crystal.structure import is_centrosymmetric
-from pendel.datasets import example
-from pendel.files.cif import read_crystal
-from pendel.files.structure_cif import write_structure_cif
-from pendel.judge.compare import comparison, hands, read_run
-from pendel.maps.run_map import map_run, peak_table
-from pendel.refine import Outcome
-from pendel.refine import refine as run_refinement
-from pendel.report.comparison import comparison_report, keep_comparison
-from pendel.report.page import write_page
-from pendel.report.tables import closing_table, comparison_table
-from pendel.run.inputs import read_problem
-from pendel.run.plans import bounded, first_plans
-from pendel.run.processes import is_first, join_processes
+from pendel.failures import InputError
 from pendel.run.settings import Settings
+
+if TYPE_CHECKING:
+    from pendel.refinement import Outcome
 
 app = typer.Typer(
     help="Refine crystal structures against electron diffraction, with posteriors.",
@@ -61,6 +51,8 @@ def refine(
     progress: Progress = "auto",
 ) -> None:
     """Refine a structure: start values, MAP with Laplace uncertainties, then SVI or Markov chains."""
+    from pendel.run.processes import join_processes
+
     with plain_errors(out):
         if distributed:
             join_processes()
@@ -76,7 +68,12 @@ def check(
     converge: Annotated[bool, option("try more tilts and beams on a few frames", "--converge")] = False,
 ) -> None:
     """Read and check the files; say what a fit would use and cost. Writes nothing."""
-    with plain_errors():
+    from pendel.check.converge import convergence, convergence_report, plan_settings
+    from pendel.check.sanity import sanity_report
+    from pendel.run.inputs import read_problem
+    from pendel.run.plans import bounded, first_plans
+
+    with plain_errors(), _compile_cache():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
         Console().print(sanity_report(problem, plans, settings))
@@ -97,7 +94,9 @@ def simulate(
     settings: Settings,
 ) -> None:
     """Write a synthetic experiment: frames and reflections of DATA, intensities of STRUCTURE, the truth inside."""
-    with plain_errors():
+    from pendel.check.synthetic import simulate_files
+
+    with plain_errors(), _compile_cache():
         experiment = simulate_files(structure, data, out, settings, imperfections).experiment
         print(f"{len(experiment.intensity)} measurements on {len(experiment.frame_id)} frames in {out}")
 
@@ -105,6 +104,8 @@ def simulate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished stage")]) -> None:
     """Write report.html again from the files of a run folder; a refinement does so at its end."""
+    from pendel.report.page import write_page
+
     with plain_errors():
         print(write_page(run))
 
@@ -115,7 +116,10 @@ def difference(
     resolution: Annotated[float | None, option("of the map [Å⁻¹]; that of the data")] = None,
 ) -> None:
     """Map what the structure lacks: difference.ccp4 in the run folder, peaks here and sections in the report."""
-    with plain_errors(run):
+    from pendel.maps.run_map import map_run, peak_table
+    from pendel.report.page import write_page
+
+    with plain_errors(run), _compile_cache():
         found, peaks = map_run(run, resolution=resolution)
         write_page(run)
         Console().print(peak_table(found, peaks))
@@ -127,6 +131,11 @@ def invert(
     out: Annotated[Path, option("CIF of the other hand, to be refined in the same way")],
 ) -> None:
     """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
+    from pendel.crystal.hand import invert as other_hand
+    from pendel.crystal.structure import is_centrosymmetric
+    from pendel.files.cif import read_crystal
+    from pendel.files.structure_cif import write_structure_cif
+
     with plain_errors():
         if out.resolve() == structure.resolve():
             raise InputError(found=f"--out {out} is the input", expected="another file", do="choose another --out")
@@ -150,6 +159,9 @@ def compare(
 
     The comparison is added to the report of every run.
     """
+    from pendel.judge.compare import comparison, hands, read_run
+    from pendel.report.comparison import comparison_report, keep_comparison
+
     with plain_errors():
         if len(runs) < 2:
             raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
@@ -172,6 +184,10 @@ def demo(
     progress: Progress = "auto",
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
+    from pendel.check.truth import demo_rows
+    from pendel.datasets import example
+    from pendel.report.tables import comparison_table
+
     with plain_errors(out):
         files = example()
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
@@ -187,7 +203,11 @@ def main() -> None:
 
 def _refine_and_print(
     structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool, progress: str
-) -> Outcome:
+) -> "Outcome":
+    from pendel.refinement import refine as run_refinement
+    from pendel.report.tables import closing_table
+    from pendel.run.processes import is_first
+
     with progress_of(progress, Console(stderr=True, quiet=not is_first())) as tell:
         outcome = run_refinement(structure, data, out, settings, force=force, progress=tell)
     errors, console = Console(stderr=True, quiet=not is_first()), Console(quiet=not is_first())
@@ -197,6 +217,17 @@ def _refine_and_print(
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
     console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
     return outcome
+
+
+@contextmanager
+def _compile_cache() -> Iterator[None]:
+    """Compiled programs are kept between commands, too; a refinement sees to it by itself."""
+    from pendel.run.compile_cache import compile_cache
+
+    with compile_cache() as notes:
+        for note in notes:
+            Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        yield
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pendel.base import InputError
+from pendel.failures import InputError
 
 LINE_SECONDS = 10.0  # between plain lines of one stage
 MODES = ("auto", "quiet", "json")

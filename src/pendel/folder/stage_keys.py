@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pendel.base import InputError
+from pendel.failures import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,18 +5,17 @@ The command line, the checks, the table in the docs and the keys of `settings` i
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from pendel.base import InputError
-from pendel.model.thickness_prior import FAMILIES
+from pendel.failures import InputError
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
 FITTING = ("refine", "check")  # commands that select measurements
+THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Settings:
     """
 
     model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
-    thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",))
+    thickness: str | None = option(None, "{choices}", choices=THICKNESSES, commands=("refine",))
     infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
     select: str = option(
         "nearest",
@@ -167,7 +166,7 @@ def check_options(record: Any) -> None:
                 continue
             if choices and value not in choices:
                 raise InputError(found=f"{name} {value}", expected=" or ".join(choices), do=f"change {name}")
-            if bounds and not (np.isfinite(value) and bounds.test(value)):
+            if bounds and not (math.isfinite(value) and bounds.test(value)):
                 example = f", e.g. {bounds.example}" if bounds.example else ""
                 raise InputError(found=f"{name} {value}", expected=bounds.words, do=f"change {name}{example}")
 

@@ -8,7 +8,6 @@ import numpy as np
 from pendel.base import Array, suffix
 from pendel.folder.posterior_file import by_chain
 from pendel.judge.agreement import Agreement
-from pendel.judge.chains import chain_quality
 from pendel.run.evaluate import own_agreement
 from pendel.run.inputs import Problem
 from pendel.run.results import StageResult
@@ -40,6 +39,8 @@ def sampling_numbers(result: StageResult) -> Summary:
     """Convergence of the chains over every number that was sampled; nothing where the draws are independent."""
     if result.chains == 1:
         return {"max_r_hat": None, "min_ess_bulk": None, "n_divergent": None}
+    from pendel.judge.chains import chain_quality  # ArviZ: not before it is needed
+
     quality = chain_quality({name: by_chain(x, result.chains) for name, x in result.draws.items()})
     divergent = int(np.sum(result.statistics["diverging"])) if "diverging" in result.statistics else None
     return {**quality, "n_divergent": divergent}

@@ -1,7 +1,8 @@
 """The Chebyshev recurrence compiled for this processor, through XLA's foreign function interface.
 
-`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and stored in the user's cache. Where that
-fails, or PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs in plain JAX.
+`chebyshev.cc` is compiled at first use by the C++ compiler found on PATH and stored in the user's cache. Where the
+compiler fails, others may write to the cache, PENDEL_NATIVE=0, or JAX runs on another device, the same recurrence runs
+in plain JAX.
 """
 
 import ctypes
@@ -20,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.base import Array
+from pendel.base import Array, InputError
+from pendel.user_cache import user_cache
 
 KINDS = ("forward", "backward", "tangent")
 DTYPES = ("float32", "float64")
@@ -52,13 +54,12 @@ def _library() -> ctypes.CDLL | None:
     source = importlib.resources.files("pendel.simulate").joinpath("chebyshev.cc").read_bytes()
     made_of = [source, compiler.encode(), jax.__version__.encode(), _processor()]
     name = f"chebyshev-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pendel"
     try:
+        folder = user_cache()
         if not (folder / name).exists():
-            folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, source, folder / name)
         return ctypes.CDLL(str(folder / name))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, InputError):
         return None
 
 

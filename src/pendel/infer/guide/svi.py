@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from arviz_stats.base.array import array_stats
 from jaxtyping import Float
 
 from pendel.base import Array, InputError
@@ -233,6 +232,8 @@ def pareto_k(target: Target, *, fit: SviFit, key: Array, draws: int = 200) -> fl
         return -target.negative_log_density(everything, {}, data) - log_guide
 
     noise = jax.random.normal(key, (draws, guide.layout.size + len(guide.log_spreads)))
+    from arviz_stats.base.array import array_stats  # half a second: not before it is needed
+
     # ArviZ takes a log likelihood, w = 1 / p.
     minus_log_weight = -np.array([float(log_ratio(one, target.data)) for one in noise])
     return float(array_stats.psislw(minus_log_weight)[1])

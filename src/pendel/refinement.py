@@ -8,8 +8,8 @@ from pendel.base import suffix
 from pendel.crystal.refined import Refined
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.model.load import load_model, model_file, with_options
-from pendel.report.page import write_page
 from pendel.run.clock import CompileClock
+from pendel.run.compile_cache import compile_cache
 from pendel.run.fitting import Progress, Run
 from pendel.run.inputs import read_problem
 from pendel.run.plans import bounded, first_plans
@@ -67,9 +67,9 @@ def refine(
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
     check_folder(out, key, force=force)
-    plans = bounded(problem, settings, first_plans(problem, settings))
-    folder = _claim(out, key, force=force, seed=settings.seed)
-    with clock:
+    with clock, compile_cache() as notes:
+        plans = bounded(problem, settings, first_plans(problem, settings))
+        folder = _claim(out, key, force=force, seed=settings.seed)
         run = Run(
             folder=folder,
             model=model,
@@ -80,9 +80,16 @@ def refine(
             tuning=tuning or Tuning(),
         )
         summary, refined = run_stages(run, plans, key)
+        folder.update(compilation=clock.compilation())
     if folder.writes:
-        write_page(out)
-    return Outcome(folder=out, summary=summary, refined=refined, notes=problem.notes)
+        _write_page(out)
+    return Outcome(folder=out, summary=summary, refined=refined, notes=(*problem.notes, *notes))
+
+
+def _write_page(folder: Path) -> None:
+    from pendel.report.page import write_page  # Matplotlib and ArviZ: not before they are needed
+
+    write_page(folder)
 
 
 def _claim(out: Path, key: Key, *, force: bool, seed: int) -> RunFolder:

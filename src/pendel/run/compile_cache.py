@@ -1,0 +1,65 @@
+"""Programs that are compiled once: JAX's persistent compilation cache, in a folder of the user's own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from pendel.base import InputError
+from pendel.user_cache import user_cache
+
+SWITCH = "PENDEL_CACHE"  # environment variable
+FOLDER = "xla"
+LARGEST = 2_000_000_000  # bytes; what was not used for longest goes first
+SHORTEST = 0.05  # s of compilation of a program that is kept; reading one takes a tenth of that
+
+
+@contextmanager
+def compile_cache() -> Iterator[tuple[str, ...]]:
+    """In the block, compiled programs are taken from the user's cache and kept there; gives notes where they are not.
+
+    Nothing is changed with PENDEL_CACHE=off, or where JAX has a cache already, e.g. by JAX_COMPILATION_CACHE_DIR.
+    """
+    folder, notes = _folder()
+    if folder is None:
+        yield notes
+        return
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": LARGEST,
+        "jax_persistent_cache_min_compile_time_secs": SHORTEST,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    _set_options(options)
+    try:
+        yield notes
+    finally:
+        _set_options(before)
+
+
+def _folder() -> tuple[Path | None, tuple[str, ...]]:
+    """Where programs are kept; None where this run keeps none, with the reason where there is something to mend."""
+    if os.environ.get(SWITCH, "").lower() in ("off", "0") or jax.config.jax_compilation_cache_dir:
+        return None, ()
+    try:
+        folder = user_cache(FOLDER)
+        _drop_unfinished(folder)
+    except InputError as error:
+        return None, (str(error),)
+    return folder, ()
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Remove programs whose writing was interrupted: JAX writes the time of use last, and replaces no program."""
+    for program in folder.glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+            program.unlink(missing_ok=True)
+
+
+def _set_options(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    reset_cache()  # JAX opens its cache once, with the options of then
