@@ -66,11 +66,11 @@ class LaplaceSpace:
 def laplace_space(target: Target, fit: MapFit) -> LaplaceSpace:
     """Coordinates of all latent sites around a maximum."""
     target = differentiable(target, "reverse")
-    root, centre = jnp.asarray(np.linalg.cholesky(fit.covariance)), jnp.asarray(fit.unconstrained)
+    centre = jnp.asarray(fit.unconstrained)
     middle, unravel = ravel_pytree({name: jnp.log(jnp.asarray(value)) for name, value in fit.spreads.items()})
 
     def unconstrained(y):
-        z = centre + root @ y[: len(centre)]
+        z = centre + fit.root.forth(y[: len(centre)])
         return {**target.layout.split(z), **unravel(middle + SPREAD_WIDTH * y[len(centre) :])}
 
     return LaplaceSpace(

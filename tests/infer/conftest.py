@@ -41,6 +41,6 @@ def guide_of_two_plates():
     target = make_target(two_plates, y=tuple(1.2 * rng.standard_normal(6 * frames) for frames in PLATES.values()))
     fit = fit_map(target, tuning=ONE_ROUND)
     functions = integrated_functions(target)
-    integrated = integrated_spreads(functions, fit.unconstrained, fit.covariance, fit.spreads, target.data)
+    integrated = integrated_spreads(functions, fit.unconstrained, fit.precision, fit.spreads, target.data)
     angles = {plate: angles_of(plate) for plate in PLATES}
     return starting_guide(target, fit, angles, jax.random.key(0)), integrated, fit, target

@@ -11,7 +11,8 @@ from toy_models import FRAME, FRAMES, OBSERVED, X, scale_mixture
 
 from pendel.base import InputError
 from pendel.infer.families import ANY, LOG_NORMAL, NORMAL, POISSON, STUDENT, family_of
-from pendel.infer.maximum.normal_matrix import frame_columns, normal_matrix
+from pendel.infer.maximum.curvature import part_sizes
+from pendel.infer.maximum.normal_matrix import normal_matrix
 from pendel.infer.target import make_target
 
 VALUE = np.array([0.7, 2.0, 5.0])
@@ -101,7 +102,7 @@ def test_a_distribution_without_closed_form_has_the_exact_gradient():
         return -(log_joint + layout.log_det_jacobian(layout.split(x)))
 
     value, slope = jax.jit(jax.value_and_grad(density))(z)
-    matrix = jax.jit(lambda z, data: normal_matrix(target, z, {}, data, frame_columns(layout)))
+    matrix = jax.jit(lambda z, data: normal_matrix(target, z, {}, data, part_sizes(target)))
     potential, gradient, _, _ = matrix(z, target.data)
     assert float(potential) == pytest.approx(float(value), rel=1e-12)
     np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)

@@ -92,13 +92,13 @@ def test_the_guide_starts_at_laplace_whatever_the_spreads(guide_of_two_plates):
         root = jax.jacobian(draw)(jnp.zeros(size))
         return draw(jnp.zeros(size)), jnp.sqrt(jnp.sum(root**2, axis=1))
 
-    z_0, covariance_0 = integrated.at(integrated.log_spreads)
+    z_0, root_0 = integrated.at(integrated.log_spreads)
     moved, followed = [], []
     for u in np.concatenate([np.eye(number), -np.eye(number)]):
         mean, sd = moments(jnp.asarray(u))
-        z, covariance = integrated.at(integrated.log_spreads + integrated.root @ u)
-        expected = np.sqrt(np.diag(covariance))
-        for found, here, width in ((moved, z_0, np.sqrt(np.diag(covariance_0))), (followed, mean, sd)):
+        z, root = integrated.at(integrated.log_spreads + integrated.root @ u)
+        expected = np.sqrt(root.variance())
+        for found, here, width in ((moved, z_0, np.sqrt(root_0.variance())), (followed, mean, sd)):
             found.append([np.max(np.abs(here - z) / expected), np.max(np.abs(np.log(width / expected)))])
     assert np.all(np.max(followed, axis=0) < (0.25, 0.2))
     assert np.all(np.max(moved, axis=0) > (0.5, 0.3))  # what a guide that does not follow them would miss

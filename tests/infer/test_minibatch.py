@@ -10,6 +10,7 @@ from toy_models import ANGLE, Memory, X, heavy_model, linear_model
 
 from pendel.infer.guide.minibatch import frame_batches
 from pendel.infer.guide.svi import SviTuning, fit_svi
+from pendel.infer.maximum.arrow import arrow_of_diagonal
 from pendel.infer.maximum.map import fit_map
 from pendel.infer.target import make_target
 
@@ -26,7 +27,8 @@ def test_batches_tell_the_likelihood_of_all_frames(linear_data):
         hidden = [jnp.where(part.observations, pointwise, jnp.nan) for part in batches.parts]  # what is not simulated
         found = [float(part.log_likelihood(z, seen)) for part, seen in zip(batches.parts, hidden, strict=True)]
         assert np.mean(found) == pytest.approx(float(pointwise.sum()), abs=1e-8)
-        rough = dataclasses.replace(fit, covariance=np.diag(np.diag(fit.covariance)))  # as with very many globals
+        diagonal = arrow_of_diagonal(fit.precision.diagonal(), fit.layout.globals, fit.precision.sizes)
+        rough = dataclasses.replace(fit, precision=diagonal)  # as with very many globals
         parts = frame_batches(target, rough, 4).parts
         assert np.mean([float(part.log_likelihood(z, pointwise)) for part in parts]) == pytest.approx(np.mean(found))
         naive = [4 * float(jnp.sum(jnp.where(part.observations, pointwise, 0.0))) for part in batches.parts]
