@@ -56,6 +56,12 @@ class Imperfections:
         name="misorientation",
         commands=COMMANDS,
     )
+    absorption: float = option(
+        0.0,
+        "strength of the thermal absorption; 1: all that is scattered thermally is lost",
+        bounds=at_least(0.0, "no unit"),
+        commands=COMMANDS,
+    )
     model_error: float = option(
         0.0, "relative error that is no counting noise", bounds=at_least(0.0, "of I"), commands=COMMANDS
     )
@@ -138,7 +144,8 @@ def simulate_experiment(
         tilt=tilt,
         dtype="float64",
     )
-    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
+    strength = imperfections.absorption or None
+    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights, absorption=strength)
     exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)

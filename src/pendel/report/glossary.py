@@ -37,6 +37,11 @@ GLOSSARY = (
     ("elpd, LOO", "Σ log p(I_i | all others)", "predictive density of measurements left out; larger is better"),
     ("taper", "t = T x^k, x uniform in (0, 1)", "thickness within a frame: slab k = 0, rod 0.3, wedge that runs out 1"),
     ("step", "t = T x^k, or h T x^k with odds o", "two terraces: h is step_height, log o is log_odds of every frame"),
+    (
+        "absorption",
+        "potential U + iκU', U' of thermal scattering",
+        "1: all thermally scattered electrons are lost, 0: none",
+    ),
     ("span", "half-range of S_g that a frame sweeps", "lever arm of the reflection times the half angle of the frame"),
     ("U_eq", "trace(U_cart) / 3", "mean square displacement over all directions, Å²"),
 )

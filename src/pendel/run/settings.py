@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from pendel.base import InputError
+from pendel.model.blocks import ABSORPTION
 from pendel.model.thickness_prior import FAMILIES
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
+MODEL_OPTIONS = ("thickness", "absorption")
 FITTING = ("refine", "check")  # commands that select measurements
 
 
@@ -69,6 +71,12 @@ class Settings:
 
     model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
     thickness: str | None = option(None, "{choices}", choices=tuple(FAMILIES), commands=("refine",))
+    absorption: str | None = option(
+        None,
+        "by thermal diffuse scattering: {choices}; auto where the absorption length is below 5700 Å",
+        choices=ABSORPTION,
+        commands=("refine",),
+    )
     infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
     select: str = option(
         "nearest",
@@ -126,6 +134,10 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, tuple) and len(value) == 1:
                 object.__setattr__(self, field.name, value[0])
+
+    def model_options(self) -> dict[str, Any]:
+        """The settings that are options of the model, by name; None leaves the model's own value."""
+        return {name: getattr(self, name) for name in MODEL_OPTIONS}
 
 
 def settings_from(plain: Mapping[str, Any]) -> Settings:
