@@ -8,6 +8,7 @@ The generative story, for measurement m of hkl r in frame f:
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
+    absorption ~ LogNormal(0, 0.3)              strength kappa of the thermal absorption, potential U + i kappa U'
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
@@ -19,15 +20,27 @@ The generative story, for measurement m of hkl r in frame f:
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
 beam does not light the same part of the crystal in every frame. `--thickness` names other densities:
-`pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale and tilts of their own and share
-a, b and nu; with errors="each" every crystal has its own.
+`pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale, tilts and absorption of their
+own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves the absorption out
+where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
 """
 
+import dataclasses
+
 from pendel.base import InputError
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
+from pendel.model import (
+    Spread,
+    observe,
+    sample_absorption,
+    sample_errors,
+    sample_frames,
+    sample_structure,
+    simulate,
+    student_t,
+)
 
 
-def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", errors="shared"):
+def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", errors="shared", absorption="auto"):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     if errors not in ("shared", "each"):
         raise InputError(found=f"errors {errors!r}", expected="'shared' or 'each'", do="change the option of the model")
@@ -50,6 +63,9 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", 
             scale_spread=Spread(0.3, in_map=0.1),
             tilt_spread=Spread(0.1, in_map=0.12),  # deg
         )
+        # Absorption: an Einstein crystal loses what it scatters thermally; the detector finds some of that again.
+        strength = sample_absorption(data, absorption, log_strength=0.3)
+        illumination = dataclasses.replace(illumination, absorption=strength)
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
         scatter = student_t(calculated, data.experiment.sigma, **error)
         observe(data, calculated, scatter, intensities=intensities, mask=mask)

@@ -62,7 +62,7 @@ def refine(
     structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
     clock = CompileClock()
     problem = read_problem(structure, data, settings)
-    model = with_options(load_model(settings.model), thickness=settings.thickness)
+    model = with_options(load_model(settings.model), **settings.model_options())
     inputs = {"structure": structure, "model": model_file(settings.model)}
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))

@@ -111,6 +111,7 @@ def test_options_given_once_for_each_data_set(two_files):
     assert found.exit_code == 0, found.stderr
     rows = [line.split("│")[2].strip() for line in found.stdout.splitlines() if "rows of the file" in line]
     assert rows == ["2", "5"]
+    assert found.stdout.count("mean absorption length 60") == 2
 
 
 def test_as_many_values_as_data_sets(two_files):

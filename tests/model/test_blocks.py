@@ -153,8 +153,9 @@ def test_an_unknown_family_is_refused():
 
 def test_options_of_a_model():
     robust = pendel.load_model("robust")
-    assert model_options(robust) == {"thickness": "taper", "errors": "shared"}
-    assert model_options(with_options(robust, thickness="lens")) == {"thickness": "lens", "errors": "shared"}
+    own = {"thickness": "taper", "errors": "shared", "absorption": "auto"}
+    assert model_options(robust) == own
+    assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}
     assert with_options(robust, thickness=None) is robust
     with pytest.raises(pendel.InputError, match=r"--colour red is given.*this one has thickness, errors"):
         with_options(robust, colour="red")

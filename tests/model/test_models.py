@@ -165,6 +165,25 @@ def test_errors_are_shared_or_of_each_crystal(crystal, datasets):
         handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(crystal, datasets)
 
 
+@pytest.mark.parametrize(
+    ("choice", "absorbing", "free"), [("auto", True, 2), ("auto", False, 0), ("on", False, 2), ("off", True, 0)]
+)
+def test_absorption_of_every_crystal(crystal, twice, choice, absorbing, free):
+    """One strength a crystal where absorption matters or is asked for; else the simulation knows of none."""
+    sets = [dataclasses.replace(d, plan=dataclasses.replace(d.plan, is_absorbing=absorbing)) for d in twice]
+    model = with_options(pendel.load_model("robust"), absorption=choice)
+    target = make_target(model, crystal, tuple(sets), intensities=tuple(d.experiment.intensity for d in sets))
+    found = {site.name for site in target.layout.sites if site.name.startswith("absorption")}
+    assert found == {"absorption", "absorption_2"} & target.simulated
+    assert len(found) == free
+
+
+def test_an_unknown_absorption_is_refused(crystal, datasets):
+    model = with_options(pendel.load_model("robust"), absorption="much")
+    with pytest.raises(pendel.InputError, match="'auto' or 'on' or 'off'"):
+        handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(crystal, datasets)
+
+
 @pytest.mark.parametrize("name", [*MODELS, "neural_thickness", "occupancy"])
 def test_handlers_see_one_simulation_of_every_data_set(name, crystal, twice):
     """A simulation within trace, seed, substitute and mask; its arguments are those that give its value."""

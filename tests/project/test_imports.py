@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import pendel
+from pendel.model.blocks import ABSORPTION
 from pendel.model.thickness_prior import FAMILIES
-from pendel.run.settings import THICKNESSES
+from pendel.run.settings import ABSORPTION_CHOICES, THICKNESSES
 
 SOURCE = Path(pendel.__file__).resolve()
 
@@ -55,5 +56,6 @@ def test_jax_has_64_bit_whichever_is_imported_first(imports):
     assert said(f"{imports}; print(jax.numpy.zeros(1).dtype)") == "float64"
 
 
-def test_families_of_thickness_are_options():
+def test_choices_of_models_are_options():
     assert tuple(FAMILIES) == THICKNESSES
+    assert ABSORPTION == ABSORPTION_CHOICES

@@ -41,6 +41,12 @@ class Imperfections:
         name="misorientation",
         commands=COMMANDS,
     )
+    absorption: float = option(
+        0.0,
+        "strength of the thermal absorption; 1: all that is scattered thermally is lost",
+        bounds=at_least(0.0, "no unit"),
+        commands=COMMANDS,
+    )
     model_error: float = option(
         0.0, "relative error that is no counting noise", bounds=at_least(0.0, "of I"), commands=COMMANDS
     )

@@ -8,12 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pendel.constants import energy_ev
+from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment, is_observed
 from pendel.experiment.select import select, unique
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan
 from pendel.simulate.cost import Cost, estimate
+from pendel.simulate.scattering import absorption_length
 
 THICKNESS = 1000.0  # Å, at which steps and time are estimated
 
@@ -26,7 +28,7 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings) -
     parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
     for rows, own, plan in zip(problem.rows, problem.experiments, plans, strict=True):
         cost = estimate(crystal, plan, THICKNESS)
-        parts += [_counts(rows, own, settings), _beams(plan, cost), _price(cost)]
+        parts += [_counts(rows, own, settings), _beams(plan, cost), _absorption(crystal, plan, rows), _price(cost)]
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
@@ -53,6 +55,12 @@ def _beams(plan: Plan, cost: Cost) -> RenderableType:
         numbers = (str(group.segments), str(group.beams), str(group.tilts))
         table.add_row(*numbers, f"{group.radius:.3f}", str(group.steps))
     return table
+
+
+def _absorption(crystal: Crystal, plan: Plan, rows: Experiment) -> RenderableType:
+    length = absorption_length(crystal, rows.wavelength)
+    verdict = "absorption is in the model `robust`" if plan.is_absorbing else "absorption is left out"
+    return Text(f"mean absorption length {length:.0f} Å: {verdict} unless --absorption says otherwise")
 
 
 def _price(cost: Cost) -> RenderableType:

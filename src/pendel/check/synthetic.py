@@ -97,7 +97,8 @@ def simulate_experiment(
         tilt=tilt,
         dtype="float64",
     )
-    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights)
+    strength = imperfections.absorption or None
+    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights, absorption=strength)
     exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)

@@ -96,7 +96,7 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     settings = settings_from(record["settings"])
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
     start = run.load_stage("start")["values"]
-    model = with_options(load_model(settings.model), thickness=settings.thickness)
+    model = with_options(load_model(settings.model), **settings.model_options())
     plans = final_plans(problem, settings, start)
     return problem, model, plans, run.load_stage("map")["values"]
 

@@ -24,6 +24,8 @@ from pendel.model.thickness_prior import Family, sample_thickness
 from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.thickness import Profile
 
+ABSORPTION = ("auto", "on", "off")
+
 
 def sample_structure(
     crystal: Crystal, *, displacement: float, log_strain: float, logit_occupancy: float | None = None
@@ -121,6 +123,26 @@ def sample_frames(
     nodes, weights = thickness(data) if callable(thickness) else sample_thickness(data, thickness)
     scale = numpyro.deterministic(f"scale{end}", jnp.exp(log_scales))
     return scale, Illumination(tilt=tilt, thickness=nodes, weights=weights)
+
+
+def sample_absorption(data: DataSet, choice: str, *, log_strength: float) -> Any:
+    """Strength kappa ~ LogNormal(0, s) of the absorption by thermal diffuse scattering, or None for none.
+
+    What atoms scatter thermally is not always lost for the detector, so kappa is one number for each crystal.
+    Site: absorption.
+
+    Args:
+        choice: "on", "off", or "auto": where it matters, see `pendel.simulate.plan.absorbs`.
+        log_strength: standard deviation s, no unit.
+
+    Raises InputError for another choice.
+    """
+    if choice not in ABSORPTION:
+        expected = " or ".join(map(repr, ABSORPTION))
+        raise InputError(found=f"absorption {choice!r}", expected=expected, do="change the option of the model")
+    if choice == "off" or (choice == "auto" and not data.plan.is_absorbing):
+        return None
+    return numpyro.sample(f"absorption{data.suffix}", dist.LogNormal(0, log_strength))
 
 
 def simulate(

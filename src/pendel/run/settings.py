@@ -14,8 +14,10 @@ from pendel.failures import InputError
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
+MODEL_OPTIONS = ("thickness", "absorption")
 FITTING = ("refine", "check")  # commands that select measurements
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
+ABSORPTION_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.ABSORPTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Settings:
 
     model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
     thickness: str | None = option(None, "{choices}", choices=THICKNESSES, commands=("refine",))
+    absorption: str | None = option(
+        None,
+        "by thermal diffuse scattering: {choices}; auto where the absorption length is below 5700 Å",
+        choices=ABSORPTION_CHOICES,
+        commands=("refine",),
+    )
     infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
     select: str = option(
         "nearest",
@@ -125,6 +133,10 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, tuple) and len(value) == 1:
                 object.__setattr__(self, field.name, value[0])
+
+    def model_options(self) -> dict[str, Any]:
+        """The settings that are options of the model, by name; None leaves the model's own value."""
+        return {name: getattr(self, name) for name in MODEL_OPTIONS}
 
 
 def settings_from(plain: Mapping[str, Any]) -> Settings:

@@ -80,7 +80,7 @@ def affordable_draws(plans: Iterable[Plan]) -> int:
 def memory_bytes(crystal: Crystal, plan: Plan) -> float:
     """Peak of a fit: JAX, the Jacobian, and a chunk of segments with all tangents or what a gradient saves."""
     number = 4 if plan.dtype == "float32" else 8
-    parts = 1 if plan.centre is not None else 2
+    parts = 1 if plan.centre is not None and not plan.is_absorbing else 2
     largest_site = max(len(crystal.position_basis), len(crystal.adp_basis), FRAME_PARAMETERS)
     tangents = 1 + min(largest_site, TANGENTS)  # one site's at a time
     largest, saved = 0.0, 0.0

@@ -1,5 +1,6 @@
 """Calculated intensities of every measurement: the one call that models make."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -23,28 +24,29 @@ def simulate_intensities(
     illumination: Illumination,
     *,
     u_change: Complex[Array, " g"] | None = None,
-    absorption: Complex[Array, " zero_and_g"] | None = None,
 ) -> Float[Array, " measurements"]:
     """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
 
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
-        illumination: tilt and thickness distribution of every frame.
+        illumination: tilt and thickness distribution of every frame, strength of the absorption.
         u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what is not in the structure.
-        absorption: U'_g [Å⁻²] of 000 and `support_hkl`; the potential is U(r) + i U'(r), see `plan_coupling`.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
     """
-    coupling = plan_coupling(crystal, plan, u_change, absorption)
+    strength = illumination.absorption
+    if strength is not None:
+        plan = dataclasses.replace(plan, max_steps=plan.max_steps + plan.absorption_steps)
+    coupling = plan_coupling(crystal, plan, u_change, strength)
     return _integrated(coupling, plan, illumination, _dynamical)
 
 
 def kinematic_intensities(crystal: Crystal, plan: Plan, illumination: Illumination) -> Float[Array, " measurements"]:
     """As `simulate_intensities`, scattering once only: |psi_g|^2 = |A_g0|^2 t^2 sinc^2(D_g t / 2), to first order in A.
 
-    For comparison: right for a few tens of Å, and what programs without dynamical theory fit.
+    For comparison: right for a few tens of Å, and what programs without dynamical theory fit. Without absorption.
     """
     return _integrated(plan_coupling(crystal, plan), plan, illumination, _single_scattering)
 

@@ -14,16 +14,19 @@ from pendel.crystal.form_factors import form_factors
 from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams
-from pendel.simulate.chebyshev import expansion_length, spectral_interval
+from pendel.simulate.chebyshev import absorption_spread, expansion_length, spectral_interval
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
-from pendel.simulate.scattering import structure_factors
+from pendel.simulate.scattering import absorption_factors, absorption_length, structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
 FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
 CENTRIC = 1e-6  # imaginary part, relative to the largest coefficient, of what counts as real
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
+TYPICAL_THICKNESS = 570.0  # Å, mean of the prior: 800 Å at the thickest place, taper 0.4
+ABSORBING = 10.0  # typical thicknesses; absorption matters where the mean absorption length is shorter
+LARGEST_STRENGTH = 2.5  # of the absorption, three standard deviations above 1 in its prior
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,8 @@ class PlanSettings:
         "box",
         "mode",
         "max_steps",
+        "is_absorbing",
+        "absorption_steps",
         "centre",
         "settings",
         "mesh",
@@ -72,6 +77,8 @@ class Plan:
     mesh: Mesh | None = None  # of devices over which the segments are spread, see `shard_plan`
     matrix_numbers: int = MATRIX_NUMBERS  # elements of the matrices of segments handled together
     wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
+    is_absorbing: bool = False  # whether absorption matters in the structure the plan was made for, see `absorbs`
+    absorption_steps: int = 0  # steps beyond `max_steps` that strong absorption may take
 
     @property
     def dtype(self) -> str:
@@ -154,10 +161,21 @@ def plan_with(
         centre=inversion_centre(crystal),
         settings=settings,
         matrix_numbers=MATRIX_NUMBERS if jax.default_backend() == "cpu" else ON_A_CARD,
+        is_absorbing=absorbs(crystal, experiment.wavelength),
     )
     radius = STEP_RESERVE * max(largest_radius(crystal, plan, row))
-    steps = int(expansion_length(jnp.asarray(radius * settings.thickness_max), plan.dtype))
-    return dataclasses.replace(plan, max_steps=steps)
+    argument = jnp.asarray(radius * settings.thickness_max)
+    steps = int(expansion_length(argument, plan.dtype))
+    if not plan.is_absorbing:  # weak absorption takes fewer steps than the reserve has
+        return dataclasses.replace(plan, max_steps=steps)
+    growth = LARGEST_STRENGTH * max(largest_spread(crystal, plan, row)) * settings.thickness_max
+    more = int(expansion_length(argument, plan.dtype, growth)) - steps
+    return dataclasses.replace(plan, max_steps=steps, absorption_steps=more)
+
+
+def absorbs(crystal: Crystal, wavelength: float) -> bool:
+    """Whether absorption matters: the mean absorption length is below ten thicknesses of a typical crystal, 5700 Å."""
+    return absorption_length(crystal, wavelength) < ABSORBING * TYPICAL_THICKNESS
 
 
 def only_frames(plan: Plan, wanted: Bool[np.ndarray, " frames"]) -> Plan:
@@ -209,50 +227,71 @@ def _first_of_same(experiment: Experiment) -> Int[np.ndarray, " measurements"]:
 
 def largest_radius(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 3"]) -> list[float]:
     """Largest spectral radius R [rad/Å] of each group, as the Chebyshev expansion bounds it."""
-    coupling = plan_coupling(crystal, plan)
+
+    def radius(interaction, diagonal, flux):
+        return spectral_interval(interaction, diagonal, flux)[1][0]
+
+    return _largest(plan, plan_coupling(crystal, plan), axis_row, radius)
+
+
+def largest_spread(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 3"]) -> list[float]:
+    """Largest spread [rad/Å] of each group's absorption of strength 1, see `absorption_spread`."""
+
+    def spread(interaction, diagonal, flux):
+        centre, _ = spectral_interval(interaction, diagonal, flux)
+        return absorption_spread(interaction, flux, centre)[0]
+
+    return _largest(plan, plan_coupling(crystal, plan, strength=1.0), axis_row, spread)
+
+
+def _largest(plan, coupling, axis_row, measure):
+    """The largest `measure` of the structure matrix over the segments of each group."""
 
     @jax.jit
-    def group_radius(group):
+    def of_group(group):
         def one(index):
             segment = jax.tree.map(lambda x: jnp.asarray(x)[index][None], group)
             interaction = interaction_matrix(coupling, segment, plan.box)
-            return spectral_interval(interaction, *diagonal_and_flux(segment, axis_row, plan.wavelength))[1][0]
+            return measure(interaction, *diagonal_and_flux(segment, axis_row, plan.wavelength))
 
         return jnp.max(jax.lax.map(one, jnp.arange(len(group.frame))))
 
-    return [float(group_radius(group)) for group in plan.groups]
+    return [float(of_group(group)) for group in plan.groups]
 
 
 def plan_coupling(
     crystal: Crystal,
     plan: Plan,
     u_change: Complex[Array, " g"] | None = None,
-    absorption: Complex[Array, " zero_and_g"] | None = None,
+    strength: Float[Array, ""] | float | None = None,
 ) -> Complex[Array, " box"] | Float[Array, " box"]:
     """V_g [rad/Å] of every difference of beams in the plan's box, flattened; differentiable in the crystal.
 
-    The potential is U(r) + i U'(r) with real U and U'. An inversion centre of the crystal becomes the origin,
+    The potential is U(r) + i kappa U'(r) with real U and U'. An inversion centre of the crystal becomes the origin,
     which changes phases of waves but not intensities: U_g and U'_g are real, and so is V_g if there is no absorption.
 
     Args:
         u_change: added to the U_g [Å⁻²] of `support_hkl`, coefficients of a real potential: U_-g = conj(U_g).
-        absorption: U'_g [Å⁻²] of 000 and of `support_hkl`; U'_0 is positive.
+        strength: kappa of the thermal absorption, see `absorption_factors`; None for elastic scattering alone.
 
     Returns:
-        NaN where `u_change` or `absorption` lacks the inversion centre of the crystal.
+        NaN where `u_change` lacks the inversion centre of the crystal.
     """
-    u_g = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength)
-    change, lost = u_change, absorption
+    u_g, change = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength), u_change
     if plan.centre is not None:
         to_centre = jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre)))
         u_g = jnp.real(u_g * to_centre)  # real by construction: every atom has its image
         change = None if change is None else _real(change * to_centre)
-        lost = None if lost is None else jnp.append(jnp.real(lost[:1]), _real(lost[1:] * to_centre))
     u_g = u_g if change is None else u_g + change
-    if lost is None:
+    if strength is None:
         return coupling_box(u_g, jnp.conj(u_g), plan.support_hkl, plan.box, plan.wavelength)
-    pair = u_g + 1j * lost[1:], jnp.conj(u_g) + 1j * jnp.conj(lost[1:])
-    return coupling_box(*pair, plan.support_hkl, plan.box, plan.wavelength, u_0=1j * jnp.real(lost[0]))
+    hkl = jnp.concatenate([jnp.zeros((1, 3), dtype=int), jnp.asarray(plan.support_hkl)])
+    lost = strength * absorption_factors(crystal, hkl, plan.wavelength, g_max=2 * plan.settings.g_max)
+    mean, lost = jnp.real(lost[0]), lost[1:]
+    if plan.centre is not None:
+        lost = jnp.real(lost * to_centre)
+    pair = u_g + 1j * lost, jnp.conj(u_g) + 1j * jnp.conj(lost)
+    return coupling_box(*pair, plan.support_hkl, plan.box, plan.wavelength, u_0=1j * mean)
 
 
 def _real(u_g: Complex[Array, " g"]) -> Float[Array, " g"]:

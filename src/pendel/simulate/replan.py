@@ -13,7 +13,8 @@ from pendel.simulate.shard import shard_plan
 
 
 def replan(crystal: Crystal, experiment: Experiment, plan: Plan, *, tilt: Float[Array, "frames 2"] | None) -> Plan:
-    """A plan of `experiment` with the settings, the bound on memory, the mode and the devices of another plan.
+    """A plan of `experiment` with what another plan was made with: settings, bound on memory, mode, devices, and
+    whether absorption matters, which decides on the parameters of a model.
 
     Args:
         tilt: frame tilts around which the beams are selected [deg]; None for the file's orientations.
@@ -21,5 +22,6 @@ def replan(crystal: Crystal, experiment: Experiment, plan: Plan, *, tilt: Float[
     Raises InputError as `make_plan` and `shard_plan`.
     """
     found = plan_with(crystal, experiment, plan.settings, None if tilt is None else np.asarray(tilt))
-    found = dataclasses.replace(found, mode=plan.mode, matrix_numbers=plan.matrix_numbers)
+    same = {name: getattr(plan, name) for name in ("mode", "matrix_numbers", "is_absorbing")}
+    found = dataclasses.replace(found, **same)
     return found if plan.mesh is None else shard_plan(found)

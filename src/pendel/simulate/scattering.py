@@ -1,4 +1,4 @@
-"""Structure factors of the electron potential: atoms and form factors to U_g."""
+"""Fourier coefficients of the electron potential and of its absorption: atoms and form factors to U_g and U'_g."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,8 @@ from jaxtyping import Complex, Float, Int
 
 from pendel.base import Array
 from pendel.constants import relativistic_gamma
-from pendel.crystal.structure import Crystal, expanded_atoms, volume
+from pendel.crystal.structure import Crystal, expanded_atoms, reciprocal_matrix, u_equivalent, volume
+from pendel.simulate.thermal import thermal_sums
 
 
 def structure_factors(
@@ -24,8 +25,49 @@ def structure_factors(
 
     Source: Zuo & Spence, Advanced Transmission Electron Microscopy (2017), eqs. 5.26-5.30.
     """
-    position, u_star, occupancy = expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)
+    exponent, phase, occupancy = _atoms(crystal, hkl)
     site = jnp.asarray(crystal.atom_site)
+    amplitude = occupancy * jnp.asarray(form_factor)[site].T * jnp.exp(-exponent)
+    return _sum_over_atoms(amplitude, phase, crystal, wavelength)
+
+
+def absorption_factors(
+    crystal: Crystal, hkl: Int[Array, "g 3"], wavelength: Float[Array, ""] | float, *, g_max: float
+) -> Complex[Array, " g"]:
+    """Fourier coefficients of the absorption by thermal diffuse scattering, U'_g [Å⁻²], of a potential U + i U'.
+
+        U'_g = (gamma / (pi V)) sum_j occ_j [a_j T_j(g) - c_j T_j(g)^(1/2)] exp(2 pi i h.r_j),   B_j = 8 pi^2 U_eq,j
+
+    T_j is the Debye-Waller factor of `structure_factors`, a and c are the terms of f'(s, B), see `thermal_sums`. For
+    isotropic atoms the bracket is f'_j T_j. For others f'_j T_j would grow with g along their short axes, because
+    exp(B s^2 / 2) would not be half of the Debye-Waller factor.
+
+    Args:
+        crystal: structure; differentiable in `fract`, `u_aniso` [Å²] and `occupancy`.
+        hkl: Miller indices, also 000.
+        wavelength: electron wavelength [Å].
+        g_max: no |g| is larger [Å⁻¹].
+    """
+    exponent, phase, occupancy = _atoms(crystal, hkl)
+    site = jnp.asarray(crystal.atom_site)
+    s = 0.5 * jnp.linalg.norm(jnp.asarray(hkl) @ reciprocal_matrix(crystal.cell).T, axis=1)
+    b = 8 * jnp.pi**2 * u_equivalent(crystal.u_aniso, crystal.cell)
+    whole, damped = thermal_sums(crystal.elements, s, b, wavelength, s_max=g_max / 2)
+    bracket = whole[:, site] * jnp.exp(-exponent) - damped[:, site] * jnp.exp(-0.5 * exponent)
+    return _sum_over_atoms(occupancy * bracket, phase, crystal, wavelength)
+
+
+def absorption_length(crystal: Crystal, wavelength: float) -> float:
+    """Mean absorption length lambda_0 = 1 / (2 pi lambda U'_0) [Å], in which all beams together fall to 1/e."""
+    mean = absorption_factors(crystal, np.zeros((1, 3), dtype=int), wavelength, g_max=0.0)
+    return float(1 / (2 * np.pi * wavelength * jnp.real(mean[0])))
+
+
+def _atoms(
+    crystal: Crystal, hkl: Int[Array, "g 3"]
+) -> tuple[Float[Array, "g atoms"], Float[Array, "g atoms"], Float[Array, " atoms"]]:
+    """2 pi^2 h^T U* h and the phase 2 pi h.r of every atom of the cell, and its occupancy."""
+    position, u_star, occupancy = expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)
     h = jnp.asarray(hkl, dtype=jnp.float64)
     phase = 2 * jnp.pi * h @ position.T
     quadratic = _quadratic_terms(h) @ jnp.stack(
@@ -38,7 +80,11 @@ def structure_factors(
             2 * u_star[:, 1, 2],
         ]
     )
-    amplitude = occupancy * jnp.asarray(form_factor)[site].T * jnp.exp(-2 * jnp.pi**2 * quadratic)
+    return 2 * jnp.pi**2 * quadratic, phase, occupancy
+
+
+def _sum_over_atoms(amplitude, phase, crystal, wavelength):
+    """(gamma / (pi V)) sum_j amplitude_j exp(i phase_j)."""
     prefactor = relativistic_gamma(wavelength) / (np.pi * volume(crystal.cell))
     real = jnp.sum(amplitude * jnp.cos(phase), axis=1)
     imaginary = jnp.sum(amplitude * jnp.sin(phase), axis=1)
