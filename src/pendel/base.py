@@ -1,5 +1,7 @@
 """What everything rests on: the array type, the one error for wrong input, notes, and the names of data sets."""
 
+from collections.abc import Iterable
+
 import jax
 import numpy as np
 
@@ -28,6 +30,16 @@ class Note(str):
 def kind_of(note: str) -> str:
     """The kind of a note, empty for any other text."""
     return note.kind if isinstance(note, Note) else ""
+
+
+def listed(words: Iterable[object], most: int = 10) -> str:
+    """Words in one line, the first `most` of them and how many more there are.
+
+    >>> listed(["O1", "O2", "O3"], most=2)
+    'O1, O2 and 1 more'
+    """
+    texts = [str(word) for word in words]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def suffix(number: int) -> str:

@@ -329,7 +329,7 @@ def test_satellites_are_refused(write):
 
 def test_things_that_are_not_data_files(tmp_path, write):
     refused(tmp_path / "none.cif_pets", "No file", "none.cif_pets")
-    refused(tmp_path, "No file")
+    refused(tmp_path, "is a folder")
     refused(write("Dear colleague,\nhere are my data\n"), "not a CIF")
     refused(write(pets_text().rstrip().rsplit(maxsplit=1)[0]), "not a CIF", "complete")
 
@@ -341,5 +341,5 @@ def test_several_blocks(write):
     path = write(pets_text(block="one") + structure + pets_text(block="two", rows=ROWS[:3]))
     refused(path, "one, two", "block=")
     assert len(read_pets(path, block="two").hkl) == 3
-    refused(path, "no block 'three'", block="three")
+    refused(path, "No block three", block="three")
     refused(path, "no reflections", block="structure")

@@ -39,7 +39,7 @@ def simulate_files(
     check_settings(settings, 1)
     if out.resolve() in (structure.resolve(), data.resolve()):
         raise InputError(found=f"--out {out} is an input", expected="another file", do="choose another --out")
-    crystal = read_crystal(structure, hydrogen=settings.hydrogen)
+    crystal = read_crystal(structure, block=settings.block, hydrogen=settings.hydrogen)
     geometry = read_rows(data, crystal, settings)
     crystal = with_cell(crystal, geometry.cell)
     synthetic = simulate_experiment(

@@ -76,12 +76,12 @@ def check(
     with plain_errors(), _compile_cache():
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
-        Console().print(sanity_report(problem, plans, settings))
+        Console(markup=False).print(sanity_report(problem, plans, settings))
         plans = bounded(problem, settings, plans)
         if converge:
             for experiment, plan in zip(problem.experiments, plans, strict=True):
                 trials = convergence(problem.crystal, experiment, plan)
-                Console().print(convergence_report(trials, plan_settings(plan)))
+                Console(markup=False).print(convergence_report(trials, plan_settings(plan)))
 
 
 @app.command()
@@ -122,13 +122,15 @@ def difference(
     with plain_errors(run), _compile_cache():
         found, peaks = map_run(run, resolution=resolution)
         write_page(run)
-        Console().print(peak_table(found, peaks))
+        Console(markup=False).print(peak_table(found, peaks))
 
 
 @app.command()
+@with_options("invert")
 def invert(
     structure: Structure,
     out: Annotated[Path, option("CIF of the other hand, to be refined in the same way")],
+    settings: Settings,
 ) -> None:
     """Write the other hand of a structure: inverted positions in the enantiomorphic space group."""
     from pendel.crystal.hand import invert as other_hand
@@ -139,7 +141,7 @@ def invert(
     with plain_errors():
         if out.resolve() == structure.resolve():
             raise InputError(found=f"--out {out} is the input", expected="another file", do="choose another --out")
-        crystal = read_crystal(structure, hydrogen=True)
+        crystal = read_crystal(structure, block=settings.block, hydrogen=True)
         if is_centrosymmetric(crystal):
             raise InputError(
                 found=f"the structure {structure.name} in {crystal.spacegroup} has inversion centres",
@@ -148,7 +150,9 @@ def invert(
             )
         inverted = other_hand(crystal)
         write_structure_cif(out, inverted)
-        Console().print(f"{crystal.spacegroup} -> {inverted.spacegroup}: {out}", highlight=False, markup=False)
+        Console(markup=False).print(
+            f"{crystal.spacegroup} -> {inverted.spacegroup}: {out}", highlight=False, markup=False
+        )
 
 
 @app.command()
@@ -167,7 +171,7 @@ def compare(
             raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
         found = comparison(read)
-        Console().print(comparison_report(found))
+        Console(markup=False).print(comparison_report(found))
         both = hands(read)
         for run in read:
             try:
@@ -191,7 +195,7 @@ def demo(
     with plain_errors(out):
         files = example()
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
-        Console().print(comparison_table(demo_rows(files.structure, files.data, outcome.refined)))
+        Console(markup=False).print(comparison_table(demo_rows(files.structure, files.data, outcome.refined)))
 
 
 def main() -> None:
@@ -208,9 +212,12 @@ def _refine_and_print(
     from pendel.report.tables import closing_table
     from pendel.run.processes import is_first
 
-    with progress_of(progress, Console(stderr=True, quiet=not is_first())) as tell:
+    with progress_of(progress, Console(stderr=True, quiet=not is_first(), markup=False)) as tell:
         outcome = run_refinement(structure, data, out, settings, force=force, progress=tell)
-    errors, console = Console(stderr=True, quiet=not is_first()), Console(quiet=not is_first())
+    errors, console = (
+        Console(stderr=True, quiet=not is_first(), markup=False),
+        Console(quiet=not is_first(), markup=False),
+    )
     for note in outcome.notes:
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(closing_table(outcome.summary, outcome.refined))

@@ -147,10 +147,18 @@ def principal_axes(
 
 
 def _limits(crystal: Crystal) -> Float[Array, "sites sites"]:
-    """Largest length [Å] of a bond between two sites; zero where there can be none."""
+    """Largest length [Å] of a bond between two sites; zero where there can be none.
+
+    Groups of one assembly of the disorder are never there together.
+    """
     radii, metals = covalent_radii(crystal.elements), are_metals(crystal.elements)
     limits = radii[:, None] + radii + INCREMENT
-    return limits if metals.all() else np.where(metals[:, None] & metals, 0.0, limits)
+    limits = limits if metals.all() else np.where(metals[:, None] & metals, 0.0, limits)
+    if not crystal.disorder:
+        return limits
+    assembly, group = np.array(crystal.disorder, dtype=str).T
+    both = (group[:, None] != "") & (group != "")
+    return np.where(both & (assembly[:, None] == assembly) & (group[:, None] != group), 0.0, limits)
 
 
 def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:

@@ -39,10 +39,14 @@ def images(position: Point, rotations: Rotations, translations: Translations) ->
 
 
 def stabiliser(
-    position: Point, rotations: Rotations, translations: Translations, direct: Matrix
+    position: Point,
+    rotations: Rotations,
+    translations: Translations,
+    direct: Matrix,
+    tolerance: float = SPECIAL_POSITION_TOLERANCE,
 ) -> Bool[Array, " ops"]:
-    """Which operations carry a position onto itself modulo the lattice."""
-    return lattice_distance(images(position, rotations, translations) - position, direct) < SPECIAL_POSITION_TOLERANCE
+    """Which operations carry a position onto itself modulo the lattice, to within `tolerance` [Å]."""
+    return lattice_distance(images(position, rotations, translations) - position, direct) < tolerance
 
 
 def orbit(position: Point, rotations: Rotations, translations: Translations, direct: Matrix) -> Int[Array, " atoms"]:
@@ -53,20 +57,24 @@ def orbit(position: Point, rotations: Rotations, translations: Translations, dir
 
 
 def symmetrise_position(
-    position: Point, rotations: Rotations, translations: Translations, direct: Matrix
+    position: Point,
+    rotations: Rotations,
+    translations: Translations,
+    direct: Matrix,
+    tolerance: float = SPECIAL_POSITION_TOLERANCE,
 ) -> tuple[Point, Bool[Array, " ops"]]:
-    """The position moved onto the symmetry elements that it lies within 0.02 Å of, and its stabiliser.
+    """The position moved onto the symmetry elements that it lies within `tolerance` [Å] of, and its stabiliser.
 
     The site is replaced by the mean of the images that fall on it, until neither it nor its stabiliser changes.
     """
     position = np.asarray(position, dtype=float)
-    held = stabiliser(position, rotations, translations, direct)
+    held = stabiliser(position, rotations, translations, direct, tolerance)
     for _ in range(50):
         copies = images(position, rotations, translations)[held]
         shift = copies - position
         moved = position + np.mean(shift - np.round(shift), axis=0)
         held_then = held
-        held = stabiliser(moved, rotations, translations, direct)
+        held = stabiliser(moved, rotations, translations, direct, tolerance)
         settled = np.linalg.norm(direct @ (moved - position)) < 1e-12 and np.array_equal(held, held_then)
         position = moved
         if settled:

@@ -18,6 +18,7 @@ from pendel.experiment.frames import (
 
 ROWS = ("frame_index", "hkl", "intensity", "sigma", "weight")  # fields with one entry for each measurement
 FRAMES = ("frame_id", "alpha", "beta", "semi_angle")  # fields with one entry for each frame
+MANY_ROWS = 8  # of one measurement, from which on the overlap of the frames is told
 
 
 def unique(experiment: Experiment) -> Experiment:
@@ -25,43 +26,116 @@ def unique(experiment: Experiment) -> Experiment:
 
     Virtual frames overlap: the same measurement stands in several of them and is one datum, not several.
     """
-    closeness = relative_excitation(experiment)
-    keys = np.column_stack([experiment.hkl, experiment.intensity, experiment.sigma])
-    order = np.lexsort((closeness, *keys.T[::-1]))
-    starts = np.flatnonzero(np.r_[True, np.any(np.diff(keys[order], axis=0) != 0, axis=1)])
-    rows = order[starts]
-    weight = np.add.reduceat(np.asarray(experiment.weight)[order], starts)
-    back_to_file_order = np.argsort(rows)
-    kept = _keep_rows(experiment, rows[back_to_file_order], selection="unique")
-    return dataclasses.replace(kept, weight=weight[back_to_file_order])
+    order, starts = _measurements(experiment, relative_excitation(experiment))
+    return _merged(experiment, order, starts, order[starts], selection="unique")
 
 
 def select(
-    experiment: Experiment, rule: Literal["nearest", "klar"] = "nearest", *, rsg: float = 0.9, dsg: float = 0.0015
+    experiment: Experiment,
+    rule: Literal["nearest", "klar"] = "nearest",
+    *,
+    rsg: float = 0.9,
+    dsg: float = 0.0015,
+    minimum_observed: int = 0,
 ) -> Experiment:
     """The measurements that count; frames left without any are dropped and named in the notes.
 
     nearest: every unique (hkl, I, sigma) once, where |S_g| / span is smallest, if there |S_g| < span.
     klar: all rows with |S_g| / span < rsg and span - |S_g| > dsg [Å⁻¹], repeats allowed (Klar et al. 2023), for
     comparison with published R factors. S_g is taken at the file's orientation. InputError when nothing is left.
+
+    Args:
+        minimum_observed: under `nearest`, a frame with fewer intensities above 3 sigma gives its measurements to the
+            next frames that hold them, so that no measurement is lost with its frame.
     """
     if rule not in ("nearest", "klar"):
         raise InputError(found=f"unknown selection rule {rule!r}", expected="nearest or klar", do="change --select")
-    candidates = unique(experiment) if rule == "nearest" else experiment
-    closeness = relative_excitation(candidates)
+    closeness = relative_excitation(experiment)
+    order, starts = _measurements(experiment, closeness)
+    notes: list[str] = []
     if rule == "nearest":
-        chosen, selection = closeness < 1.0, "nearest"
+        rows, notes = _shared_out(experiment, order, starts, closeness[order] < 1.0, minimum_observed)
+        selection = "nearest"
     else:
-        half_range = span(candidates)
-        error = np.abs(excitation_error(central_vectors(candidates), candidates.wavelength))
-        chosen, selection = (closeness < rsg) & (half_range - error > dsg), f"klar(rsg={rsg:g}, dsg={dsg:g})"
-    if not chosen.any():
+        half_range = span(experiment)
+        error = np.abs(excitation_error(central_vectors(experiment), experiment.wavelength))
+        rows = np.flatnonzero((closeness < rsg) & (half_range - error > dsg))
+        selection = f"klar(rsg={rsg:g}, dsg={dsg:g})"
+    if not (rows >= 0).any():
         raise InputError(
             found=f"{experiment.name}: none of {len(experiment.hkl)} rows inside the sweep of its frame ({selection})",
             expected="measurements with |S_g| below the sweep half-range",
             do="check precession_angle, --geometry, --cell and the wavelength, or relax --rsg and --dsg",
         )
-    return _keep_rows(candidates, np.flatnonzero(chosen), selection=selection)
+    if rule == "klar":
+        return _keep_rows(experiment, rows, selection=selection)
+    merged = _merged(experiment, order, starts, rows, selection=selection)
+    notes += _overlap(experiment, len(starts))
+    return dataclasses.replace(merged, notes=(*experiment.notes, *notes, *merged.notes[len(experiment.notes) :]))
+
+
+def _measurements(experiment: Experiment, closeness: Array) -> tuple[Int[Array, " rows"], Int[Array, " unique"]]:
+    """Rows sorted by (hkl, I, sigma), the smallest |S_g| / span first, and where each measurement starts in them."""
+    keys = np.column_stack([experiment.hkl, experiment.intensity, experiment.sigma])
+    order = np.lexsort((closeness, *keys.T[::-1]))
+    return order, np.flatnonzero(np.r_[True, np.any(np.diff(keys[order], axis=0) != 0, axis=1)])
+
+
+def _merged(experiment: Experiment, order: Array, starts: Array, rows: Array, *, selection: str) -> Experiment:
+    """One row for each measurement, in file order, with the weight of all its rows; row -1: left out."""
+    weight = np.add.reduceat(np.asarray(experiment.weight)[order], starts)[rows >= 0]
+    rows = rows[rows >= 0]
+    file_order = np.argsort(rows)
+    kept = _keep_rows(experiment, rows[file_order], selection=selection)
+    return dataclasses.replace(kept, weight=weight[file_order])
+
+
+def _shared_out(
+    experiment: Experiment, order: Array, starts: Array, inside: Bool[Array, " rows"], minimum_observed: int
+) -> tuple[Int[Array, " unique"], list[str]]:
+    """The row of each measurement, -1 where it has none inside a sweep, and notes on measurements that moved.
+
+    While some frame has too few observed measurements, the poorest one is left out and its measurements go to the next
+    frames that hold them.
+    """
+    frames, frame = len(experiment.frame_id), np.asarray(experiment.frame_index)[order]
+    observed = is_observed(experiment)[order][starts]
+    count, last = np.arange(len(order)), len(order)
+    allowed = np.ones(frames, dtype=bool)
+    nearest = place = np.minimum.reduceat(np.where(inside, count, last), starts)
+    while True:
+        there = place < last
+        held = frame[place[there]]
+        strong = np.bincount(held[observed[there]], minlength=frames)
+        number = np.bincount(held, minlength=frames)
+        poor = np.flatnonzero((number > 0) & (strong < minimum_observed))
+        if not len(poor):
+            break
+        allowed[poor[np.lexsort((number[poor], strong[poor]))[0]]] = False
+        place = np.minimum.reduceat(np.where(inside & allowed[frame], count, last), starts)
+    moved, lost = int(np.sum((place != nearest) & (place < last))), int(np.sum((place == last) & (nearest < last)))
+    parts = [f"{moved} measurements count in the next frame that holds them"] if moved else []
+    parts += [f"{lost} are in no other frame and are left out"] if lost else []
+    few = f"{_named(np.asarray(experiment.frame_id)[~allowed])} with fewer than {minimum_observed} intensities"
+    notes = [f"{experiment.name}: {few} above 3 sigma: {', '.join(parts)}"] if parts else []
+    return np.where(place < last, order[np.minimum(place, last - 1)], -1), notes
+
+
+def _overlap(experiment: Experiment, measurements: int) -> list[str]:
+    """A note when sweeps overlap so much that each measurement stands in many rows, with a step that avoids it."""
+    rows, frames = len(experiment.hkl) / measurements, len(experiment.frame_id)
+    if rows < MANY_ROWS or experiment.geometry != "rotation" or frames < 2:
+        return []
+    advance = float(np.median(np.abs(np.diff(experiment.alpha))))
+    step = min(int(2 * np.median(experiment.semi_angle) / advance) if advance > 0 else frames, frames)
+    if step < 2:
+        return []
+    few = thin(experiment, slice(None, None, step))
+    inside = take_rows(few, relative_excitation(few) < 1.0)
+    kept = len(np.unique(np.column_stack([inside.hkl, inside.intensity, inside.sigma]), axis=0))
+    words = f"each measurement stands in {rows:.0f} rows, because the frames overlap; --frames ::{step} would keep"
+    left = f"{len(few.frame_id)} frames whose sweeps touch, with {kept} of {measurements} measurements"
+    return [f"{experiment.name}: {words} {left}"]
 
 
 def thin(experiment: Experiment, step: slice) -> Experiment:

@@ -1,18 +1,25 @@
 """Crystal structures from CIF files of any origin: Jana, SHELX, the CSD and ICSD, COD, refinement programs."""
 
+import dataclasses
 from pathlib import Path
+from typing import cast
 
 import gemmi
 import numpy as np
 
-from pendel.base import NO_HYDROGEN, InputError, Note
+from pendel.base import NO_HYDROGEN, InputError, Note, listed
 from pendel.crystal.cell import Cell
-from pendel.crystal.checks import FULL_OCCUPANCY
+from pendel.crystal.checks import FULL_OCCUPANCY, check_cell
 from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
+from pendel.files.cif_contents import compare_contents
+from pendel.files.cif_positions import settled_sites
 from pendel.files.cif_sites import Site, read_sites
+from pendel.files.document import find_block, read_cif
 from pendel.files.numbers import CELL_ITEMS
 from pendel.files.spacegroup import read_spacegroup
+
+_NEEDED = ("_cell_", "_cell.", "_symmetry_", "_space_group", "_atom_site")  # items that must not contradict themselves
 
 
 def read_crystal(
@@ -22,7 +29,7 @@ def read_crystal(
 
     Args:
         path: the file; standard uncertainties in brackets are read over.
-        block: name of the data block, needed only when several hold atoms.
+        block: name or number (from 1) of the data block, needed only when several hold atoms.
         hydrogen: keep hydrogen and deuterium sites.
         fullest: largest sum of the occupancies of one place; a refinement may find more than 1.
 
@@ -33,11 +40,16 @@ def read_crystal(
     symmetry or numbers, unknown elements, and everything that `make_crystal` refuses.
     """
     path = Path(path)
-    chosen = _structure_block(_document(path), path, block)
+    file = read_cif(path, "a CIF file", "give the CIF of a structure")
+    chosen = _structure_block(file.document, path, block)
     where = f"{path.name}, block {chosen.name}"
+    notes = [*file.notes, *_without_repetitions(chosen, where)]
     cell = _cell(chosen, where)
+    check_cell(where, cell)
     group = read_spacegroup(chosen, cell, where)
-    sites, notes = read_sites(chosen, cell, where)
+    sites, told = read_sites(chosen, cell, where)
+    notes += [*group.notes, *told]
+    sites = settled_sites(sites, group, cell, notes)
     if not hydrogen:
         kept = [site for site in sites if site.element != "H"]
         if len(kept) < len(sites):
@@ -49,15 +61,21 @@ def read_crystal(
         )
     if chosen.find_value("_cell_modulation_dimension"):
         notes.append("the structure is modulated; only its average structure is read")
-    return make_crystal(
+    crystal = make_crystal(
         name=path.name,
         cell=cell,
         spacegroup=group.symbol,
         rotations=group.rotations,
         translations=group.translations,
         sites=_columns(sites),
-        notes=(*group.notes, *notes),
+        notes=tuple(notes),
         fullest=fullest,
+    )
+    disorder = tuple(site.disorder for site in sites)
+    return dataclasses.replace(
+        crystal,
+        disorder=disorder if any(map(any, disorder)) else (),
+        notes=(*crystal.notes, *compare_contents(chosen, crystal, hydrogen=hydrogen)),
     )
 
 
@@ -72,69 +90,96 @@ def _columns(rows: list[Site]) -> Sites:
     )
 
 
-def _document(path: Path) -> gemmi.cif.Document:
-    """The parsed file; text that is not UTF-8 is taken for Latin-1, as old programs wrote it."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            found=f"the file {path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
-        ) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    try:
-        return gemmi.cif.read_string(text)
-    except (ValueError, RuntimeError) as error:
-        position = str(error).removeprefix("string:")
-        raise InputError(
-            found=f"the file {path.name} is not a CIF (line {position})", expected="a CIF file", do="correct that line"
-        ) from error
-
-
 def _structure_block(document: gemmi.cif.Document, path: Path, name: str | None) -> gemmi.cif.Block:
     """The one block with atoms, or the one that was named."""
     if name is not None:
-        for candidate in document:
-            if candidate.name.lower() == name.lower().removeprefix("data_"):
-                return candidate
-        raise InputError(
-            found=f"no block {name} in {path.name}",
-            expected=f"one of {', '.join(candidate.name for candidate in document) or 'none: the file is empty'}",
-            do="correct the block name",
-        )
+        return find_block(document, name, path)
     candidates = [candidate for candidate in document if _has_atoms(candidate)]
     if not candidates:
         raise InputError(
-            found=f"no atoms in {path.name} ({len(document)} data blocks)",
+            found=f"no atoms in {path.name} ({len(document)} data blocks){_instead(document)}",
             expected="a block with _atom_site_fract_x",
             do="give the CIF of a structure",
         )
     if len(candidates) > 1:
-        names = ", ".join(candidate.name for candidate in candidates)
+        names = listed(candidate.name for candidate in candidates)
         raise InputError(
             found=f"{len(candidates)} structures in {path.name}",
             expected="one structure",
-            do=f"leave one of {names} in the file, or name it: read_crystal(path, block=...)",
+            do=f"leave one of {names} in the file, or name it with --block",
         )
     return candidates[0]
 
 
 def _has_atoms(block: gemmi.cif.Block) -> bool:
-    return any(len(block.find_values(tag)) for tag in ("_atom_site_fract_x", "_atom_site.fract_x"))
+    """Whether some atom has coordinates."""
+    columns = (block.find_values(tag) for tag in ("_atom_site_fract_x", "_atom_site.fract_x"))
+    return any(text and not gemmi.cif.is_null(text) for column in columns for text in column)
+
+
+def _instead(document: gemmi.cif.Document) -> str:
+    """What the file holds instead of a structure in fractional coordinates, in words."""
+    tags = {
+        "_atom_site_Cartn_x": "Cartesian coordinates",
+        "_atom_site.Cartn_x": "Cartesian coordinates",
+        "_diffrn_zone_axis_id": "frames and intensities, as in the data file",
+        "_refln_index_h": "reflections",
+        "_diffrn_refln_index_h": "reflections",
+    }
+    found = (words for tag, words in tags.items() if any(len(block.find_values(tag)) for block in document))
+    words = next(found, None)
+    return "" if words is None else f"; only {words} are there"
+
+
+def _without_repetitions(block: gemmi.cif.Block, where: str) -> list[str]:
+    """Leave each item once in the block, the first with a value; notes say which were repeated or have none.
+
+    Raises InputError for different values of an item that a structure needs.
+    """
+    pairs: dict[str, list[tuple[str, gemmi.cif.Item]]] = {}
+    for item in block:
+        if item.pair is not None:
+            tag, text = cast(tuple[str, str], item.pair)
+            pairs.setdefault(tag, []).append((gemmi.cif.as_string(text).strip(), item))
+    empty, repeated = [], []
+    for tag, entries in pairs.items():
+        filled = [entry for entry in entries if entry[0]]
+        texts = sorted({text for text, _ in filled})
+        if len(texts) > 1 and tag.lower().startswith(_NEEDED):
+            raise InputError(
+                found=f"{tag} stands {len(entries)} times in {where} ({listed(texts)})",
+                expected="one value",
+                do="leave the right one in the file",
+            )
+        if len(entries) > 1:
+            repeated.append(tag)
+        elif not filled:  # also ? and ., which are no text
+            empty += [] if gemmi.cif.is_null(cast(tuple[str, str], entries[0][1].pair)[1]) else [tag]
+        for _, item in [entry for entry in entries if entry is not (filled or entries)[0]]:
+            item.erase()
+    notes = [f"items without a value are ignored: {listed(empty)}"] if empty else []
+    return notes + (
+        [f"items that stand more than once, the first value counts: {listed(repeated)}"] if repeated else []
+    )
 
 
 def _cell(block: gemmi.cif.Block, where: str) -> Cell:
     """Cell [Å, degrees]; a missing or unreadable parameter is refused by name."""
-    values = [
-        gemmi.cif.as_number(block.find_value(f"_cell_{key}") or block.find_value(f"_cell.{key}") or "?")
+    texts = [
+        gemmi.cif.as_string(block.find_value(f"_cell_{key}") or block.find_value(f"_cell.{key}") or "?").strip()
         for key in CELL_ITEMS
     ]
-    missing = [f"_cell_{key}" for key, value in zip(CELL_ITEMS, values, strict=True) if not np.isfinite(value)]
-    if missing:
+    values = [gemmi.cif.as_number(text or "?") for text in texts]
+    wrong = [
+        f"_cell_{key}" + (f" '{text}'" if text else "")
+        for key, text, value in zip(CELL_ITEMS, texts, values, strict=True)
+        if not np.isfinite(value)
+    ]
+    if wrong:
         raise InputError(
-            found=f"no number for {', '.join(missing)} in {where}", expected="six cell parameters", do="add them"
+            found=f"no number for {', '.join(wrong)} in {where}",
+            expected="six cell parameters, with a point before the decimals",
+            do="add or correct them",
         )
     a, b, c, alpha, beta, gamma = values
     return a, b, c, alpha, beta, gamma

@@ -1,15 +1,16 @@
 """Sites of a CIF block: labels, elements, coordinates, occupancies and displacement tensors in all their spellings."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import gemmi
 import numpy as np
 from jaxtyping import Float
 
-from pendel.base import Array, InputError
+from pendel.base import Array, InputError, listed
 from pendel.crystal.cell import TENSOR, Cell, reciprocal_matrix, u_from_cartesian
-from pendel.crystal.structure import ELEMENTS
+from pendel.files.cif_elements import ElementReader, formula_of
 
 DEFAULT_U_ISO = 0.01  # Å², for sites without any displacement parameter
 _TENSOR = [f"{i + 1}{j + 1}" for i, j in TENSOR]
@@ -25,6 +26,8 @@ class Site:
     u_aniso: Float[Array, "3 3"]  # CIF U_ij, Å²
     occupancy: float
     isotropic: bool
+    disorder: tuple[str, str] = ("", "")  # assembly and group
+    symmetry: tuple[int, int] = (0, 0)  # stated order and multiplicity of the site symmetry, 0 where not given
 
 
 def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Site], list[str]]:
@@ -34,42 +37,77 @@ def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Sit
     """
     columns = _columns(block)
     tensors = _tensors(block, cell, where)
-    declared = _declared_elements(block)
-    sites, skipped, bare, flagged = [], [], [], []
-    for row in range(len(columns.get("fract_x", ()))):
+    elements = ElementReader(formula_of(block), where)
+    unit = np.asarray(u_from_cartesian(np.eye(3), cell))  # U_ij of U_iso = 1
+    sites, skipped, bare, spheres, contradicted = [], [], [], [], []
+    rows = len(columns.get("fract_x", ()))
+    labels = [columns.get("label", [""] * rows)[row] or _name(columns, row) for row in range(rows)]
+    notes = _matched_labels(tensors, labels)
+    for row, label in enumerate(labels):
         entry = {key: values[row] for key, values in columns.items()}
-        label = entry.get("label") or f"{entry.get('type_symbol', '')}{row + 1}"
-        if _is_dummy(entry):
-            skipped.append(label)
-            continue
-        element = _element(entry.get("type_symbol", ""), label, declared, where)
-        fract = np.array([_number(entry, f"fract_{axis}", label, where) for axis in "xyz"])
         occupancy = _number(entry, "occupancy", label, where, default=1.0)
-        if occupancy == 0:
+        if _is_dummy(entry) or occupancy == 0:
             skipped.append(label)
             continue
+        element = elements.element(entry.get("type_symbol", ""), label)
+        fract = np.array([_number(entry, f"fract_{axis}", label, where) for axis in "xyz"])
         tensor, u_iso = tensors.get(label), _u_iso(entry, label, where)
-        says_anisotropic = (entry.get("adp_type") or entry.get("thermal_displace_type", "")).lower().endswith("ani")
+        kind = (entry.get("adp_type") or entry.get("thermal_displace_type", "")).lower()
         if tensor is None and u_iso is None:
             bare.append(label)
-        elif tensor is None and says_anisotropic:
-            flagged.append(label)
-        sphere = np.asarray(u_from_cartesian(np.eye(3) * (DEFAULT_U_ISO if u_iso is None else u_iso), cell))
-        isotropic = tensor is None and not (says_anisotropic and u_iso is not None)
-        sites.append(Site(label, element, fract, sphere if tensor is None else tensor, occupancy, isotropic))
-    notes = [f"dummy or empty sites skipped: {', '.join(skipped)}"] if skipped else []
-    if bare:
-        notes.append(f"no displacement parameters, U_iso {DEFAULT_U_ISO} Å² assumed: {', '.join(bare)}")
-    if flagged:
-        notes.append(f"flagged anisotropic but without U_ij, starting from a sphere: {', '.join(flagged)}")
-    return _unique_labels(sites, tensors, notes), notes
+        elif tensor is None and kind.endswith("ani"):
+            spheres.append(label)
+        elif tensor is not None and kind.endswith("iso"):
+            contradicted.append(label)
+        isotropic = tensor is None and not (kind.endswith("ani") and u_iso is not None)
+        u_aniso = unit * (DEFAULT_U_ISO if u_iso is None else u_iso) if tensor is None else tensor
+        sites.append(Site(label, element, fract, u_aniso, occupancy, isotropic, *_stated(entry)))
+    told = {
+        "dummy or empty sites skipped: ": skipped,
+        f"no displacement parameters, U_iso {DEFAULT_U_ISO} Å² assumed: ": bare,
+        "flagged anisotropic but without U_ij, starting from a sphere: ": spheres,
+        "flagged isotropic but with U_ij, which are used: ": contradicted,
+    }
+    notes += [words + listed(names) for words, names in told.items() if names]
+    return _unique_labels(sites, tensors, notes), notes + elements.notes()
+
+
+def _name(columns: dict[str, list[str]], row: int) -> str:
+    """A label for a row without one: its type symbol and the number of the row."""
+    return f"{columns['type_symbol'][row] if 'type_symbol' in columns else ''}{row + 1}"
+
+
+def _stated(entry: dict[str, str]) -> tuple[tuple[str, str], tuple[int, int]]:
+    """Assembly and group of the disorder, and order and multiplicity of the site symmetry, 0 where not given."""
+    keys = ("site_symmetry_order", "site_symmetry_multiplicity")
+    order, multiplicity = (int(text) if (text := entry.get(key, "")).isdecimal() else 0 for key in keys)
+    if not multiplicity and entry.get("symmetry_multiplicity", "").isdecimal():
+        multiplicity = int(entry["symmetry_multiplicity"])
+    return (entry.get("disorder_assembly", ""), entry.get("disorder_group", "")), (order, multiplicity)
+
+
+def _matched_labels(tensors: dict[str, Float[Array, "3 3"]], labels: list[str]) -> list[str]:
+    """Relabels tensors, in place, whose label is a site's but for capitals or spaces; notes on all unmatched."""
+    notes, lost = [], []
+    bare = {label: re.sub(r"\s", "", label).lower() for label in labels if label not in tensors}
+    for name in [name for name in tensors if name not in labels]:
+        alike = [label for label, plain in bare.items() if plain == re.sub(r"\s", "", name).lower()]
+        if len(alike) == 1:
+            tensors[alike[0]] = tensors.pop(name)
+            notes.append(f"the U_ij of {name} are taken as those of {alike[0]}")
+        else:
+            lost.append(name)
+    return notes + ([f"U_ij that belong to no site are not used: {listed(lost)}"] if lost else [])
 
 
 def _columns(block: gemmi.cif.Block) -> dict[str, list[str]]:
     """Columns of the atom list by their short names, as far as they are present."""
     keys = ["label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy", "calc_flag", "adp_type"]
-    keys += ["thermal_displace_type", "U_iso_or_equiv", "B_iso_or_equiv"]
-    return {key: values for key in keys if (values := _values(block, f"_atom_site{{}}{key}"))}
+    keys += ["thermal_displace_type", "U_iso_or_equiv", "B_iso_or_equiv", "disorder_assembly", "disorder_group"]
+    keys += ["site_symmetry_order", "site_symmetry_multiplicity", "symmetry_multiplicity"]
+    columns = {key: values for key in keys if (values := _values(block, f"_atom_site{{}}{key}"))}
+    rows = len(columns.get("fract_x", ()))
+    return {key: values for key, values in columns.items() if len(values) == rows}  # others are of another loop
 
 
 def _values(block: gemmi.cif.Block, tag: str) -> list[str]:
@@ -95,16 +133,16 @@ def _number(entry: dict[str, str], key: str, label: str, where: str, default: fl
 
 
 def _u_iso(entry: dict[str, str], label: str, where: str) -> float | None:
-    """U_iso or U_eq [Å²] of a site, from B / (8 pi²) where only B is given, None without either."""
+    """U_iso or U_eq [Å²] of a site, from B / (8 pi²) where only B is given, None without either or where it is 0."""
     if entry.get("U_iso_or_equiv"):
-        return _number(entry, "U_iso_or_equiv", label, where)
+        return _number(entry, "U_iso_or_equiv", label, where) or None
     if entry.get("B_iso_or_equiv"):
-        return _number(entry, "B_iso_or_equiv", label, where) / (8 * np.pi**2)
+        return _number(entry, "B_iso_or_equiv", label, where) / (8 * np.pi**2) or None
     return None
 
 
 def _tensors(block: gemmi.cif.Block, cell: Cell, where: str) -> dict[str, Float[Array, "3 3"]]:
-    """CIF U_ij [Å²] by label, from U_ij, B_ij = 8 pi² U_ij or beta_ij = 2 pi² a*_i a*_j U_ij; unknown rows left out."""
+    """CIF U_ij [Å²] by label, from U_ij, B_ij = 8 pi² U_ij or beta_ij = 2 pi² a*_i a*_j U_ij; no zero tensors."""
     labels = _values(block, "_atom_site_aniso{}label") or _values(block, "_atom_site_anisotrop{}label")
     lengths = np.linalg.norm(reciprocal_matrix(cell), axis=0)
     scales = {"U": 1.0, "B": 8 * np.pi**2, "beta": 2 * np.pi**2 * np.outer(lengths, lengths)}
@@ -117,7 +155,8 @@ def _tensors(block: gemmi.cif.Block, cell: Cell, where: str) -> dict[str, Float[
             entry = {f"aniso_{kind}_{key}": values[row] for key, values in columns.items()}
             if label not in tensors and all(entry.values()):
                 parts = [_number(entry, f"aniso_{kind}_{key}", label, where) for key in _TENSOR]
-                tensors[label] = _symmetric(parts) / scale
+                if any(parts):
+                    tensors[label] = _symmetric(parts) / scale
     return tensors
 
 
@@ -128,38 +167,13 @@ def _symmetric(parts: list[float]) -> Float[Array, "3 3"]:
     return matrix
 
 
-def _declared_elements(block: gemmi.cif.Block) -> set[str]:
-    """Elements named by the formula, to read labels such as CA1."""
-    return set(re.findall(r"[A-Z][a-z]?", gemmi.cif.as_string(block.find_value("_chemical_formula_sum") or "")))
-
-
-def _element(type_symbol: str, label: str, declared: set[str], where: str) -> str:
-    """The element of a site: from its type symbol (O2-, Si4+, Sival), else from its label; D is H to electrons."""
-    if type_symbol:
-        start = re.sub(r"(?<=[A-Za-z])(val|va|iso|ani)$", "", re.split(r"[^A-Za-z]", type_symbol)[0])
-        candidates = [start.capitalize()]
-    else:
-        start = re.split(r"[^A-Za-z]", label)[0]
-        candidates = [start[:2].capitalize(), start[:1].upper()]
-        if start[1:2].isupper() and candidates[1] in declared and candidates[0] not in declared:
-            candidates.reverse()  # HO1 in a crystal without holmium
-    for candidate in candidates:
-        if candidate in ELEMENTS or candidate == "D":
-            return "H" if candidate == "D" else candidate
-    raise InputError(
-        found=f"unknown element '{type_symbol or label}' of {label} in {where}",
-        expected="an element symbol H..Lr, with or without charge",
-        do="correct _atom_site_type_symbol, or mark the site as dummy (_atom_site_calc_flag dum)",
-    )
-
-
 def _unique_labels(sites: list[Site], tensors: dict[str, Float[Array, "3 3"]], notes: list[str]) -> list[Site]:
     """The same sites with repeated labels numbered, unless a tensor is addressed by such a label."""
     labels = [site.label for site in sites]
-    repeated = {label for label in labels if labels.count(label) > 1}
+    repeated = {label for label, count in Counter(labels).items() if count > 1}
     if not repeated or repeated & set(tensors):
         return sites
-    notes.append(f"repeated labels are numbered: {', '.join(sorted(repeated))}")
+    notes.append(f"repeated labels are numbered: {listed(sorted(repeated))}")
     return [
         replace(site, label=f"{site.label}_{labels[: row + 1].count(site.label)}") if site.label in repeated else site
         for row, site in enumerate(sites)

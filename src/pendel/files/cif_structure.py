@@ -8,8 +8,9 @@ from pendel.base import Array
 from pendel.crystal.cell import TENSOR, u_cartesian, u_equivalent
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
-from pendel.crystal.tabulated import operation
+from pendel.crystal.tabulated import operation, tabulated
 from pendel.files.numbers import format_su, set_item
+from pendel.files.spacegroup import UNKNOWN_SETTING
 
 _MOST_EXTRA = 6  # digits
 
@@ -25,7 +26,7 @@ def add_structure(
     """
     crystal = refined.crystal
     sites = len(crystal.labels)
-    set_item(block, "_space_group_name_H-M_alt", crystal.spacegroup)
+    _add_group(block, crystal)
     loop = block.init_loop("_space_group_symop_", ["id", "operation_xyz"])
     for number, index in enumerate(np.argsort(operation_numbers(crystal))):
         text = operation(np.asarray(crystal.rotations[index]), np.asarray(crystal.translations[index])).triplet()
@@ -35,7 +36,8 @@ def add_structure(
     for element in dict.fromkeys(crystal.elements):
         loop.add_row([element, *source])
     columns = ["label", "type_symbol", "fract_x", "fract_y", "fract_z", "U_iso_or_equiv", "adp_type", "occupancy"]
-    loop = block.init_loop("_atom_site_", [*columns, "site_symmetry_multiplicity"])
+    parts = ["disorder_assembly", "disorder_group"] if crystal.disorder else []
+    loop = block.init_loop("_atom_site_", [*columns, "site_symmetry_multiplicity", *parts])
     multiplicity = np.bincount(crystal.atom_site, minlength=sites)
     spheres = np.asarray(u_equivalent(crystal.u_aniso, crystal.cell))
     for site, label in enumerate(crystal.labels):
@@ -45,7 +47,8 @@ def add_structure(
         kind = "Uiso" if crystal.isotropic[site] else "Uani"
         occupied = format_su(float(crystal.occupancy[site]), float(refined.occupancy_su[site]), decimals=4)
         row = [gemmi.cif.quote(label), crystal.elements[site], *position, sphere, kind, occupied]
-        loop.add_row([*row, str(multiplicity[site])])
+        part = [gemmi.cif.quote(text) if text else "." for text in crystal.disorder[site]] if parts else []
+        loop.add_row([*row, str(multiplicity[site]), *part])
     anisotropic = [site for site in range(sites) if not crystal.isotropic[site]]
     if anisotropic:
         tags = [f"U_{i + 1}{j + 1}" for i, j in TENSOR]
@@ -53,6 +56,16 @@ def add_structure(
         for site in anisotropic:
             values = _tensor_values(crystal, site, refined.u_aniso_su[site])
             loop.add_row([gemmi.cif.quote(crystal.labels[site]), *values])
+
+
+def _add_group(block: gemmi.cif.Block, crystal: Crystal) -> None:
+    """Symbol and number of the space group, `?` where the operations are those of no tabulated setting."""
+    known = tabulated(crystal.rotations, crystal.translations)
+    block.set_pair("_space_group_IT_number", "?" if known is None else str(known.number))
+    if known is None and crystal.spacegroup == UNKNOWN_SETTING:
+        block.set_pair("_space_group_name_H-M_alt", "?")
+    else:
+        set_item(block, "_space_group_name_H-M_alt", crystal.spacegroup)
 
 
 def _tensor_values(crystal: Crystal, site: int, su: Float[Array, "3 3"]) -> list[str]:

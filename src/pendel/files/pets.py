@@ -44,12 +44,12 @@ def read_pets(
     cell: which cell is authoritative. `header` and `structure` (needs `structure_cell` [Å, deg]) orient it by
     U = polar(UB B^-1), the rotation nearest to the file's matrix; `ub` takes g = R UB hkl as it stands and leaves the
     header cell in `cell`. A structure_cell is compared with the header whenever it is given.
-    geometry, energy_ev: override what the file says. block: which data block, when several hold intensities.
+    geometry, energy_ev: override what the file says. block: name or number (from 1) of the block, where several count.
     Every row of the file is kept; `pendel.experiment.select.select` picks those that count.
     Raises InputError: unreadable file, missing items, cell or UB that do not belong together (> 5 %), unusable values.
     """
     table = open_pets(Path(path), block)
-    notes: list[str] = []
+    notes = list(table.notes)
     chosen_cell = _chosen_cell(table, cell, structure_cell, notes)
     wavelength = _wavelength(table, energy_ev, notes)
     details = "\n".join(text for name in _DETAILS_NAMES for text in table.texts(name))

@@ -1,12 +1,15 @@
 """Do the numbers of a data file agree with each other? Each check says what it found; gross disagreement is refused."""
 
+import itertools
 import re
+from typing import cast
 
+import gemmi
 import numpy as np
 from jaxtyping import Float
 
 from pendel.base import Array, InputError
-from pendel.crystal.cell import Cell, direct_matrix, reciprocal_matrix
+from pendel.crystal.cell import Cell, direct_matrix, reciprocal_matrix, volume
 
 METRIC_NOTE, METRIC_LIMIT = 0.003, 0.05  # misfit of UB B^-1 from a rotation: noted above, refused above
 CELL_NOTE, CELL_LIMIT = 0.01, 0.05  # strain between the structure's cell and the header's
@@ -16,17 +19,51 @@ STEP_TOLERANCE = 0.1  # relative, between the alpha step and what the virtual-fr
 
 def compare_cells(header: Cell, structure: Cell, name: str, notes: list[str]) -> None:
     """Note above 1 %, InputError above 5 %: the largest strain that turns one cell into the other."""
-    stretches = np.linalg.svd(direct_matrix(structure) @ np.linalg.inv(direct_matrix(header)), compute_uv=False)
-    strain = float(np.abs(stretches - 1).max())
+    strain = _strain(header, structure)
     found = f"{name}: header cell {_written(header)} and structure cell {_written(structure)} differ by {strain:.1%}"
     if strain > CELL_LIMIT:
-        raise InputError(
-            found=found,
-            expected=f"at most {CELL_LIMIT:.0%}",
-            do="check that both files are of the same crystal, in the same setting of its axes",
-        )
+        same, do = _other_setting(header, structure)
+        raise InputError(found=found + same, expected=f"at most {CELL_LIMIT:.0%}", do=do)
     if strain > CELL_NOTE:
         notes.append(f"{found}; --cell chooses the one that counts")
+
+
+def _strain(one: Cell, other: Cell) -> float:
+    """The largest strain, without sign, that turns one cell into the other with a along a, b in the plane of a, b."""
+    stretches = np.linalg.svd(direct_matrix(other) @ np.linalg.inv(direct_matrix(one)), compute_uv=False)
+    return float(np.abs(stretches - 1).max())
+
+
+def _other_setting(header: Cell, structure: Cell) -> tuple[str, str]:
+    """How two cells that differ may belong together, and what to do about it, in words."""
+    orders = list(itertools.permutations(range(3)))[1:]
+    permuted: list[Cell] = [
+        cast(Cell, (*(header[i] for i in order), *(header[3 + i] for i in order))) for order in orders
+    ]
+    strains = [_strain(cell, structure) for cell in permuted]
+    transform = "transform the structure, with its symmetry and U, to the axes of the data, or index the data again"
+    best = int(np.argmin(strains))
+    if strains[best] < CELL_LIMIT:
+        return (
+            f", equal if a,b,c of the structure are {','.join('abc'[i] for i in orders[best])} of the data",
+            transform,
+        )
+    if _strain(_reduced(header), _reduced(structure)) < CELL_LIMIT:
+        return ", but their reduced cells agree: one lattice with two choices of axes", transform
+    ratio = volume(structure) / volume(header)
+    whole = max(round(ratio), round(1 / ratio))
+    if 2 <= whole <= 4 and abs(max(ratio, 1 / ratio) / whole - 1) < CELL_LIMIT:
+        larger = "structure" if ratio > 1 else "data"
+        same = f", and the cell of the {larger} has {whole} times the volume of the other"
+        return f"{same}: it is centred, or one of the two is a supercell", transform
+    return "", "check that both files are of the same crystal, in the same setting of its axes"
+
+
+def _reduced(cell: Cell) -> Cell:
+    """The Niggli cell of the primitive lattice with these axes (Krivy & Gruber 1976, Acta Cryst. A32, 297)."""
+    vector = gemmi.GruberVector(gemmi.UnitCell(*cell), "P")
+    vector.niggli_reduce()
+    return cast(Cell, tuple(vector.cell_parameters()))
 
 
 def orientation_matrix(ub: Float[Array, "3 3"], cell: Cell, source: str, name: str, notes: list[str]) -> np.ndarray:

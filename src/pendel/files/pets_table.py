@@ -9,7 +9,11 @@ import gemmi
 import numpy as np
 from jaxtyping import Float, Int
 
-from pendel.base import Array, InputError
+from pendel.base import Array, InputError, listed
+from pendel.files.document import CifFile, find_block, read_cif
+
+LARGEST = 1e9  # of an integer in a loop
+_GIVE = "give the frame-wise file: ..._dyn.cif_pets of PETS2, or that of `dials.export format=pets`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +21,25 @@ class PetsTable:
     """One data block. Names are lower case without the leading underscore, dots read as underscores.
 
     `pairs` maps a name to its (text, line) entries, more than one when the item is repeated; `columns` maps a name to
-    the texts of a loop column; `loops` maps it to (line of the loop, number of columns).
+    the texts of a loop column; `loops` maps it to (line of the loop, number of columns). `text` is the whole
+    file, `notes` say what was mended in it.
     """
 
     path: Path
     pairs: dict[str, list[tuple[str, int]]]
     columns: dict[str, list[str]]
     loops: dict[str, tuple[int, int]]
+    text: str
+    notes: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The file's name without its folder."""
         return self.path.name
+
+    def has(self, name: str) -> bool:
+        """Whether there is a loop column with at least one row."""
+        return bool(self.columns.get(name))
 
     def where(self, name: str) -> str:
         """`file, line n` of an item."""
@@ -46,12 +57,18 @@ class PetsTable:
         texts = self.texts(name)
         if not texts:
             return None
-        value = gemmi.cif.as_number(texts[0])
-        if np.isnan(value):
+        values = [gemmi.cif.as_number(text) for text in texts]
+        if np.isnan(values[0]):
             raise InputError(
                 found=f"{self.where(name)}: _{name} {texts[0]!r}", expected="a number", do="correct that value"
             )
-        return value
+        if any(value != values[0] for value in values):
+            raise InputError(
+                found=f"{self.where(name)}: _{name} stands {len(values)} times ({listed(texts)})",
+                expected="one value",
+                do="leave the right one in the file",
+            )
+        return values[0]
 
     def column(self, name: str) -> Float[Array, "rows"] | None:
         """A loop column as numbers, NaN where there is none; None when the column is absent."""
@@ -61,14 +78,14 @@ class PetsTable:
         try:
             return np.array(texts, dtype=np.float64)
         except ValueError:  # a standard uncertainty in brackets, `?` or `.`
-            return np.array([gemmi.cif.as_number(text) for text in texts], dtype=np.float64)
+            return np.array([gemmi.cif.as_number(gemmi.cif.as_string(text)) for text in texts], dtype=np.float64)
 
     def integers(self, name: str) -> Int[Array, "rows"] | None:
         """A loop column as integers; None when it is absent. InputError names the first row that is not one."""
         values = self.column(name)
         if values is None:
             return None
-        wrong = ~np.isfinite(values) | (np.round(values) != values)
+        wrong = ~(np.abs(values) < LARGEST) | (np.round(values) != values)
         self.refuse(name, wrong, expected="an integer", do="correct the file")
         return values.astype(np.int64)
 
@@ -87,7 +104,7 @@ class PetsTable:
     def _line_of_row(self, name: str, row: int) -> int | None:
         """Line of a loop row; None when the loop's values cannot be counted by white space."""
         start, width = self.loops[name]
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.text.split("\n")
         values_before = row * width
         seen = 0
         for number, line in enumerate(lines[start:], start=start + 1):
@@ -104,53 +121,40 @@ class PetsTable:
 def open_pets(path: Path, block: str | None = None) -> PetsTable:
     """The block of a CIF that holds frame-wise intensities.
 
-    block: its name, needed when several blocks hold intensities. Raises InputError for a missing or unreadable file, a
-    file that is not a CIF, an unknown block, and one without reflections.
+    block: its name, or its number from 1, needed when several blocks hold intensities. Raises InputError for a missing
+    or unreadable file, a file that is not a CIF, an unknown block, and one without reflections.
     """
-    tables = {found.name: _table(path, found) for found in _document(path)}
-    measured = [name for name, table in tables.items() if table.columns.get("refln_intensity_meas")]
-    if block is not None:
-        if block not in tables:
-            raise InputError(
-                found=f"{path}: no block {block!r}", expected=f"one of {', '.join(tables)}", do="correct the name"
-            )
-        measured = [name for name in measured if name == block]
+    file = read_cif(path, "a .cif_pets file as PETS2 or DIALS writes it", _GIVE)
+    blocks = list(file.document) if block is None else [find_block(file.document, block, path)]
+    tables = [_table(path, found, file) for found in blocks]
+    measured = [
+        (found, table) for found, table in zip(blocks, tables, strict=True) if table.has("refln_intensity_meas")
+    ]
     if not measured:
         raise InputError(
-            found=f"{path}: no reflections (no rows of _refln_intensity_meas)",
+            found=f"{path.name}: no reflections (no rows of _refln_intensity_meas){_instead(tables)}",
             expected="frame-wise intensities in a _refln_ loop",
-            do="export the file for dynamical refinement (..._dyn.cif_pets)",
+            do=_GIVE,
         )
     if len(measured) > 1:
         raise InputError(
-            found=f"{path}: intensities in {len(measured)} blocks ({', '.join(measured)})",
-            expected="one crystal per block",
-            do="split the file, or name the block in read_pets(path, block=...)",
+            found=f"{path.name}: intensities in {len(measured)} blocks ({listed(found.name for found, _ in measured)})",
+            expected="one crystal in a file",
+            do="split the file into one for each block, or give the block's number or name: read_pets(path, block=...)",
         )
-    return tables[measured[0]]
+    return measured[0][1]
 
 
-def _document(path: Path) -> gemmi.cif.Document:
-    if not path.is_file():
-        raise InputError(found=f"no file {path}", expected="a .cif_pets file", do="check the path")
-    try:
-        # check_level=0: real files repeat items such as the wavelength, which `PetsTable` handles.
-        document = gemmi.cif.read_file(str(path), check_level=0)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            found=f"the file {path} is not a CIF ({reason})",
-            expected="a .cif_pets file as PETS2 or DIALS writes it",
-            do="check that this is the data file and that it is complete",
-        ) from error
-    except OSError as error:
-        raise InputError(
-            found=f"the file {path} cannot be read ({error})", expected="a readable file", do="check its permissions"
-        ) from error
-    return document
+def _instead(tables: list[PetsTable]) -> str:
+    """What the file holds instead of frame-wise intensities, in words."""
+    if any(table.has("diffrn_refln_index_h") for table in tables):
+        return ", only a _diffrn_refln_ loop without frames, as `dials.export format=cif` writes it"
+    if any(table.has("refln_index_h") for table in tables):
+        return ", only reflections of another kind"
+    return ", only a structure" if any(table.has("atom_site_fract_x") for table in tables) else ""
 
 
-def _table(path: Path, block: gemmi.cif.Block) -> PetsTable:
+def _table(path: Path, block: gemmi.cif.Block, file: CifFile) -> PetsTable:
     pairs: dict[str, list[tuple[str, int]]] = {}
     columns: dict[str, list[str]] = {}
     loops: dict[str, tuple[int, int]] = {}
@@ -163,7 +167,7 @@ def _table(path: Path, block: gemmi.cif.Block) -> PetsTable:
             for position, tag in enumerate(item.loop.tags):
                 columns[_plain(tag)] = values[position::width]
                 loops[_plain(tag)] = (item.line_number, width)
-    return PetsTable(path, pairs, columns, loops)
+    return PetsTable(path, pairs, columns, loops, file.text, file.notes)
 
 
 def _plain(tag: str) -> str:

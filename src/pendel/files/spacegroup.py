@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array, InputError
+from pendel.files.symbols import from_symbol, in_setting
 
+UNKNOWN_SETTING = "unknown setting"
 _OPERATORS = (
     "_space_group_symop_operation_xyz",
     "_space_group_symop.operation_xyz",
@@ -23,6 +25,9 @@ _HERMANN_MAUGUIN = (
     "_space_group_name_H-M",
     "_space_group_name_H-M_full",
 )
+_CODE = ("_space_group_IT_coordinate_system_code", "_space_group.IT_coordinate_system_code")
+_SUPERSPACE = ("_space_group_symop_ssg_operation_algebraic", "_space_group_symop_ssg.operation_algebraic")
+_MOST_OPERATIONS = 1000  # of a list; the largest tabulated group has 192
 _NUMBER = ("_space_group_IT_number", "_space_group.IT_number", "_symmetry_Int_Tables_number")
 
 
@@ -47,26 +52,34 @@ def read_spacegroup(block: gemmi.cif.Block, cell: tuple[float, ...], where: str)
     notes: list[str] = []
     listed, symbol = _listed(block, where, notes), _first(block, _HERMANN_MAUGUIN)
     hall, number = _from_hall(block), _number(block)
-    named = _from_symbol(symbol, cell)
+    named = _in_stated_setting(block, from_symbol(symbol, cell), number, notes)
+    larger = len(hall or (list(named.operations()) if named else ()))
+    if listed is not None and len(listed) == 1 and larger > 1 and number != 1:
+        notes.append(f"x,y,z alone is listed, but the symbol stands for {larger} operators; the symbol is used")
+        listed = None
     if listed is not None:
         operations = listed
         if hall is not None and _keys(hall) != _keys(listed):
             notes.append(f"the operator list contradicts the Hall symbol {_first(block, _HALL)}; the list is used")
         if named is not None and _contradicts(named, listed):
-            notes.append(f"the operator list contradicts the symbol {symbol}; the list is used")
+            counts = f"{len(listed)} operators against {len(list(named.operations()))}"
+            notes.append(f"the operator list contradicts the symbol {symbol} ({counts}); the list is used")
     elif hall is not None:
         operations = hall
         if named is not None and _contradicts(named, hall):
             notes.append(f"the Hall symbol contradicts the symbol {symbol}; the Hall symbol is used")
     elif named is not None:
         operations = list(named.operations())
-        if named.ext in ("1", "2") and not re.search(r":\s*[12]$|[SZ]$", symbol):
+        if named.ext in ("1", "2") and not _first(block, _CODE) and not re.search(r":\s*[12]$|[SZ]$", symbol):
             notes.append(
                 f"symmetry from {symbol} with origin choice {named.ext}; give the operators if it is the other"
             )
     elif number is not None and 1 <= number <= 230:
         operations = list(gemmi.get_spacegroup_reference_setting(number).operations())
         notes.append(f"symmetry from number {number} alone, in the standard setting of International Tables")
+    elif (averaged := _averaged(block, where)) is not None:
+        operations = averaged
+        notes.append("symmetry of the average structure, from the first three parts of the superspace operators")
     else:
         raise InputError(
             found=f"no readable symmetry in {where}",
@@ -77,14 +90,47 @@ def read_spacegroup(block: gemmi.cif.Block, cell: tuple[float, ...], where: str)
     if number is not None and known is not None and known.number != number:
         notes.append(f"the operations are those of space group {known.number}, the file says number {number}")
     rotations, translations = _arrays(operations)
-    return SpaceGroup(known.xhm() if known else symbol or "unknown setting", rotations, translations, tuple(notes))
+    told = symbol if from_symbol(symbol, cell) is None else ""  # a symbol of other operations would mislead
+    return SpaceGroup(known.xhm() if known else told or UNKNOWN_SETTING, rotations, translations, tuple(notes))
+
+
+def _in_stated_setting(
+    block: gemmi.cif.Block, named: gemmi.SpaceGroup | None, number: int | None, notes: list[str]
+) -> gemmi.SpaceGroup | None:
+    """The named group, or that of the number, in the setting of the file's coordinate-system code."""
+    code = _first(block, _CODE)
+    group = named
+    if group is None and number is not None and 1 <= number <= 230:
+        group = gemmi.get_spacegroup_reference_setting(number)
+    if not code or group is None:
+        return named
+    found = in_setting(group, code, free=named is None)
+    if found is None:
+        notes.append(f"the coordinate-system code {code} fits no setting of {group.xhm()}; it is not used")
+        return named
+    return found
+
+
+def _averaged(block: gemmi.cif.Block, where: str) -> list[gemmi.Op] | None:
+    """Operators on x1, x2, x3 of a superspace group, each once; None without any."""
+    texts = [gemmi.cif.as_string(text) for tag in _SUPERSPACE for text in block.find_values(tag)]
+    parts = [",".join(text.split(",")[:3]) for text in texts if text]
+    plain = [part.replace("x1", "x").replace("x2", "y").replace("x3", "z") for part in parts]
+    operations = [_operator(text, where) for text in plain]
+    return list({operator.triplet(): operator for operator in operations}.values()) or None
 
 
 def _listed(block: gemmi.cif.Block, where: str, notes: list[str]) -> list[gemmi.Op] | None:
     """The operator list without repetitions (noted), or None when there is none."""
     for tag in _OPERATORS:
-        texts = [gemmi.cif.as_string(text) for text in block.find_values(tag)]
-        operations = [_operator(text, where) for text in texts if text]
+        texts = [gemmi.cif.as_string(text) for text in block.find_values(tag) if not gemmi.cif.is_null(text)]
+        if len(texts) > _MOST_OPERATIONS:
+            raise InputError(
+                found=f"{len(texts)} symmetry operators in {where}",
+                expected=f"at most {_MOST_OPERATIONS}",
+                do="give each operator once",
+            )
+        operations = [_operator(text, where) for text in texts if text.strip()]
         if operations:
             distinct = list({operator.triplet(): operator for operator in operations}.values())
             if len(distinct) < len(operations):
@@ -113,13 +159,6 @@ def _from_hall(block: gemmi.cif.Block) -> list[gemmi.Op] | None:
         return list(gemmi.symops_from_hall(symbol))
     except (RuntimeError, ValueError):
         return None
-
-
-def _from_symbol(symbol: str, cell: tuple[float, ...]) -> gemmi.SpaceGroup | None:
-    """The space group of a Hermann-Mauguin symbol in any usual spelling: P2(1)/c, P 2_1/c, F d -3 m Z, R -3 c :H."""
-    plain = re.sub(r"[()_]", "", symbol).strip()
-    plain = re.sub(r"(?<=\S)\s+S$", ":1", re.sub(r"(?<=\S)\s+Z$", ":2", plain))
-    return gemmi.find_spacegroup_by_name(plain, cell[3], cell[5], "2") if plain else None
 
 
 def _contradicts(named: gemmi.SpaceGroup, operations: list[gemmi.Op]) -> bool:

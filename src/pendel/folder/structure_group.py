@@ -1,5 +1,7 @@
 """The refined structure as a group of the posterior file, and back: the numbers of the CIF before they are rounded."""
 
+import dataclasses
+
 import numpy as np
 import xarray as xr
 
@@ -8,6 +10,7 @@ from pendel.crystal.sites import Sites
 from pendel.crystal.structure import make_crystal
 
 GROUP = "structure_data"
+PARTS = ("disorder_assembly", "disorder_group")
 AXES = ("x", "y", "z")
 
 
@@ -28,6 +31,9 @@ def structure_group(refined: Refined) -> xr.Dataset:
         "rotation": (("operation", "axis", "axis_other"), crystal.rotations),
         "translation": (("operation", "axis"), crystal.translations),
     }
+    if crystal.disorder:
+        columns = np.array(crystal.disorder, dtype=str).T
+        variables |= {name: (site, column) for name, column in zip(PARTS, columns, strict=True)}
     return xr.Dataset(
         {name: (dims, np.asarray(values)) for name, (dims, values) in variables.items()},
         coords={"site": np.array(crystal.labels), "axis": np.array(AXES), "axis_other": np.array(AXES)},
@@ -57,6 +63,9 @@ def read_structure(group: xr.Dataset) -> Refined:
         ),
         fullest=np.inf,
     )
+    if PARTS[0] in group:
+        disorder = tuple(zip(*(map(str, group[name].values) for name in PARTS), strict=True))
+        crystal = dataclasses.replace(crystal, disorder=disorder)
     return Refined(
         crystal=crystal,
         fract_su=group["fract_su"].values,

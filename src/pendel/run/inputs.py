@@ -41,7 +41,7 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
             expected="one or several different .cif_pets files",
             do="name each data set once",
         )
-    crystal = read_crystal(structure, hydrogen=settings.hydrogen)
+    crystal = read_crystal(structure, block=settings.block, hydrogen=settings.hydrogen)
     notes = list(crystal.notes)
     rows = [
         thin(read_rows(path, crystal, settings, number), parse_frames(of_data(settings.frames, number)))
@@ -53,7 +53,10 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
         for number, (name, measured) in enumerate(zip(names, rows, strict=True))
     ]
     rule = cast("Literal['nearest', 'klar']", settings.select)
-    chosen = [drop_poor_frames(select(measured, rule, rsg=settings.rsg, dsg=settings.dsg), 1) for measured in rows]
+    chosen = [
+        drop_poor_frames(select(measured, rule, rsg=settings.rsg, dsg=settings.dsg, minimum_observed=1), 1)
+        for measured in rows
+    ]
     for experiment in chosen:
         notes += [note for note in experiment.notes if note not in notes]
     used = None
@@ -84,7 +87,7 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
     """The crystal in another cell, that of the first data file: same fractional coordinates and U_ij."""
     if np.allclose(crystal.cell, cell, rtol=1e-9):
         return crystal
-    return make_crystal(
+    made = make_crystal(
         name=crystal.name,
         cell=cell,
         spacegroup=crystal.spacegroup,
@@ -93,3 +96,4 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
         sites=sites_of(crystal),
         notes=crystal.notes,
     )
+    return dataclasses.replace(made, disorder=crystal.disorder)

@@ -114,6 +114,11 @@ class Settings:
         per_data=True,
         commands=READING,
     )
+    block: str | None = option(
+        None,
+        "name or number of the structure's data block, where its file has several",
+        commands=(*READING, "invert"),
+    )
     hydrogen: bool = option(False, "keep hydrogen atoms", commands=READING)
     memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
         None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
