@@ -36,7 +36,7 @@ def between_draws(
     key: Array,
     progress: Progress | None = None,
 ) -> Between | None:
-    """A compiled Markov kernel (y, key) -> y and the number of jumps, which leaves the density of `space` as it is.
+    """A Markov kernel (y, key) -> y and the number of jumps, which leaves the density of `space` as it is.
 
     It costs two simulations and one for every try of a jump; None where no frame has several maxima and there are
     neither spreads nor errors.
@@ -54,11 +54,7 @@ def between_draws(
     width_of_errors = jnp.sqrt(start.root.variance())[errors]
 
     @jax.jit
-    def move(y, key):
-        place, _ = space.place(y)
-        first, second = jax.random.split(key)
-        z, taken = jump(place, first) if jump is not None else (place.z, jnp.zeros((), dtype=int))
-        simulated = space.replay.simulate(z, place.spreads) if jump is not None else place.simulated
+    def walk(z, place, simulated, key):
         free = {name: value for name, value in place.spreads.items() if name not in target.simulated}
         of_spreads, unravel = ravel_pytree(free)
 
@@ -67,8 +63,19 @@ def between_draws(
 
         x = jnp.concatenate([z[errors], of_spreads])
         width = jnp.concatenate([width_of_errors, jnp.full(of_spreads.shape, WALK)])
-        x = random_walk(lambda x: -space.replay.negative_log_density(simulated, *changed(x)), x, width, second)
-        there, _ = space.back(Place(*changed(x), simulated))
+        x = random_walk(lambda x: -space.replay.negative_log_density(simulated, *changed(x)), x, width, key)
+        return space.back(Place(*changed(x), simulated))[0]
+
+    # The simulation is a program of its own, compiled once for all its places in a move.
+    before, after = jax.jit(space.before), jax.jit(space.after)
+
+    def move(y, key):
+        half = before(y)
+        place, _ = after(space.simulate(half.z, half.spreads), half)
+        first, second = jax.random.split(key)
+        z, taken = jump(place, first) if jump is not None else (place.z, jnp.zeros((), dtype=int))
+        simulated = space.simulate(z, place.spreads) if jump is not None else place.simulated
+        there = walk(z, place, simulated, second)
         sound = jnp.all(jnp.isfinite(there))  # as it is wherever the posterior has any mass
         return jnp.where(sound, there, y), jnp.where(sound, taken, 0)
 

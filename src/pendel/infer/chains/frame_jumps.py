@@ -132,45 +132,55 @@ def frame_jumps(space: Whitened, maxima: Maxima) -> Jump:
     elements = np.arange(len(owner))
     moved, free = np.isin(elements, replay.frames), np.isin(elements, replay.free) & (owner >= 0)
 
+    def best_free(place, simulated, z):
+        return _best_free(space, place, peaks[0], owner, free)(simulated, z)
+
     def nearest(z):
         """Number of the maximum every frame is nearest to."""
         away = jnp.where(moved, ((z - peaks) / maxima.scale) ** 2, 0.0)
         of_frame = jnp.zeros((len(peaks), len(count))).at[:, owner].add(jnp.where(owner >= 0, away, 0.0))
         return jnp.argmin(jnp.where(jnp.arange(len(peaks))[:, None] < count, of_frame, jnp.inf), axis=0)
 
+    @jax.jit
+    def first(place):
+        likelihood = replay.frame_log_likelihood(place.simulated, place.z, place.spreads)
+        return place.z, best_free(place, place.simulated, place.z), likelihood, jnp.zeros((), dtype=int)
+
+    @jax.jit
+    def proposed(z, key):
+        here = nearest(z)
+        there = (here + 1 + jax.random.randint(key, count.shape, 0, jnp.maximum(count - 1, 1))) % count
+        return z + jnp.where(moved, peaks[there[owner], elements] - peaks[here[owner], elements], 0.0), there
+
+    @jax.jit
+    def decided(now, trial, there, simulated, place, key):
+        (z, best, likelihood, taken), spreads = now, place.spreads
+        trial_best = best_free(place, simulated, trial)
+        trial = trial + jnp.where(free, trial_best - best, 0.0)
+        trial_likelihood = replay.frame_log_likelihood(simulated, trial, spreads)
+        gain = jnp.where(nearest(trial) == there, trial_likelihood - likelihood, -jnp.inf)
+
+        def decide(now, item):
+            z, prior = now
+            frame, log_uniform = item
+            changed = jnp.where(owner == frame, trial, z)
+            new_prior = space.log_prior(changed, spreads)
+            accepted = log_uniform < gain[frame] + new_prior - prior  # not where it is not finite
+            return (jnp.where(accepted, changed, z), jnp.where(accepted, new_prior, prior)), accepted
+
+        log_uniform = jnp.log(jax.random.uniform(key, several.shape))
+        (z, _), accepted = jax.lax.scan(decide, (z, space.log_prior(z, spreads)), (several, log_uniform))
+        accepted = jnp.zeros(count.shape, dtype=bool).at[several].set(accepted)
+        best = jnp.where((owner >= 0) & accepted[owner], trial_best, best)
+        return z, best, jnp.where(accepted, trial_likelihood, likelihood), taken + jnp.sum(accepted)
+
     def jump(place, key):
-        spreads, best_free = place.spreads, _best_free(space, place, peaks[0], owner, free)
-
-        def attempt(now, key):
-            z, best, likelihood, taken = now
-            which, chance = jax.random.split(key)
-            here = nearest(z)
-            there = (here + 1 + jax.random.randint(which, count.shape, 0, jnp.maximum(count - 1, 1))) % count
-            trial = z + jnp.where(moved, peaks[there[owner], elements] - peaks[here[owner], elements], 0.0)
-            simulated = replay.simulate(trial, spreads)
-            trial_best = best_free(simulated, trial)
-            trial = trial + jnp.where(free, trial_best - best, 0.0)
-            trial_likelihood = replay.frame_log_likelihood(simulated, trial, spreads)
-            gain = jnp.where(nearest(trial) == there, trial_likelihood - likelihood, -jnp.inf)
-
-            def decide(now, item):
-                z, prior = now
-                frame, log_uniform = item
-                changed = jnp.where(owner == frame, trial, z)
-                new_prior = space.log_prior(changed, spreads)
-                accepted = log_uniform < gain[frame] + new_prior - prior  # not where it is not finite
-                return (jnp.where(accepted, changed, z), jnp.where(accepted, new_prior, prior)), accepted
-
-            log_uniform = jnp.log(jax.random.uniform(chance, several.shape))
-            (z, _), accepted = jax.lax.scan(decide, (z, space.log_prior(z, spreads)), (several, log_uniform))
-            accepted = jnp.zeros(count.shape, dtype=bool).at[several].set(accepted)
-            best = jnp.where((owner >= 0) & accepted[owner], trial_best, best)
-            return (z, best, jnp.where(accepted, trial_likelihood, likelihood), taken + jnp.sum(accepted)), None
-
-        likelihood = replay.frame_log_likelihood(place.simulated, place.z, spreads)
-        start = place.z, best_free(place.simulated, place.z), likelihood, jnp.zeros((), dtype=int)
-        (z, _, _, taken), _ = jax.lax.scan(attempt, start, jax.random.split(key, TRIES))
-        return z, taken
+        now = first(place)
+        for one in jax.random.split(key, TRIES):
+            which, chance = jax.random.split(one)
+            trial, there = proposed(now[0], which)
+            now = decided(now, trial, there, space.simulate(trial, place.spreads), place, chance)
+        return now[0], now[3]
 
     return jump
 

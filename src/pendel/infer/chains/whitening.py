@@ -81,12 +81,13 @@ class Whitened:
     back: Callable[[Place], tuple[Float[Array, " n"], Float[Array, ""]]]  # y and the same log |d place / dy|
     log_prior: Callable[[Float[Array, " n"], Mapping[str, Array]], Float[Array, ""]]  # of `Place.z` and its spreads
     replay: Replay
+    simulate: Callable[[Float[Array, " n"], Mapping[str, Array]], Any]  # `Replay.simulate`, compiled by itself
     gradients: int = 0  # that it took to make it
 
     def place(self, y: Float[Array, " n"]) -> tuple[Place, Float[Array, ""]]:
         """Where y is, and log |d place / dy|."""
         half = self.before(y)
-        return self.after(self.replay.simulate(half.z, half.spreads), half)
+        return self.after(self.simulate(half.z, half.spreads), half)
 
     def constrained_chains(self, y: Float[Array, "chains draws n"]) -> dict[str, Array]:
         """Constrained site values [chain draw ...] of the points of Markov chains; a simulation for each."""
@@ -184,6 +185,7 @@ def whitened(target: Target, start: MapFit) -> Whitened:
         back=way.back,
         log_prior=way.log_prior,
         replay=replay,
+        simulate=jax.jit(replay.simulate),
     )
 
 
