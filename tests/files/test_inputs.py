@@ -158,7 +158,7 @@ def test_files_that_are_no_data(inputs, name, parts):
         (b"CELL 0.0251 7.1 8.2 9.3 90 101.5 90\nLATT 1\n", "SHELX"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\x00\x01\x02", "not a CIF"),
-        (b"", "no "),
+        (b"", "o "),
     ],
 )
 def test_other_files_are_named(tmp_path, content, words):
@@ -208,7 +208,7 @@ FULL = {
 
 @pytest.mark.parametrize("full", FULL)
 def test_full_symbols(full):
-    found = from_symbol(full, (5, 5, 5, 90, 90, 120))
+    found = from_symbol(full, (5.0, 5.0, 5.0, 90.0, 90.0, 120.0))
     assert (found and found.xhm()) == FULL[full]
 
 

@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array, InputError
 from pendel.crystal.cell import Cell, direct_matrix, reciprocal_matrix, u_cartesian
@@ -157,14 +157,22 @@ def _limits(crystal: Crystal) -> Float[Array, "sites sites"]:
     if not crystal.disorder:
         return limits
     assembly, group = np.array(crystal.disorder, dtype=str).T
-    both = (group[:, None] != "") & (group != "")
-    return np.where(both & (assembly[:, None] == assembly) & (group[:, None] != group), 0.0, limits)
+    both = (group[:, None] != "") & (group != "") & (assembly[:, None] == assembly)
+    return np.where(both & ~_same_group(crystal), 0.0, limits)
+
+
+def _same_group(crystal: Crystal) -> Bool[np.ndarray, "sites sites"]:
+    """Whether two sites are of one group of one assembly of the disorder, so that they are there together."""
+    assembly, group = np.array(crystal.disorder, dtype=str).T
+    return (group != "") & (group[:, None] == group) & (assembly[:, None] == assembly)
 
 
 def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
     """Smallest distance [Å] of two sites that are not alternatives of each other."""
     radii, occupancy = covalent_radii(crystal.elements), np.asarray(crystal.occupancy)
     partly = (occupancy[:, None] < 1) & (occupancy < 1) & (occupancy[:, None] + occupancy <= FULL_OCCUPANCY)
+    if crystal.disorder:
+        partly &= ~_same_group(crystal)
     return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
 
 

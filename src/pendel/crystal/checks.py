@@ -1,11 +1,14 @@
 """What a crystal must satisfy before anything is computed from it; each failure says what was found and what to do."""
 
+from collections import Counter
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import OVERFULL, Array, InputError, Note
 from pendel.crystal import symmetry
 from pendel.crystal.cell import Cell, direct_matrix
+from pendel.crystal.neighbours import close_pairs
 from pendel.crystal.sites import Sites
 
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
@@ -53,7 +56,7 @@ def check_sites(name: str, sites: Sites) -> None:
     labels = sites.labels
     if not labels:
         raise InputError(found=f"no atoms in {name}", expected="at least one site", do="give a file with atoms")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise InputError(
             found=f"label {', '.join(repeated)} stands more than once in {name}",
@@ -100,11 +103,10 @@ def check_distances(
     """
     labels, occupancy, told = sites.labels, np.asarray(sites.occupancy), set()
     notes: list[str] = []
-    for site, label in enumerate(labels):
+    site_of, atom_of = close_pairs(sites.fract, atoms, direct, SHORTEST_DISTANCE)
+    for site in np.flatnonzero(np.bincount(site_of, minlength=len(labels)) > 1):
+        label, close = labels[site], np.asarray(atom_of[site_of == site])
         distance = symmetry.lattice_distance(atoms - sites.fract[site], direct)
-        close = np.flatnonzero(distance < SHORTEST_DISTANCE)
-        if len(close) == 1:
-            continue
         total = float(np.sum(occupancy[atom_site[close]]))
         others = close[np.argsort(distance[close], kind="stable")]
         other = next((atom for atom in others if atom_site[atom] != site), others[-1])

@@ -1,5 +1,7 @@
 """The crystal: cell, operations and asymmetric-unit sites as arrays, with the constraints of every special position."""
 
+import math
+import mmap
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -7,7 +9,7 @@ import gemmi
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from pendel.base import Array, InputError
 from pendel.crystal import symmetry
@@ -24,6 +26,7 @@ from pendel.crystal.checks import (
     check_sites,
     check_tensors,
 )
+from pendel.crystal.neighbours import close_pairs
 from pendel.crystal.sites import Sites
 
 ELEMENTS = tuple(gemmi.Element(z).name for z in range(1, 104))  # H to Lr; symbol of atomic number Z at index Z - 1
@@ -109,7 +112,6 @@ def make_crystal(
     if len(polar):
         found.append(f"the origin floats along {_directions(polar, direct)}: the mean position is held there")
     weights = np.array([len(ops) for ops in orbits]) * occupancy * numbers
-    directions = _position_basis(site_turns, _tied_positions(fract, direct), polar, weights)
     return Crystal(
         name=name,
         cell=cell,
@@ -121,7 +123,7 @@ def make_crystal(
         translations=translations,
         atom_site=atom_site,
         atom_op=atom_op,
-        position_basis=directions @ np.linalg.inv(direct).T,
+        position_basis=_position_basis(site_turns, _tied_positions(fract, direct), polar, weights, direct),
         adp_basis=_adp_basis(site_turns, _tied_tensors(sites, direct), sites.isotropic),
     )
 
@@ -195,45 +197,61 @@ def _symmetrised_tensors(sites: Sites, site_rotations, cell):
     return np.asarray(u_from_cartesian(np.stack(tensors), cell)), notes
 
 
-def _leaders(same: Bool[Array, "sites sites"]) -> Int[Array, " sites"]:
+def _leaders(sites: int, pairs: tuple[Int[Array, " pairs"], Int[Array, " pairs"]]) -> Int[Array, " sites"]:
     """For each site the first one that it is tied to (itself when it stands alone)."""
-    return np.argmax(same, axis=1)
+    leaders = np.arange(sites)
+    np.minimum.at(leaders, pairs[0], pairs[1])
+    return leaders
 
 
 def _tied_positions(fract, direct):
     """Leaders of sites that share a position."""
-    return _leaders(symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION)
+    return _leaders(len(fract), close_pairs(fract, fract, direct, SHARED_POSITION))
 
 
 def _tied_tensors(sites: Sites, direct):
     """Leaders of sites that share position, tensor and its kind."""
-    fract, u_aniso, isotropic = sites.fract, sites.u_aniso, np.array(sites.isotropic)
-    same = symmetry.lattice_distance(fract[:, None] - fract[None], direct) < SHARED_POSITION
-    same &= np.max(np.abs(u_aniso[:, None] - u_aniso[None]), axis=(-2, -1)) < SHARED_TENSOR
-    return _leaders(same & (isotropic[:, None] == isotropic))
+    isotropic = np.array(sites.isotropic)
+    first, second = close_pairs(sites.fract, sites.fract, direct, SHARED_POSITION)
+    same = np.max(np.abs(sites.u_aniso[first] - sites.u_aniso[second]), axis=(-2, -1)) < SHARED_TENSOR
+    same &= isotropic[first] == isotropic[second]
+    return _leaders(len(sites.fract), (first[same], second[same]))
 
 
-def _position_basis(site_rotations, leaders, polar, weights):
-    """Cartesian directions [positions sites 3]: each site's own ones, then the polar ones without their drift."""
-    sites = len(leaders)
-    rows = [np.zeros((0, sites, 3))]
-    for leader in np.unique(leaders):
-        own = symmetry.position_basis(site_rotations[leader], polar)[len(polar) :]
-        rows.append(own[:, None, :] * (leaders == leader)[None, :, None])
-    groups = (leaders[None] == np.unique(leaders)[:, None]).astype(float)  # [groups sites]
-    together = symmetry.without_drift(groups @ weights) @ groups
-    rows += [together[:, :, None] * axis for axis in polar]
-    return np.concatenate(rows)
+def _position_basis(site_rotations, leaders, polar, weights, direct):
+    """Fractional shifts per Å [positions sites 3]: each site's own ones, then the polar ones without their drift."""
+    inverse = np.linalg.inv(direct).T
+    found, groups = np.unique(leaders, return_inverse=True)
+    own = [symmetry.position_basis(site_rotations[leader], polar)[len(polar) :] @ inverse for leader in found]
+    basis = _filled(own, groups, len(polar) * (len(found) - 1))
+    if len(polar):
+        together = symmetry.without_drift(np.bincount(groups, weights))[:, groups, None]
+        for number, axis in enumerate(polar @ inverse):
+            end = len(basis) - number * len(together)
+            basis[end - len(together) : end] = together * axis
+    return basis
 
 
 def _adp_basis(site_rotations, leaders, isotropic):
     """Cartesian tensors [adps sites 3 3] that each site, or each group of tied sites, may change by."""
-    rows = []
-    for leader in np.unique(leaders):
-        sphere = np.eye(3)[None] / np.sqrt(3)
-        own = sphere if isotropic[leader] else symmetry.adp_basis(site_rotations[leader])
-        rows.append(own[:, None] * (leaders == leader)[None, :, None, None])
-    return np.concatenate(rows)
+    found, groups = np.unique(leaders, return_inverse=True)
+    sphere = np.eye(3)[None] / np.sqrt(3)
+    own = [sphere if isotropic[leader] else symmetry.adp_basis(site_rotations[leader]) for leader in found]
+    return _filled(own, groups)
+
+
+def _filled(own, groups, more=0):
+    """Rows of all groups of sites one after the other, each with its values at the sites of its group, and zero rows.
+
+    Memory is taken only for what is written: nearly all of the array is zero.
+    """
+    shape = (sum(map(len, own)) + more, len(groups), *own[0].shape[1:])
+    memory = mmap.mmap(-1, max(8 * math.prod(shape), 1))  # np.zeros would fill a gigabyte for 1500 sites
+    basis = np.frombuffer(memory, dtype=float, count=math.prod(shape)).reshape(shape)
+    starts = np.cumsum([0, *map(len, own)])
+    for site, group in enumerate(groups):
+        basis[starts[group] : starts[group + 1], site] = own[group]
+    return basis
 
 
 def _directions(axes: Float[Array, "polar 3"], direct: Float[Array, "3 3"]) -> str:

@@ -122,12 +122,18 @@ def polar_directions(rotations: Rotations, direct: Matrix) -> Float[Array, "pola
 def without_drift(weights: Float[Array, " sites"]) -> Float[Array, "free sites"]:
     """Orthonormal combinations of one shift per site that leave the weighted mean shift at zero.
 
-    sum_j w_j s_j = 0 removes the free origin of a polar group. Light sites move almost alone; the heaviest one follows.
+    sum_j w_j s_j = 0 removes the free origin of a polar group. Light sites move almost alone; the heaviest one follows:
+    in the order of weights, row k is the unit vector k without its part along the weights from k on (Gram-Schmidt).
     """
     weights = np.asarray(weights, dtype=float)
-    unit = weights / np.linalg.norm(weights)
-    candidates = (np.eye(len(unit)) - np.outer(unit, unit))[np.argsort(weights, kind="stable")]
-    return _orthonormal(candidates)
+    order = np.argsort(weights, kind="stable")
+    sorted_weights = weights[order]
+    rest = np.cumsum(sorted_weights[::-1] ** 2)[::-1]  # sum over j >= k of w_j²
+    rows = np.eye(len(order)) - np.triu(np.outer(sorted_weights / rest, sorted_weights))
+    rows = rows[:-1] / np.linalg.norm(rows[:-1], axis=1, keepdims=True)
+    combinations = np.empty_like(rows)
+    combinations[:, order] = rows
+    return combinations
 
 
 def is_closed(rotations: Rotations, translations: Translations) -> bool:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import KDTree
 
 from pendel.base import Array, listed
 from pendel.crystal.cell import Cell, direct_matrix
 from pendel.crystal.checks import FULL_OCCUPANCY
+from pendel.crystal.neighbours import close_pairs
 from pendel.crystal.symmetry import images, lattice_distance, stabiliser, symmetrise_position
 from pendel.crystal.tabulated import operation
 from pendel.files.cif_sites import Site
@@ -47,33 +47,18 @@ def _on_stated_element(site: Site, group: SpaceGroup, direct: Float[Array, "3 3"
 
 def _without_copies(sites: list[Site], group: SpaceGroup, direct: Float[Array, "3 3"], notes: list[str]) -> list[Site]:
     """Only the first of rows for one atom: same element, less than 0.1 Å from an image of the first, both full."""
-    if len(sites) < 2:
-        return sites
-    fract = np.array([site.fract for site in sites])
-    reach = SAME_ATOM * np.linalg.norm(np.linalg.inv(direct), 2)
-    tree = KDTree(_wrapped(fract), boxsize=1.0)
-    operators = [
-        operation(*pair) for pair in zip(np.asarray(group.rotations), np.asarray(group.translations), strict=True)
-    ]
+    fract = np.array([site.fract for site in sites]).reshape(-1, 3)
     copies: dict[int, str] = {}
-    for first, site in enumerate(sites):
-        if first in copies:
-            continue
-        positions = images(site.fract, group.rotations, group.translations)
-        for number, near in enumerate(tree.query_ball_point(_wrapped(positions), min(reach, 0.49))):
-            for other in near:
-                if other <= first or other in copies or sites[other].element != site.element:
-                    continue
-                is_alternative = site.occupancy + sites[other].occupancy <= FULL_OCCUPANCY
-                if not is_alternative and lattice_distance(fract[other] - positions[number], direct) < SAME_ATOM:
-                    operator = operators[number].triplet()
-                    copies[other] = f"{sites[other].label} ({site.label} at {operator})"
+    for number, (rotation, translation) in enumerate(zip(group.rotations, group.translations, strict=True)):
+        if not len(sites):
+            break
+        for first, other in zip(*close_pairs(fract @ rotation.T + translation, fract, direct, SAME_ATOM), strict=True):
+            site, copy = sites[first], sites[other]
+            is_alternative = site.occupancy + copy.occupancy <= FULL_OCCUPANCY
+            if first >= other or site.element != copy.element or is_alternative or {first, other} & set(copies):
+                continue
+            operator = operation(np.asarray(group.rotations)[number], np.asarray(group.translations)[number]).triplet()
+            copies[other] = f"{copy.label} ({site.label} at {operator})"
     if copies:
         notes.append(f"rows that repeat an atom under a symmetry operation are left out: {listed(copies.values())}")
     return [site for row, site in enumerate(sites) if row not in copies]
-
-
-def _wrapped(fract: Float[Array, "points 3"]) -> Float[Array, "points 3"]:
-    """Positions in 0 <= x < 1."""
-    inside = np.mod(fract, 1.0)
-    return np.where(inside >= 1.0, 0.0, inside)
