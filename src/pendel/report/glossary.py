@@ -20,7 +20,7 @@ GLOSSARY = (
         "scale² = (a σ)² + (b I_c)², Student-t with ν degrees of freedom",
         "a near 1: σ is honest; b: model error",
     ),
-    ("PIT", "rank of I_o among observations drawn from the posterior", "uniform when the predicted spread is right"),
+    ("LOO-PIT", "rank of I_o among predictions from all other data", "uniform when the predicted spread is right"),
     ("mean(su)", "mean and standard deviation of the posterior draws", "0.8540(2) is 0.8540 ± 0.0002"),
     ("95 %", "2.5 to 97.5 % of the draws", "the number lies inside with probability 0.95, given model and data"),
     ("R-hat", "√( (within + between variance of chains) / within ), of ranks", "below 1.01 when the chains agree"),
