@@ -8,10 +8,11 @@ The generative story, for measurement m of hkl r in frame f:
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ a curve along the goniometer angle, see `pendel.model.thickness_prior`
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |A_r0|^2 t_q^2 sinc^2(D_r t_q / 2)
-    I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 4), scale_spread ~ HalfNormal(0.5)
     tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
     log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
+    background ~ Normal(0, 1)                   in units of the reported sigma
     a ~ LogNormal(0, 0.5), b ~ LogNormal(log 0.4, 0.5), nu ~ 2 + LogNormal(log 3, 0.5)
 
 Thickness acts through the width of the rocking curves only: the thicker, the narrower. Electrons scatter more than once
@@ -19,7 +20,16 @@ in all but the thinnest crystals, so b comes out near one half and the coordinat
 standard uncertainties; compare with `robust` before believing either.
 """
 
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
+from pendel.model import (
+    Spread,
+    observe,
+    sample_background,
+    sample_errors,
+    sample_frames,
+    sample_structure,
+    simulate,
+    student_t,
+)
 from pendel.simulate import kinematic_intensities
 
 DIFFRACTION_THEORY = "kinematical"  # for the CIF
@@ -41,5 +51,7 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="lens"):
         )
         intensity = simulate(structure, data, illumination, kinematic_intensities)
         calculated = scale[data.experiment.frame_index] * intensity
-        scatter = student_t(calculated, data.experiment.sigma, **error)
-        observe(data, calculated, scatter, intensities=intensities, mask=mask)
+        # Background: weak reflections are too strong by a part of sigma where too little was subtracted from them.
+        background = sample_background(data)
+        scatter = student_t(calculated, data.experiment.sigma, **error, background=background)
+        observe(data, calculated, scatter, background=background, intensities=intensities, mask=mask)

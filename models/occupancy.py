@@ -10,11 +10,12 @@ The generative story, for measurement m of hkl r in frame f:
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
-    I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
     tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
     log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
     log_taper_mean ~ Normal(log 0.4, 0.8), taper_spread ~ HalfNormal(0.5), taper_jump ~ HalfNormal(0.3)
+    background ~ Normal(0, 1)                   in units of the reported sigma
     a ~ LogNormal(0, 0.5), b ~ LogNormal(log 0.1, 0.5), nu ~ 2 + LogNormal(log 3, 0.5)
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
@@ -23,7 +24,16 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 `pendel.model.thickness_prior`.
 """
 
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
+from pendel.model import (
+    Spread,
+    observe,
+    sample_background,
+    sample_errors,
+    sample_frames,
+    sample_structure,
+    simulate,
+    student_t,
+)
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
@@ -46,5 +56,7 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
             tilt_spread=Spread(0.1, in_map=0.12),  # deg
         )
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
-        scatter = student_t(calculated, data.experiment.sigma, **error)
-        observe(data, calculated, scatter, intensities=intensities, mask=mask)
+        # Background: weak reflections are too strong by a part of sigma where too little was subtracted from them.
+        background = sample_background(data)
+        scatter = student_t(calculated, data.experiment.sigma, **error, background=background)
+        observe(data, calculated, scatter, background=background, intensities=intensities, mask=mask)

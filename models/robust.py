@@ -10,19 +10,20 @@ The generative story, for measurement m of hkl r in frame f:
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     absorption ~ LogNormal(0, 0.3)              strength kappa of the thermal absorption, potential U + i kappa U'
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
-    I_obs,m ~ StudentT(nu, I_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
     tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
     log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
     log_taper_mean ~ Normal(log 0.4, 0.8), taper_spread ~ HalfNormal(0.5), taper_jump ~ HalfNormal(0.3)
+    background ~ Normal(0, 1)                   in units of the reported sigma
     a ~ LogNormal(0, 0.5), b ~ LogNormal(log 0.1, 0.5), nu ~ 2 + LogNormal(log 3, 0.5)
 
 The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T = exp(log_thickness), with the taper
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
 beam does not light the same part of the crystal in every frame. `--thickness` names other densities:
-`pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale, tilts and absorption of their
-own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves the absorption out
-where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
+`pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale, tilts, absorption and
+background of their own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves
+the absorption out where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from pendel.model import (
     Spread,
     observe,
     sample_absorption,
+    sample_background,
     sample_errors,
     sample_frames,
     sample_structure,
@@ -67,5 +69,7 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", 
         strength = sample_absorption(data, absorption, log_strength=0.3)
         illumination = dataclasses.replace(illumination, absorption=strength)
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
-        scatter = student_t(calculated, data.experiment.sigma, **error)
-        observe(data, calculated, scatter, intensities=intensities, mask=mask)
+        # Background: weak reflections are too strong by a part of sigma where too little was subtracted from them.
+        background = sample_background(data)
+        scatter = student_t(calculated, data.experiment.sigma, **error, background=background)
+        observe(data, calculated, scatter, background=background, intensities=intensities, mask=mask)

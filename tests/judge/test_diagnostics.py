@@ -52,6 +52,14 @@ def test_a_perfect_model_scores_zero_and_none_scores_nan():
     assert nothing.n_frames == 0
 
 
+def test_a_background_is_not_refitted():
+    background = np.array([3.0, 3.0, 3.0, -1.0, -1.0, 2.0])
+    factor = np.array([0.5, 2.0, 1.5])[FRAME]
+    measured = factor * CALCULATED + background
+    scaled = rescaled(measured, SIGMA, CALCULATED + background, FRAME, background)
+    np.testing.assert_allclose(scaled, measured, rtol=1e-13)
+
+
 def test_refitted_scale_is_the_weighted_least_squares_one():
     scaled = rescaled(INTENSITY, SIGMA, CALCULATED, FRAME)
     np.testing.assert_allclose(rescaled(INTENSITY, SIGMA, 7 * CALCULATED, FRAME), scaled, rtol=1e-13)

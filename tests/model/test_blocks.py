@@ -23,7 +23,7 @@ from pendel.simulate.thickness import lognormal, single
 ROBUST = Path(__file__).resolve().parents[2] / "models" / "robust.py"
 STRUCTURE = "structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)\n"
 CALCULATED = "calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)\n"
-SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error)\n"
+SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error, background=background)\n"
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +77,34 @@ def test_other_errors_are_one_line(tmp_path, crystal, data):
     model = copied(tmp_path, SCATTER, "scatter = dist.Poisson(calculated)\n")
     counts = np.round(np.abs(data.experiment.intensity))
     found = run(model, crystal, data, intensities=(counts,))
-    rate = np.asarray(found["calculated"]["value"])
+    rate = np.asarray(found["calculated"]["value"] - found["calculated_background"]["value"])
     swept = rate > 0  # the others are outside the beams
     log_density = np.asarray(found["intensity"]["fn"].log_prob(counts))
     np.testing.assert_allclose(log_density[swept], stats.poisson.logpmf(counts[swept], rate[swept]), rtol=1e-6)
 
 
-def test_a_background_of_every_frame_is_a_few_lines(tmp_path, crystal, data):
+def test_a_stray_intensity_of_every_frame_is_a_few_lines(tmp_path, crystal, data):
     lines = """with numpyro.plate(data.frames, data.plan.frames):
-            background = numpyro.sample(f"background{data.suffix}", dist.Exponential(0.1))
-        calculated = calculated + background[data.experiment.frame_index]
+            stray = numpyro.sample(f"stray{data.suffix}", dist.Exponential(0.1))
+        calculated = calculated + stray[data.experiment.frame_index]
 """
     found = run(copied(tmp_path, CALCULATED, f"{CALCULATED}        {lines}"), crystal, data)
-    assert found["background"]["value"].shape == (data.plan.frames,)
+    assert found["stray"]["value"].shape == (data.plan.frames,)
     scaled = found["scale"]["value"][data.experiment.frame_index] * found["simulated"]["value"]
-    added = np.asarray(found["calculated"]["value"] - scaled)
-    np.testing.assert_allclose(added, found["background"]["value"][data.experiment.frame_index], rtol=1e-6)
+    added = np.asarray(found["calculated"]["value"] - scaled - found["calculated_background"]["value"])
+    np.testing.assert_allclose(added, found["stray"]["value"][data.experiment.frame_index], rtol=1e-6)
+
+
+def test_the_background_is_a_part_of_sigma_and_belongs_to_what_is_expected(crystal, data):
+    found = run(pendel.load_model("robust"), crystal, data)
+    background, sigma = np.asarray(found["calculated_background"]["value"]), np.asarray(data.experiment.sigma)
+    np.testing.assert_allclose(background, found["background"]["value"] * sigma)
+    diffracted = found["scale"]["value"][data.experiment.frame_index] * found["simulated"]["value"]
+    np.testing.assert_allclose(found["calculated"]["value"], diffracted + background)
+    errors = found["intensity"]["fn"]
+    np.testing.assert_allclose(errors.loc, diffracted + background)
+    own, relative = found["a"]["value"] * sigma, found["b"]["value"] * diffracted
+    np.testing.assert_allclose(errors.scale, np.hypot(own, relative))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

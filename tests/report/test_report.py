@@ -17,7 +17,6 @@ from pendel.datasets import example
 from pendel.folder.reader import read_run_files
 from pendel.infer.guide.svi import SviTuning
 from pendel.judge.frames import flagged_frames, r_obs_of_frames
-from pendel.judge.ranks import probability_ranks
 from pendel.judge.verdicts import verdicts
 from pendel.report.page import page, run_card, write_page
 from pendel.run.tuning import Tuning
@@ -166,17 +165,6 @@ def test_frames_that_stand_out_are_flagged(folder):
     assert "R_obs" in flagged[int(bad)]
     assert "tilt" in flagged[int(turned)]
     assert "R_obs" not in flagged[int(turned)]
-
-
-def test_ranks_of_replicas_among_replicas_are_uniform(folder):
-    data = read_run_files(folder).data[0]
-    one = dataclasses.replace(
-        data, intensity=data.replicated[0], replicated=data.replicated[1:], calculated=data.calculated[1:]
-    )
-    ranks = probability_ranks(one)
-    assert abs(ranks.mean() - 0.5) < 5 / np.sqrt(12 * len(ranks))
-    assert ranks.min() >= 0
-    assert ranks.max() <= 1
 
 
 def test_bad_numbers_get_bad_verdicts(folder, tmp_path):

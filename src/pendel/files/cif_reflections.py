@@ -15,10 +15,11 @@ from pendel.files.numbers import format_su, set_item
 _DETAILS = """\
 One row for each measurement: an hkl stands once for every frame it was measured
 in. Nothing is merged, neither symmetry equivalents nor Friedel mates; calculated
-intensities contain thickness, orientation and scale of the frame. The same rows,
-with their frames and with the intensities below zero that _refln_intensity_meas
-cannot hold, are in the list of measured reflections (_diffrn_refln_) under the
-same id."""
+intensities contain thickness, orientation and scale of the frame, and the
+background of weak reflections where the model has one: they are the mean of the
+measurement that the model expects. The same rows, with their frames and with the
+intensities below zero that _refln_intensity_meas cannot hold, are in the list of
+measured reflections (_diffrn_refln_) under the same id."""
 _NO_LIMIT = 300  # decimals: intensities have any unit, so that no uncertainty is too small to be one
 
 
@@ -26,8 +27,9 @@ _NO_LIMIT = 300  # decimals: intensities have any unit, so that no uncertainty i
 class Calculated:
     """What a refinement calculated for every measurement; one array for each data set.
 
-    intensity: I_calc at the refined structure, on the scale of the data. su: its posterior standard deviation. used:
-    False where a measurement was held out. scale: of each frame, I_calc = scale * fraction of the incident beam.
+    intensity: I_calc at the refined structure, on the scale of the data, with the background of the model. su: its
+    posterior standard deviation. used: False where a measurement was held out. scale: of each frame, I_calc = scale *
+    fraction of the incident beam + background.
     """
 
     intensity: Sequence[Array]

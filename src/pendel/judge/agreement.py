@@ -85,13 +85,23 @@ def rescaled(
     sigma: Float[Array, " reflections"],
     calculated: Float[Array, " reflections"],
     frame_index: Int[Array, " reflections"],
+    background: float | Float[Array, " reflections"] = 0.0,
 ) -> Float[Array, " reflections"]:
-    """Calculated intensities times one refitted scale per frame, sum(w^2 I_c I_o) / sum(w^2 I_c^2)."""
+    """Calculated intensities I_c with the scale of every frame refitted, k (I_c - B) + B.
+
+        k = sum(w^2 (I_c - B) (I_o - B)) / sum(w^2 (I_c - B)^2)
+
+    Args:
+        intensity, sigma, calculated: in the same unit.
+        frame_index: frame of each reflection.
+        background: B, the part of I_c that does not scale with the incident beam.
+    """
     weight = np.asarray(amplitude_weights(intensity, sigma)) ** 2
-    top = np.bincount(frame_index, weights=weight * calculated * intensity)
-    bottom = np.bincount(frame_index, weights=weight * np.asarray(calculated) ** 2)
+    diffracted = np.asarray(calculated) - background
+    top = np.bincount(frame_index, weights=weight * diffracted * (np.asarray(intensity) - background))
+    bottom = np.bincount(frame_index, weights=weight * diffracted**2)
     scale = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-    return scale[np.asarray(frame_index)] * np.asarray(calculated)
+    return scale[np.asarray(frame_index)] * diffracted + background
 
 
 def _amplitude_sums(intensity, sigma, calculated, frame, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,17 @@
-"""Leave-one-out predictive density of a posterior file, by unique measurement and by frame."""
+"""Leave-one-out predictive density of a posterior file, by unique measurement and by frame, and leave-one-out ranks."""
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import arviz as az
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
-from pendel.base import Array
+from pendel.base import Array, suffix
 
 GOOD_K = 0.7
 
@@ -46,19 +47,54 @@ class Loo:
 
 def by_measurement(tree: xr.DataTree) -> Loo:
     """Every unique (data set, hkl, I, sigma) left out in turn; rows that repeat it in other frames go with it."""
-    return _loo(tree, *_units(tree, "log_likelihood", lambda row: (row.number, row.hkl, row.intensity, row.sigma)))
+    units, values, _ = _units(tree, "log_likelihood", _measurement)
+    return _loo(tree, units, values)
 
 
 def by_frame(tree: xr.DataTree) -> Loo:
     """Every frame left out in turn, with all its measurements."""
-    return _loo(tree, *_units(tree, "log_likelihood", lambda row: (row.number, row.frame)))
+    units, values, _ = _units(tree, "log_likelihood", lambda row: (row.number, row.frame))
+    return _loo(tree, units, values)
+
+
+def left_out_ranks(tree: xr.DataTree) -> tuple[Float[np.ndarray, " measurements"], ...]:
+    """LOO-PIT: the probability that a new I_obs of the fitted model lies below the measured one, which is left out.
+
+        PIT_m = sum over draws d of w_md [I_rep,md < I_obs,m],   w_md proportional to 1 / p(I_obs,m | draw d), truncated
+
+    Ranks among replicas of a fit that used the measurement itself are not uniform for the right model, because fitted
+    parameters pull I_calc towards I_obs. LOO-PIT is uniform. Its steps are filled with uniform random numbers: with the
+    effective number of draws n = 1 / sum w^2 it becomes (n PIT + u) / (n + 1). Rows that repeat a measurement are left
+    out together. Smoothed weights (`by_measurement`) give the same ranks in a hundred times the time.
+
+    Returns:
+        one array for each data set, of the measurements in the fit in the order of the file.
+
+    Source: Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), section 7.2; Säilynoja, Bürkner & Vehtari, Stat.
+    Comput. 32, 32 (2022).
+    """
+    _, values, unit_of_row = _units(tree, "log_likelihood", _measurement)
+    weights = _truncated_weights(values)[:, unit_of_row]
+    count = 1 / np.sum(weights**2, axis=0)
+    jitter = np.random.default_rng(0).uniform(size=len(count))
+    ranks, first = [], 0
+    for number in range(len(tree["observed_data"].data_vars)):
+        site, axis = f"intensity{suffix(number)}", f"measurement{suffix(number)}"
+        place = np.asarray(tree["log_likelihood"][site][axis].values)
+        own = slice(first, first + len(place))
+        replicated = tree["posterior_predictive"][site].transpose("chain", "draw", axis).values[:, :, place]
+        is_below = replicated.reshape(-1, len(place)) < np.asarray(tree["observed_data"][site].values)[place]
+        below = np.sum(weights[:, own] * is_below, axis=0)
+        ranks.append((count[own] * below + jitter[own]) / (count[own] + 1))
+        first += len(place)
+    return tuple(ranks)
 
 
 def held_out(tree: xr.DataTree) -> Loo | None:
     """Predictive density of every held-out unique hkl, None without a hold-out."""
     if "log_likelihood_heldout" not in tree.children:
         return None
-    units, values = _units(tree, "log_likelihood_heldout", lambda row: (row.number, row.hkl))
+    units, values, _ = _units(tree, "log_likelihood_heldout", lambda row: (row.number, row.hkl))
     density = logsumexp(values, axis=(0, 1)) - np.log(values[..., 0].size)
     return Loo(units=units, pointwise=density, pareto_k=np.zeros(len(units)))
 
@@ -72,21 +108,30 @@ class _Row:
     sigma: float
 
 
-def _units(tree: Any, group: str, name_of) -> tuple[tuple[tuple, ...], Float[np.ndarray, "chain draw units"]]:
-    """Names of the units in `group`, and their log likelihood: the sum over the rows of each."""
+def _measurement(row: _Row) -> tuple:
+    return row.number, row.hkl, row.intensity, row.sigma
+
+
+def _units(
+    tree: Any, group: str, name_of: Callable[[_Row], tuple]
+) -> tuple[tuple[tuple, ...], Float[np.ndarray, "chain draw units"], Int[np.ndarray, " rows"]]:
+    """Names of the units in `group`, their log likelihood (the sum over the rows of each), and the unit of every row.
+
+    Rows are those of all data sets, one data set after the other.
+    """
     names: list[tuple] = []
     parts = []
-    for number, site in enumerate(sorted(tree[group].data_vars)):
-        suffix = str(site).removeprefix("intensity")
+    for number in range(len(tree[group].data_vars)):
+        end = suffix(number)
+        site, axis = f"intensity{end}", f"measurement{end}"
         values = tree[group][site]
-        axis = f"measurement{suffix}"
         place = values[axis].values
         constant = tree["constant_data"]
         rows = zip(
-            values[f"hkl{suffix}"].values,
-            constant[f"frame_of{suffix}"].values[place],
+            values[f"hkl{end}"].values,
+            constant[f"frame_of{end}"].values[place],
             tree["observed_data"][site].values[place],
-            constant[f"sigma{suffix}"].values[place],
+            constant[f"sigma{end}"].values[place],
             strict=True,
         )
         names += [name_of(_Row(number, str(h), int(f), float(i), float(s))) for h, f, i, s in rows]
@@ -95,8 +140,9 @@ def _units(tree: Any, group: str, name_of) -> tuple[tuple[tuple, ...], Float[np.
     position = {unit: index for index, unit in enumerate(units)}
     everything = np.concatenate(parts, axis=2)
     summed = np.zeros((*everything.shape[:2], len(units)))
-    np.add.at(summed.T, np.array([position[name] for name in names]), everything.T)
-    return units, summed
+    unit_of_row = np.array([position[name] for name in names])
+    np.add.at(summed.T, unit_of_row, everything.T)
+    return units, summed, unit_of_row
 
 
 def _loo(tree: Any, units, values) -> Loo:
@@ -118,6 +164,17 @@ def _loo(tree: Any, units, values) -> Loo:
             found: Any = az.loo(small.isel(which=~stuck), pointwise=True, reff=efficiency)
         pointwise[~stuck], k[~stuck], good_k = found.elpd_i, found.pareto_k, float(found.good_k)
     return Loo(units=units, pointwise=pointwise, pareto_k=k, good_k=good_k)
+
+
+def _truncated_weights(values: Float[np.ndarray, "chain draw units"]) -> Float[np.ndarray, "draws units"]:
+    """Importance weights that leave a unit out, none above sqrt(draws) times the mean; their sum over draws is 1.
+
+    Source: Ionides, J. Comput. Graph. Stat. 17, 295 (2008).
+    """
+    minus = -values.reshape(-1, values.shape[-1])
+    relative = np.exp(minus - logsumexp(minus, axis=0)) * len(minus)
+    weights = np.minimum(relative, np.sqrt(len(minus)))
+    return weights / np.sum(weights, axis=0)
 
 
 def _stuck(values: Float[np.ndarray, "chain draw units"], efficiency: float) -> Bool[np.ndarray, " units"]:

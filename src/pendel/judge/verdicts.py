@@ -12,7 +12,7 @@ from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import fraction_of_missing_information
 from pendel.judge.frames import flagged_frames
-from pendel.judge.ranks import probability_ranks
+from pendel.judge.loo import left_out_ranks
 
 GOOD_R, POOR_R = 0.08, 0.15
 SURE = 0.95  # probability of one thickness basin
@@ -175,11 +175,11 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         level = PASS if b < 0.1 else WARN
         advice = "" if level == PASS else "the model misses strong reflections: absorption, twinning, a wrong cell?"
         yield Verdict(level, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
-    rank = np.concatenate([probability_ranks(data)[data.used] for data in run.data])
-    found = kstest(rank, "uniform")
+    found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
     level = PASS if found.pvalue > 0.01 else WARN
     text = (
-        f"predicted distribution of I_obs: ranks depart from uniform by {found.statistic:.3f} (p = {found.pvalue:.2g})"
+        "predicted distribution of I_obs: leave-one-out ranks depart from uniform by "
+        f"{found.statistic:.3f} (p = {found.pvalue:.2g})"
     )
     yield Verdict(level, text, "" if level == PASS else "the error model is not this data's: see the PIT figure")
 

@@ -1,5 +1,6 @@
 """The difference potential of a finished run: a CCP4 map, its highest peaks, and sections for the report."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,8 +46,8 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
     run = RunFolder(folder)
     problem, model, plans, values = _fitted(run)
     datasets = data_sets(problem.experiments, plans)
-    crystal, illuminations, calculated = simulator_calls(model, problem.crystal, datasets, values)
-    data = _fitted_data(problem, datasets, illuminations, calculated)
+    crystal, illuminations, sites = simulator_calls(model, problem.crystal, datasets, values)
+    data = _fitted_data(problem, datasets, illuminations, sites)
     difference = difference_map(crystal, data, resolution=resolution)
     peaks = map_peaks(difference, crystal, PEAKS)
     write_ccp4_map(
@@ -103,11 +104,11 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
 
 def simulator_calls(
     model, crystal: Crystal, datasets: tuple[DataSet, ...], values: Mapping[str, Array]
-) -> tuple[Crystal, Sequence[Illumination], Sequence[Array]]:
-    """The structure and the illuminations that a model hands to the simulator at these values, and what it calculates.
+) -> tuple[Crystal, Sequence[Illumination], Mapping[str, Array]]:
+    """The structure and the illuminations that a model hands to the simulator at these values, and what it derives.
 
     Returns:
-        the structure, and for every data set its illumination and I_calc on the scale of the data.
+        the structure, the illumination of every data set, and the deterministic sites of the model.
 
     Raises InputError unless the model calls `simulate_intensities` once for each data set, by `pendel.model.simulate`.
     """
@@ -122,20 +123,27 @@ def simulator_calls(
             expected="one call of `pendel.model.simulate` for each data set",
             do="refine with a dynamical model",
         )
-    calculated = [np.asarray(sites[f"calculated{data.suffix}"]["value"]) for data in datasets]
-    return calls[0][0], [illumination for _, _, illumination in calls], calculated
+    derived = {name: np.asarray(site["value"]) for name, site in sites.items() if site["type"] == "deterministic"}
+    return calls[0][0], [illumination for _, _, illumination in calls], derived
 
 
 def _fitted_data(
     problem: Problem,
     datasets: tuple[DataSet, ...],
     illuminations: Sequence[Illumination],
-    calculated: Sequence[Array],
+    sites: Mapping[str, Array],
 ) -> tuple[FittedData, ...]:
-    """Errors are those of a structure that lacks nothing: the model's own have grown to cover what this one lacks."""
+    """Intensities without the background of the model, and errors of a structure that lacks nothing.
+
+    The model's own errors have grown to cover what this structure lacks.
+    """
     found = []
-    for data, illumination, intensity in zip(datasets, illuminations, calculated, strict=True):
-        square = 0.5 * (np.maximum(data.experiment.intensity, 0.0) ** 2 + intensity**2)
+    for data, illumination in zip(datasets, illuminations, strict=True):
+        background = sites.get(f"calculated_background{data.suffix}", 0.0)
+        diffracted = np.asarray(data.experiment.intensity) - background
+        data = dataclasses.replace(data, experiment=dataclasses.replace(data.experiment, intensity=diffracted))
+        calculated = sites[f"calculated{data.suffix}"] - background
+        square = 0.5 * (np.maximum(diffracted, 0.0) ** 2 + calculated**2)
         scatter = np.sqrt(np.asarray(data.experiment.sigma) ** 2 + MODEL_ERROR**2 * square)
         if problem.used is not None:
             scatter = np.where(problem.used[data.number], scatter, HELD_OUT * scatter)

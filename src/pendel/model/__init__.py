@@ -4,7 +4,15 @@ A model is a NumPyro program `model(crystal, datasets, *, intensities=None, mask
 measured crystal; further keyword arguments are its options. The files in `models/` are the examples.
 """
 
-from pendel.model.blocks import observe, sample_absorption, sample_errors, sample_frames, sample_structure, simulate
+from pendel.model.blocks import (
+    observe,
+    sample_absorption,
+    sample_background,
+    sample_errors,
+    sample_frames,
+    sample_structure,
+    simulate,
+)
 from pendel.model.dataset import DataSet, data_sets
 from pendel.model.errors import gaussian, student_t, weighted_least_squares
 from pendel.model.simulation import simulated
@@ -23,6 +31,7 @@ __all__ = [
     "gaussian",
     "observe",
     "sample_absorption",
+    "sample_background",
     "sample_errors",
     "sample_frames",
     "sample_structure",

@@ -89,6 +89,24 @@ def sample_errors(suffix: str = "", /, *, a: float, b: float, nu: float) -> dict
     }
 
 
+def sample_background(data: DataSet, deviation: float = 1.0) -> Float[Array, " reflections"]:
+    """The background of every measurement, drawn from its prior: one number of the data set times sigma.
+
+        background ~ Normal(0, deviation)
+
+    Integrated intensities of weak reflections are too large on average where the background was subtracted too little.
+    A model without this term explains the excess by thickness distributions that pile up at zero.
+
+    Args:
+        deviation: standard deviation, in units of the reported sigma.
+
+    Returns:
+        background sigma_m, in the unit of the intensities.
+    """
+    number: Any = numpyro.sample(f"background{data.suffix}", dist.Normal(0, deviation))
+    return number * jnp.asarray(data.experiment.sigma)
+
+
 def sample_frames(
     data: DataSet,
     thickness: str | Family | Callable[[DataSet], Profile],
@@ -159,14 +177,23 @@ def observe(
     *,
     intensities: tuple[Float[Array, " reflections"], ...] | None,
     mask: tuple[Bool[Array, " reflections"], ...] | None,
+    background: Float[Array, " reflections"] | None = None,
 ) -> None:
-    """Measured intensities of a data set, distributed as `errors` says; site: intensity, derived: calculated.
+    """Measured intensities of a data set, distributed as `errors` says; site: intensity.
+
+    Derived: `calculated`, the mean of I_obs that the model expects, I_calc + background, and with a background
+    `calculated_background`. R factors, residuals and files compare I_obs with `calculated`; difference maps and scales
+    that are refitted need the background by itself.
 
     Args:
-        calculated: I_calc on the scale of the data, for reports and files.
+        calculated: I_calc on the scale of the data, without the background.
         errors: one independent distribution for each measurement.
         intensities, mask: of all data sets, as a model is given them.
+        background: as in `student_t`.
     """
+    if background is not None:
+        numpyro.deterministic(f"calculated_background{data.suffix}", background)
+        calculated = calculated + background
     numpyro.deterministic(f"calculated{data.suffix}", calculated)
     with numpyro.handlers.mask(mask=True if mask is None else mask[data.number]):
         numpyro.sample(

@@ -71,9 +71,21 @@ def student_t(
     a: float | Float[Array, ""],
     b: float | Float[Array, ""],
     nu: float | Float[Array, ""],
+    background: float | Float[Array, " reflections"] = 0.0,
 ) -> dist.StudentT:
-    """Student-t errors with nu degrees of freedom and scale^2 = (a sigma)^2 + (b I_calc)^2; normalised density."""
-    return dist.StudentT(nu, calculated, total_sigma(calculated, sigma, a=a, b=b))
+    """Student-t errors around I_calc + background, with nu degrees of freedom; normalised density.
+
+        scale^2 = (a sigma)^2 + (b I_calc)^2
+
+    The relative error b is one of the simulation, so the background has none.
+
+    Args:
+        calculated: I_calc on the scale of the data, without the background.
+        sigma: reported standard deviations, same unit.
+        a: factor on the reported sigma; b: relative model error; nu: degrees of freedom.
+        background: what every measurement holds beside diffracted intensity, same unit.
+    """
+    return dist.StudentT(nu, calculated + background, total_sigma(calculated, sigma, a=a, b=b))
 
 
 def total_sigma(

@@ -1,13 +1,13 @@
 """Figures of the fit: calculated against observed, residuals against what could explain them, and rocking curves."""
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 from scipy.stats import kstwo
 
 from pendel.base import Array
 from pendel.folder.reader import Measured, is_observed
-from pendel.judge.ranks import probability_ranks
 from pendel.report.style import BLUE, GREEN, GRID, INK, ORANGE, axes, dots, strokes
 
 MOST_POINTS = 2500  # in one figure; more are thinned evenly, and the caption says so
@@ -68,10 +68,10 @@ def quantiles(data: Measured) -> Figure:
     return figure
 
 
-def probability_integral(data: Measured) -> Figure:
-    """Rank of I_obs among observations drawn anew (PIT) minus uniform, with the 95 % band of a right model."""
+def probability_integral(ranks: Float[Array, " measurements"]) -> Figure:
+    """Leave-one-out ranks of I_obs (LOO-PIT) minus uniform, with the 95 % band of a right model."""
     figure, ax = axes(xlabel="probability", ylabel="share of ranks below it, minus it", height=3.6)
-    rank = np.sort(probability_ranks(data)[data.used])
+    rank = np.sort(ranks)
     count = len(rank)
     level = float(kstwo.ppf(0.95, count))
     share = (np.arange(count) + 0.5) / count

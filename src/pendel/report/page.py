@@ -10,9 +10,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pendel.base import Array
 from pendel.files.whole_file import write_text
 from pendel.folder.reader import Measured, RunFiles, read_run_files
 from pendel.judge.frames import frame_rows
+from pendel.judge.loo import left_out_ranks
 from pendel.judge.verdicts import verdicts
 from pendel.report import figures_fit as fit_figures
 from pendel.report import figures_map as map_figures
@@ -153,7 +155,7 @@ def _data_content(run: RunFiles, data: Measured, number: int) -> dict[str, Any]:
         "thickness": with_captions(f"thickness-{number}", _thickness(data, basins)),
         "frames": with_captions(f"frames-{number}", _frames(data)),
         "frame_rows": frame_rows(data),
-        "fit": with_captions(f"fit-{number}", _fit(data)),
+        "fit": with_captions(f"fit-{number}", _fit(data, left_out_ranks(run.tree)[number])),
         "rocking": with_captions(f"rocking-{number}", _rocking(data)),
         "thinned": len(data.z) > fit_figures.MOST_POINTS,
     }
@@ -178,7 +180,7 @@ def _frames(data: Measured) -> Iterator[tuple[str, Figure]]:
         yield captions[name], figure
 
 
-def _fit(data: Measured) -> Iterator[tuple[str, Figure]]:
+def _fit(data: Measured, ranks: Array) -> Iterator[tuple[str, Figure]]:
     yield (
         "observed against calculated intensities, with sigma and posterior deviation",
         (fit_figures.observed_against_calculated(data)),
@@ -193,8 +195,8 @@ def _fit(data: Measured) -> Iterator[tuple[str, Figure]]:
         yield f"{captions[name]}; line: mean of eight groups; triangles: held out", figure
     yield "quantiles of z against those of a normal distribution", fit_figures.quantiles(data)
     yield (
-        "probability integral transform of I_obs; band: 95 % for a right model",
-        fit_figures.probability_integral(data),
+        "probability integral transform of I_obs, leaving it out (LOO-PIT); band: 95 % for a right model",
+        fit_figures.probability_integral(ranks),
     )
 
 

@@ -33,24 +33,35 @@ def klar_agreement(
     plans: Sequence[Plan],
     settings: Settings,
     point: Mapping[str, Array],
-    calculated: Sequence[Float[Array, "reflections"]],
+    at_point: Mapping[str, Array],
 ) -> tuple[Agreement | None, int]:
     """R factors under the rule klar with one refitted scale per frame, and the number of frames left out.
 
-    Structure and frame parameters are those of `point`; frames that the run's own selection does not have are left
-    out. None when the rule selects nothing in the run's frames.
+    Structure and frame parameters are those of `point`; `at_point`: what the model derives there. The background of a
+    model is not refitted. Frames that the run's own selection does not have are left out. None when the rule selects
+    nothing in the run's frames.
     """
     if settings.select == "klar":
-        experiments, missing = problem.experiments, 0
+        experiments, missing, sites = problem.experiments, 0, at_point
     else:
         found = [klar_rows(rows, own, settings) for rows, own in zip(problem.rows, problem.experiments, strict=True)]
         experiments, missing = tuple(experiment for experiment, _ in found), sum(count for _, count in found)
         if any(len(experiment.intensity) == 0 for experiment in experiments):
             return None, missing
-        calculated = _simulate(model, problem.crystal, experiments, plans, point)
-    columns = joined(experiments, calculated)
-    intensity, sigma, _, frame = columns
-    return agreement(intensity, sigma, rescaled(*columns), frame), missing
+        sites = _simulate(model, problem.crystal, experiments, plans, point)
+    columns = joined(experiments, of_data_sets(sites, "calculated"))
+    intensity, sigma, calculated, frame = columns
+    background = of_data_sets(sites, "calculated_background")
+    constant = np.concatenate(background) if background else np.zeros(len(calculated))
+    return agreement(intensity, sigma, rescaled(*columns, constant), frame), missing
+
+
+def of_data_sets(sites: Mapping[str, Array], name: str) -> list[np.ndarray]:
+    """The values of a site of every data set: `calculated`, `calculated_2`, ...; none where the model has it not."""
+    found = []
+    while f"{name}{suffix(len(found))}" in sites:
+        found.append(np.asarray(sites[f"{name}{suffix(len(found))}"]))
+    return found
 
 
 def klar_rows(rows: Experiment, own: Experiment, settings: Settings) -> tuple[Experiment, int]:
@@ -78,8 +89,8 @@ def joined(
     return intensity, sigma, np.concatenate([np.asarray(part) for part in calculated]), np.concatenate(frame)
 
 
-def _simulate(model, crystal: Crystal, experiments, plans, point) -> list[np.ndarray]:
-    """Calculated intensities of other measurements of the same frames, on the data's scale."""
+def _simulate(model, crystal: Crystal, experiments, plans, point) -> dict[str, np.ndarray]:
+    """What the model derives at the point for other measurements of the same frames, on the data's scale."""
     around = [
         replan(crystal, experiment, plan, tilt=point.get(f"tilt{suffix(number)}"))
         for number, (experiment, plan) in enumerate(zip(experiments, plans, strict=True))
@@ -88,4 +99,4 @@ def _simulate(model, crystal: Crystal, experiments, plans, point) -> list[np.nda
     draws = {name: np.asarray(value)[None] for name, value in point.items()}
     intensities = tuple(experiment.intensity for experiment in experiments)
     predicted = predict(model, (crystal, datasets), draws, intensities=intensities, key=jax.random.key(0))
-    return [predicted.deterministic[f"calculated{data.suffix}"][0] for data in datasets]
+    return {name: values[0] for name, values in predicted.deterministic.items()}

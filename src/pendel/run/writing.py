@@ -20,7 +20,7 @@ from pendel.folder.posterior_file import Posterior, posterior_tree
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
 from pendel.model.load import diffraction_theory, model_options
 from pendel.model.thickness_prior import thickness_facts
-from pendel.run.evaluate import klar_agreement
+from pendel.run.evaluate import klar_agreement, of_data_sets
 from pendel.run.fitting import Run
 from pendel.run.inputs import Problem
 from pendel.run.plans import largest_step
@@ -63,7 +63,7 @@ class _Derived:
 
     def calculated(self) -> list[np.ndarray]:
         """Intensities at the point, data set by data set."""
-        return _of_data_sets(self.at_point, "calculated")
+        return of_data_sets(self.at_point, "calculated")
 
 
 def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, Refined]:
@@ -127,7 +127,7 @@ def _derive(run: Run, plans: Plans, result: StageResult) -> _Derived:
 def _summary(run: Run, plans: Plans, result: StageResult, found: _Derived) -> Summary:
     """The contents of summary.json but for the times."""
     problem, settings, calculated = run.problem, run.settings, found.calculated()
-    klar, missing = klar_agreement(run.model, problem, plans, settings, result.point, calculated)
+    klar, missing = klar_agreement(run.model, problem, plans, settings, result.point, found.at_point)
     return {
         **agreement_numbers(problem, calculated, klar, missing),
         **thickness_numbers(found.draws, len(plans)),
@@ -147,7 +147,8 @@ def _tree(run: Run, plans: Plans, result: StageResult, found: _Derived, summary:
     key = jax.random.key(run.settings.seed)
     prior = prior_draws(run.model, run.args(plans), key=key, draws=PRIOR_DRAWS, leave_out=HEAVY)
     predicted = found.predicted
-    calculated = {name: x for name, x in predicted.deterministic.items() if name.startswith("calculated")}
+    names = [f"calculated{suffix(number)}" for number in range(len(plans))]
+    calculated = {name: predicted.deterministic[name] for name in names if name in predicted.deterministic}
     groups = {
         "posterior": {**result.draws, **found.draws},
         "sample_stats": dict(result.statistics or {"lp": predicted.log_density}),
@@ -199,7 +200,7 @@ def _for_cif(problem: Problem, found: _Derived) -> Calculated:
     are_of_frames = all(s.shape == e.frame_id.shape for s, e in zip(scales, problem.experiments, strict=True))
     return Calculated(
         intensity=calculated,
-        su=[x.std(axis=0, ddof=1) for x in _of_data_sets(found.predicted.deterministic, "calculated")],
+        su=[x.std(axis=0, ddof=1) for x in of_data_sets(found.predicted.deterministic, "calculated")],
         used=problem.used,
         scale=scales if are_of_frames else None,
     )
@@ -240,7 +241,7 @@ def _write_reflections(run: Run, found: _Derived) -> None:
         run.folder.path / "reflections.csv",
         run.problem.experiments,
         mean=_mean(predicted),
-        sd=[x.std(axis=0, ddof=1) for x in _of_data_sets(predicted.deterministic, "calculated")],
+        sd=[x.std(axis=0, ddof=1) for x in of_data_sets(predicted.deterministic, "calculated")],
         scatter=_scatter(predicted),
         used=run.problem.used,
     )
@@ -248,20 +249,12 @@ def _write_reflections(run: Run, found: _Derived) -> None:
 
 def _mean(predicted: Predicted) -> list[np.ndarray]:
     """Posterior mean of I_calc, data set by data set."""
-    return [values.mean(axis=0) for values in _of_data_sets(predicted.deterministic, "calculated")]
+    return [values.mean(axis=0) for values in of_data_sets(predicted.deterministic, "calculated")]
 
 
 def _scatter(predicted: Predicted) -> list[np.ndarray]:
     """Scale of the error distribution of every measurement, root mean square over the draws."""
-    return [np.sqrt(np.mean(values**2, axis=0)) for values in _of_data_sets(predicted.scale, "intensity")]
-
-
-def _of_data_sets(sites: Mapping[str, Array], name: str) -> list[np.ndarray]:
-    """The values of a site of every data set: `calculated`, `calculated_2`, ..."""
-    found = []
-    while f"{name}{suffix(len(found))}" in sites:
-        found.append(np.asarray(sites[f"{name}{suffix(len(found))}"]))
-    return found
+    return [np.sqrt(np.mean(values**2, axis=0)) for values in of_data_sets(predicted.scale, "intensity")]
 
 
 def _count(result: StageResult) -> int:
