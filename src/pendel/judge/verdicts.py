@@ -37,6 +37,11 @@ class Verdict:
     advice: str = ""
 
 
+def judged(good: bool, text: str, advice: str, bad: str = WARN) -> Verdict:
+    """Pass, or else a warning, or failure, with the advice."""
+    return Verdict(PASS, text) if good else Verdict(bad, text, advice)
+
+
 def verdicts(run: RunFiles) -> list[Verdict]:
     """All verdicts on a run, the worst first."""
     found = [*_agreement(run), *_convergence(run), *_errors(run), *_sampling(run), *_frames(run), *_structure(run)]
@@ -61,9 +66,8 @@ def _agreement(run: RunFiles) -> Iterator[Verdict]:
         yield Verdict(WARN, text, "repeat with a larger --holdout, or more frames")
     else:
         ratio = held_out / r_obs
-        advice = "" if ratio < GAP else "many parameters a frame for few reflections: use fewer, or more data"
         text = f"R_obs {100 * held_out:.2f} % on held-out reflections, {ratio:.2f} times that of the fit"
-        yield Verdict(PASS if ratio < GAP else WARN, text, advice)
+        yield judged(ratio < GAP, text, "many parameters a frame for few reflections: use fewer, or more data")
 
 
 def _repeats(run: RunFiles) -> Iterator[Verdict]:
@@ -97,9 +101,9 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         yield from _evidence_bound(summary)
         k, draws = summary["guide_pareto_k"], summary.get("guide_pareto_k_draws", FEWEST_K_DRAWS)
         good = largest_good_k(draws)
-        advice = "" if k < good else "the guide misses part of the posterior: check its uncertainties with --infer nuts"
         text = f"Pareto k of the guide {k:.2f} from {draws} draws (good below {good:.2f})"
-        yield Verdict(PASS if k < good else WARN, text, advice)
+        advice = "the guide misses part of the posterior: check its uncertainties with --infer nuts"
+        yield judged(k < good, text, advice)
     if stage == "smc":
         yield from _basins(summary)
     if summary["max_r_hat"] is not None:
@@ -119,30 +123,27 @@ def _basins(summary: dict[str, Any]) -> Iterator[Verdict]:
     parts = [f"{p:.2f}" + (f" (T {t:.0f} Å)" if t else "") for p, t in zip(probability, thickness, strict=True)]
     if summary["basins_tried"] == 1:
         yield Verdict(WARN, "one thickness basin only was tried", "start from other structures, or change --frames")
-    sure = float(np.max(probability)) > SURE
-    advice = "" if sure else "several thicknesses explain the data: quote the structure over all of them"
-    yield Verdict(PASS if sure else WARN, f"probability of the maxima that were found: {', '.join(parts)}", advice)
+    text = f"probability of the maxima that were found: {', '.join(parts)}"
+    advice = "several thicknesses explain the data: quote the structure over all of them"
+    yield judged(float(np.max(probability)) > SURE, text, advice)
     acceptance = summary["smc_acceptance"]
-    moved = acceptance > 0.4
     text = f"moves of the particles accepted: {acceptance:.2f} (good above 0.4)"
-    yield Verdict(PASS if moved else WARN, text, "" if moved else "check with --infer nuts")
+    yield judged(acceptance > 0.4, text, "check with --infer nuts")
 
 
 def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
     """No verdict for runs whose file has no gain, or whose steps failed."""
     gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
     if gain is not None and error is not None:
-        settled = summary["elbo_settled"]
         gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
         text = f"evidence bound: {gained} (good below {summary['elbo_settled_below']:g} or two standard errors)"
-        yield Verdict(PASS if settled else WARN, text, "" if settled else "not converged: check with --infer nuts")
+        yield judged(summary["elbo_settled"], text, "not converged: check with --infer nuts")
     others = summary.get("elbo_other_guides")
     if others:
         behind = summary["elbo"] - min(others)
-        agree = behind < AGREEING
-        text = f"evidence bounds of {1 + len(others)} guides from different seeds within {behind:.1f} nats "
-        advice = "" if agree else "the fit depends on the seed: check with --infer nuts"
-        yield Verdict(PASS if agree else WARN, f"{text}(good below {AGREEING:g})", advice)
+        found = f"evidence bounds of {1 + len(others)} guides from different seeds within {behind:.1f} nats"
+        text = f"{found} (good below {AGREEING:g})"
+        yield judged(behind < AGREEING, text, "the fit depends on the seed: check with --infer nuts")
 
 
 def _chains(run: RunFiles) -> Iterator[Verdict]:
@@ -150,51 +151,46 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
     worst, ess = summary["max_r_hat"], summary["min_ess_bulk"]
     longer = "look at traces and ranks; repeat with another --seed, or with more draws (pendel.sample_nuts in Python)"
     text = f"largest R-hat {worst:.3f} ({summary['max_r_hat_of']}; good below 1.01)"
-    yield Verdict(PASS if worst < 1.01 else FAIL, text, "" if worst < 1.01 else longer)
+    yield judged(worst < 1.01, text, longer, FAIL)
     text = f"smallest bulk ESS {ess:.0f} ({summary['min_ess_bulk_of']}; good from 400)"
-    yield Verdict(PASS if ess >= 400 else WARN if ess >= 100 else FAIL, text, "" if ess >= 400 else longer)
+    yield judged(ess >= 400, text, longer, WARN if ess >= 100 else FAIL)
     if summary.get("min_ess_tail") is not None:
         tail = summary["min_ess_tail"]
         text = f"smallest tail ESS {tail:.0f} ({summary['min_ess_tail_of']}; good from 400, for 95 % intervals)"
-        yield Verdict(PASS if tail >= 400 else WARN, text, "" if tail >= 400 else longer)
+        yield judged(tail >= 400, text, longer)
     divergent = summary["n_divergent"]
     if divergent is not None:
         text = f"{divergent} divergent transitions of {summary['n_draws']}"
-        yield Verdict(PASS if divergent == 0 else FAIL, text, "" if divergent == 0 else "the posterior has a funnel")
+        yield judged(divergent == 0, text, "the posterior has a funnel", FAIL)
     if summary["stage"] == "nuts":  # energies of other samplers are something else
         share = fraction_of_missing_information(run.tree)
-        yield Verdict(
-            PASS if share > 0.3 else WARN, f"E-BFMI {share:.2f} (good above 0.3)", "" if share > 0.3 else longer
-        )
+        yield judged(share > 0.3, f"E-BFMI {share:.2f} (good above 0.3)", longer)
 
 
 def _errors(run: RunFiles) -> Iterator[Verdict]:
     scalars = run.summary["scalars"]
     if "b" in scalars:
         b = scalars["b"]["mean"]
-        level = PASS if b < 0.1 else WARN
-        advice = "" if level == PASS else "the model misses strong reflections: absorption, twinning, a wrong cell?"
-        yield Verdict(level, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
+        advice = "the model misses strong reflections: absorption, twinning, a wrong cell?"
+        yield judged(b < 0.1, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
     found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
-    level = PASS if found.pvalue > 0.01 else WARN
     text = (
         "predicted distribution of I_obs: leave-one-out ranks depart from uniform by "
         f"{found.statistic:.3f} (p = {found.pvalue:.2g})"
     )
-    yield Verdict(level, text, "" if level == PASS else "the error model is not this data's: see the PIT figure")
+    yield judged(found.pvalue > 0.01, text, "the error model is not this data's: see the PIT figure")
 
 
 def _sampling(run: RunFiles) -> Iterator[Verdict]:
     step = run.summary.get("fringes_per_tilt")
     if step is None:
         return
-    resolved = step <= RESOLVED
     text = f"{step:.2f} thickness fringes from one tilt to the next (good up to {RESOLVED:g})"
     advice = (
         "intensities depend on where the tilts fall, and frames have spurious maxima along their tilt: "
         f"repeat with --tilts {run.summary['tilts_resolving']}"
     )
-    yield Verdict(PASS if resolved else WARN, text, "" if resolved else advice)
+    yield judged(step <= RESOLVED, text, advice)
 
 
 def _frames(run: RunFiles) -> Iterator[Verdict]:
@@ -205,9 +201,7 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         text = f"{data.name}: {len(flagged)} of {len(data.frame_id)} frames stand out" + (
             f" ({named})" if flagged else ""
         )
-        level = PASS if share <= 0.05 else WARN
-        advice = "" if level == PASS else "see the table of frames: a bad orientation, another grain, shadowing?"
-        yield Verdict(level, text, advice)
+        yield judged(share <= 0.05, text, "see the table of frames: a bad orientation, another grain, shadowing?")
     basins = run.record.get("derived", {}).get("thickness_basins_angstrom", [])
     near = [t for t, misfit in basins[1:] if misfit - basins[0][1] < NEAR_BASIN]
     if near:
@@ -223,9 +217,8 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
         for label, sphere in zip(run.crystal.labels, spheres, strict=True)
         if not SMALL_U < sphere < LARGE_U
     ]
-    advice = "wrong element, partial occupancy or disorder?" if odd else ""
     text = f"U_eq outside {SMALL_U:g} to {LARGE_U:g} Å²: {', '.join(odd)}" if odd else "all U_eq are of usual size"
-    yield Verdict(WARN if odd else PASS, text, advice)
+    yield judged(not odd, text, "wrong element, partial occupancy or disorder?")
     overfull = [note for note in run.crystal.notes if kind_of(note) == OVERFULL]
     if overfull:
         yield Verdict(WARN, "; ".join(overfull), "tie the occupancies in the model, or fix one of them")
