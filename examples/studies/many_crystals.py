@@ -105,8 +105,13 @@ def timed(crystal, experiments, plans, simulator, dense) -> dict:
         "matrix in GiB": sum(part.nbytes for part in jax.tree.leaves(matrix)) / 2**30,
     }
     if dense:
-        whole = np.asarray(matrix.dense())
-        found["eigenvalues of the dense matrix"] = seconds(lambda: np.linalg.eigh(whole))
+        whole, slope = np.asarray(matrix.dense()), np.asarray(gradient)
+        width = 1 / np.sqrt(np.diag(whole))
+        scaled = whole * width[:, None] * width
+        found["eigenvalues of the dense matrix"] = seconds(lambda: np.linalg.eigh(scaled))
+        step = -np.linalg.solve(scaled + 1e-3 * np.eye(len(z)), slope * width)
+        away = np.asarray(damped_step(matrix, gradient, 1e-3)[0]) / width - step
+        found["damped step, relative difference"] = float(np.linalg.norm(away) / np.linalg.norm(step))
     return {**found, "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 

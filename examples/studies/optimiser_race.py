@@ -174,7 +174,7 @@ def lbfgs(target, density, z, fixed):
 def adam(target, density, z, fixed, rate=0.02):
     """Adam in coordinates scaled by the same diagonal, the rate falling to a tenth."""
     began, trace = time.monotonic(), []
-    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2].diagonal()))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     steps = 1500
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.1))
@@ -200,7 +200,7 @@ def minibatches(target, density, z, fixed, rate=0.02, batches=4):
         parts.append((args, {**kwargs, "mask": (jnp.asarray(used),)}))
     layout = density.functions.layout
     slope = jax.jit(jax.grad(lambda z, spreads, data: target.negative_log_density(layout.split(z), spreads, data)))
-    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2].diagonal()))
+    width = 1 / np.sqrt(np.asarray(density.functions.diagonal(z, fixed, density.reverse)[2]))
     width = jnp.asarray(width / np.median(width))
     for part in parts:
         jax.block_until_ready(slope(z, fixed.spreads, part))

@@ -80,9 +80,8 @@ def fit(target):
 
 
 def matrix_at(target, z):
-    return jax.jit(lambda z, data: normal_matrix(target, z, dict(target.spreads), data, part_sizes(target)))(
-        z, target.data
-    )
+    sizes = part_sizes(target)
+    return jax.jit(lambda z, data: normal_matrix(target, z, dict(target.spreads), data, sizes))(z, target.data)
 
 
 def dense_matrix(target, z, values):
@@ -268,7 +267,7 @@ def largest_array(frames):
             for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
                 inner = getattr(value, "jaxpr", value)
                 found.append(largest(inner) if hasattr(inner, "eqns") else 0)
-        return max(found)
+        return max(found, default=0)
 
     z = jnp.zeros(target.layout.size)
     return largest(jax.make_jaxpr(step)(z, target.data).jaxpr), target.layout.size

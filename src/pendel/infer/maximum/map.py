@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.arrow import Arrow, ArrowRoot
-from pendel.infer.maximum.objective import Fixed, differentiable, objective
+from pendel.infer.maximum.arrow import Arrow, ArrowRoot, arrow_of_diagonal
+from pendel.infer.maximum.objective import Fixed, Objective, differentiable, objective
 from pendel.infer.maximum.optimise import (
     APPROXIMATE,
     Density,
@@ -115,7 +115,7 @@ def fit_map(
             continue  # nothing but the tolerance changes
         spreads = fixed.spreads
         if spreads:
-            found = best_spreads(functions.spread, best.z, best.matrix.root(), spreads, forward)
+            found = best_spreads(functions.spread, best.z, _as_arrow(best.matrix, functions).root(), spreads, forward)
             spreads = _as_arrays(found)
         fixed = Fixed(spreads, best.correction)
         z = density.settled(best.z, fixed)
@@ -131,7 +131,7 @@ def fit_map(
     return MapFit(
         values={**layout.constrain(best.z), **fixed.spreads},
         unconstrained=np.asarray(best.z),
-        precision=jax.tree.map(np.asarray, matrix),
+        precision=jax.tree.map(np.asarray, _as_arrow(matrix, functions)),
         layout=layout,
         spreads=dict(fixed.spreads),
         potential=best.potential,
@@ -193,3 +193,9 @@ def _density(target: Target, spreads: Values | None, progress: Progress | None, 
 def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
     """Double precision arrays of one kind, so that nothing is compiled twice."""
     return {name: jnp.asarray(np.asarray(value, dtype=float)) for name, value in values.items()}
+
+
+def _as_arrow(matrix: Arrow | Array, functions: Objective) -> Arrow:
+    """The Gauss-Newton matrix, or its diagonal as a matrix."""
+    is_whole = isinstance(matrix, Arrow)
+    return matrix if is_whole else arrow_of_diagonal(matrix, functions.layout.globals, functions.sizes)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.arrow import Arrow, arrow_of_diagonal, part_of_elements
+from pendel.infer.maximum.arrow import Arrow, part_of_elements
 from pendel.infer.maximum.curvature import arrow_hessian
 from pendel.infer.maximum.errors import error_correction
 from pendel.infer.plates import by_frame, elements_of_frames
@@ -76,7 +76,7 @@ def _information(layout: Layout, jacobian, information, sizes: tuple[int, ...]) 
 
 def normal_diagonal(
     target: Target, z: Float[Array, " n"], spreads: Values, data: Data, sizes: tuple[int, ...]
-) -> tuple[Float[Array, ""], Float[Array, " n"], Arrow]:
+) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, " n"]]:
     """Negative log density, its gradient, and an estimate of the diagonal of `normal_matrix`, in reverse mode.
 
     J^T c with c drawn from a normal distribution whose covariance is the Fisher information F has the mean square
@@ -102,8 +102,7 @@ def normal_diagonal(
     curvature = arrow_hessian(prior, z, layout.globals, sizes).diagonal()
     gradient = jax.grad(prior)(z) - pull(prediction.slope())[0]
     diagonal = jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
-    matrix = arrow_of_diagonal(diagonal, layout.globals, sizes)
-    return -(log_prior + prediction.log_likelihood()), gradient, matrix
+    return -(log_prior + prediction.log_likelihood()), gradient, diagonal
 
 
 def compressed_jacobian(

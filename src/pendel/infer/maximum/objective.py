@@ -32,13 +32,14 @@ class Objective:
     """Functions of (z, fixed, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
     They are about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse
-    mode; `matrix`: U, gradient, Gauss-Newton matrix and the correction there, forward mode; `diagonal`: U, gradient and
-    a matrix with an estimate of its diagonal, reverse mode; `settle`: z with the
+    mode; `matrix`: U, gradient, Gauss-Newton matrix (with parts of `sizes`) and the correction there, forward mode;
+    `diagonal`: U, gradient and an estimate of the matrix's diagonal, reverse mode; `settle`: z with the
     sites that reach no simulation at their maximum; `frames`: log densities of single frames; `spread`: loss of the
     spreads, see `spread_loss`.
     """
 
     layout: Layout
+    sizes: tuple[int, ...]
     value: Callable
     gradient: Callable
     matrix: Callable
@@ -93,6 +94,7 @@ def _make(target: Target) -> Objective:
 
     return Objective(
         layout=layout,
+        sizes=sizes,
         value=jax.jit(value),
         gradient=jax.jit(jax.value_and_grad(value)),
         matrix=jax.jit(matrix),

@@ -83,7 +83,7 @@ class Density:
         """Whether there are too many globals for a matrix."""
         return self.functions.layout.globals > self.tuning.many_globals
 
-    def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Arrow, Array]:
+    def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Arrow | Array, Array]:
         """Potential, gradient, Gauss-Newton matrix and correction; the diagonal of the matrix for many globals."""
         if self.is_large:
             return *self.functions.diagonal(z, fixed, self.reverse), fixed.correction
@@ -100,7 +100,7 @@ class Optimum:
 
     z: Float[Array, " n"]
     potential: float  # without the correction of the errors
-    matrix: Arrow  # diagonal for many globals
+    matrix: Arrow | Float[Array, " n"]  # the diagonal for many globals
     correction: Float[Array, " n"]  # of the errors there
     steps: int
     converged: bool
@@ -171,7 +171,9 @@ def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> O
             return _optimum(z, potential, matrix, correction, fixed, steps, converged)
 
 
-def in_metric(density: Density, z: Array, matrix: Arrow, fixed: Fixed, tolerance: float, steps: int = 0) -> Optimum:
+def in_metric(
+    density: Density, z: Array, matrix: Arrow | Array, fixed: Fixed, tolerance: float, steps: int = 0
+) -> Optimum:
     """L-BFGS in the metric of a matrix until a Newton step from the end promises no more gain, and the matrix there.
 
     A pass that gains nothing in a fresh metric ends it, too: what a Newton step promises beyond that is curvature the
@@ -242,8 +244,11 @@ def _metric_lbfgs(density, z, matrix, fixed, max_steps, tolerance) -> _Pass:
     return _Pass(jnp.asarray(origin + forth(end.x)), before, float(end.fun), promised, max(count, 1))
 
 
-def whitening(matrix: Arrow) -> tuple[Callable, Callable]:
-    """y -> H^(-1/2) y and its transpose."""
+def whitening(matrix: Arrow | Float[Array, " n"]) -> tuple[Callable, Callable]:
+    """y -> H^(-1/2) y and its transpose, for a matrix or the diagonal of one."""
+    if not isinstance(matrix, Arrow):
+        width = 1 / np.sqrt(np.asarray(matrix))
+        return (lambda y: width * y), (lambda g: width * g)
     root = matrix.root(WHITENED)
     return (lambda y: np.asarray(_forth(root, y))), (lambda g: np.asarray(_back(root, g)))
 
@@ -253,11 +258,13 @@ _forth, _back = jax.jit(ArrowRoot.forth), jax.jit(ArrowRoot.back)
 
 def _distance(matrix, step) -> float:
     """Root mean square of a step's elements, in standard deviations."""
-    return float(jnp.sqrt(step @ (matrix @ step) / len(step)))
+    return float(jnp.sqrt(step @ (matrix @ step if isinstance(matrix, Arrow) else matrix * step) / len(step)))
 
 
 def _promise(matrix, gradient) -> float:
     """The gain in log density that the quadratic model predicts for a full step."""
+    if not isinstance(matrix, Arrow):
+        return float(0.5 * jnp.sum(gradient**2 / matrix))
     return float(damped_step(matrix, gradient, 0.0)[1])
 
 
