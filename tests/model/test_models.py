@@ -70,7 +70,7 @@ def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
 def test_prior_predictive_is_finite_and_plausible(name, traces, datasets):
     for drawn in traces[name]:
         assert np.all(np.isfinite(drawn["intensity"]))
-        assert np.all(np.asarray(drawn["calculated"]) >= 0)
+        assert np.all(np.asarray(drawn["calculated"] - drawn.get("calculated_background", 0.0)) >= -1e-9)
         assert np.all(np.linalg.eigvalsh(u_cartesian(drawn["U_aniso"], (4.9, 4.9, 5.4, 90.0, 90.0, 120.0))) > 0)
         assert np.all((np.asarray(drawn["thickness"]) > 10) & (np.asarray(drawn["thickness"]) < 20_000))
         assert np.all(np.asarray(drawn["thickness_width"]) < np.asarray(drawn["thickness"]) * 2)
@@ -201,7 +201,8 @@ def test_handlers_see_one_simulation_of_every_data_set(name, crystal, twice):
         np.testing.assert_array_equal(structure.fract, sites["fract"]["value"])
         np.testing.assert_array_equal(illumination.tilt, sites[f"tilt{data.suffix}"]["value"])
         scale = sites[f"scale{data.suffix}"]["value"][data.experiment.frame_index]
-        np.testing.assert_allclose(sites[f"calculated{data.suffix}"]["value"], scale * site["value"])
+        background = sites.get(f"calculated_background{data.suffix}", {"value": 0.0})["value"]
+        np.testing.assert_allclose(sites[f"calculated{data.suffix}"]["value"], scale * site["value"] + background)
 
 
 def test_single_scattering_is_the_limit_of_thin_crystals(crystal, datasets):

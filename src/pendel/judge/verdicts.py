@@ -161,7 +161,7 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
     divergent = summary["n_divergent"]
     if divergent is not None:
         text = f"{divergent} divergent transitions of {summary['n_draws']}"
-        yield judged(divergent == 0, text, "the posterior has a funnel", FAIL)
+        yield judged(divergent == 0, text, "standard deviations of the frame spreads may be wrong: run more draws", FAIL)
     if summary["stage"] == "nuts":  # energies of other samplers are something else
         share = fraction_of_missing_information(run.tree)
         yield judged(share > 0.3, f"E-BFMI {share:.2f} (good above 0.3)", longer)
@@ -178,7 +178,7 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         "predicted distribution of I_obs: leave-one-out ranks depart from uniform by "
         f"{found.statistic:.3f} (p = {found.pvalue:.2g})"
     )
-    yield judged(found.pvalue > 0.01, text, "the error model is not this data's: see the PIT figure")
+    yield judged(bool(found.pvalue > 0.01), text, "the error model is not this data's: see the PIT figure")
 
 
 def _sampling(run: RunFiles) -> Iterator[Verdict]:
