@@ -140,7 +140,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path):
 
 def test_command_downloads_into_a_folder_of_that_name(server, tmp_path: Path, monkeypatch):
     address, _ = server
-    monkeypatch.setattr(cli_data, "published_datasets", lambda: {"tiny": dataset(address)})
+    monkeypatch.setattr(published, "published_datasets", lambda: {"tiny": dataset(address)})
     monkeypatch.chdir(tmp_path)
     code, told, errors = run("fetch", "tiny")
     assert (code, errors) == (0, "")

@@ -18,7 +18,7 @@ from pendel.datasets import example
 from pendel.run.inputs import read_problem
 from pendel.run.settings import Settings, check_settings, option, option_name, settings_from
 
-COMMANDS = {"refine", "check", "simulate", "demo"}
+COMMANDS = {"refine", "check", "simulate", "demo", "invert"}
 
 
 @pytest.fixture

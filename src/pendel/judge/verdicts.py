@@ -37,7 +37,7 @@ class Verdict:
     advice: str = ""
 
 
-def judged(good: bool, text: str, advice: str, bad: str = WARN) -> Verdict:
+def judged(good: bool | np.bool, text: str, advice: str, bad: str = WARN) -> Verdict:
     """Pass, or else a warning, or failure, with the advice."""
     return Verdict(PASS, text) if good else Verdict(bad, text, advice)
 

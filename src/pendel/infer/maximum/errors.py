@@ -60,4 +60,6 @@ def _variance_of_locations(layout: Layout, jacobian, root: ArrowRoot) -> Float[A
         return (2 * shared + own) * of_frame[number]
 
     variance = jnp.sum(jnp.square(root.shared.T @ of_all), axis=0)
+    if not with_shared.size:  # frames without parameters of their own
+        return variance
     return variance + jnp.sum(jax.lax.map(per_frame_number, jnp.arange(len(of_frame))), axis=0)
