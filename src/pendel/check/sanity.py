@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pendel.constants import energy_ev
+from pendel.crystal.structure import Crystal
+from pendel.experiment.belonging import laue_symmetry
 from pendel.experiment.frames import Experiment, is_observed
 from pendel.experiment.select import select, unique
 from pendel.run.inputs import Problem
@@ -26,7 +28,7 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings) -
     parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
     for rows, own, plan in zip(problem.rows, problem.experiments, plans, strict=True):
         cost = estimate(crystal, plan, THICKNESS)
-        parts += [_counts(rows, own, settings), _beams(plan, cost), _price(cost)]
+        parts += [_counts(rows, own, settings), _equivalents(crystal, own), _beams(plan, cost), _price(cost)]
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
@@ -42,6 +44,15 @@ def _counts(rows: Experiment, own: Experiment, settings: Settings) -> Renderable
         frames = len(np.unique(part.frame_index))
         table.add_row(name, str(frames), str(int(is_observed(part).sum())), str(len(part.intensity)))
     return table
+
+
+def _equivalents(crystal: Crystal, own: Experiment) -> RenderableType:
+    laue = laue_symmetry(crystal, own)
+    if not laue.count:
+        return Text("no equivalent reflections to compare")
+    friedel = f"{laue.friedel:.0%} of Friedel pairs, " if np.isfinite(laue.friedel) else ""
+    values = f"{friedel}{laue.equivalents:.0%} under the Laue group, {laue.unrelated:.0%} of reflections at random"
+    return Text(f"R of equivalent reflections: {values} ({laue.count} measurements)")
 
 
 def _beams(plan: Plan, cost: Cost) -> RenderableType:

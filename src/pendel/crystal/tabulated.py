@@ -1,10 +1,11 @@
-"""Operations as gemmi has them, and the tabulated space group that consists of them."""
+"""Operations as gemmi has them, the tabulated space group that consists of them, and the symmetry of a lattice."""
 
 import gemmi
 import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array
+from pendel.crystal.cell import Cell
 
 
 def operation(rotation: Int[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]) -> gemmi.Op:
@@ -22,3 +23,12 @@ def tabulated(rotations: Int[Array, "ops 3 3"], translations: Float[Array, "ops 
         return None
     operations = [operation(*pair).wrap() for pair in zip(np.asarray(rotations), np.asarray(translations), strict=True)]
     return gemmi.find_spacegroup_by_ops(gemmi.GroupOps(operations))
+
+
+def lattice_rotations(cell: Cell, tolerance_deg: float = 1.0) -> Int[Array, "ops 3 3"]:
+    """Rotations, in fractional coordinates, that carry the lattice with these axes onto itself within a tolerance.
+
+    Source: gemmi's `find_lattice_symmetry` (Le Page 1982, J. Appl. Cryst. 15, 255).
+    """
+    found = gemmi.find_lattice_symmetry(gemmi.UnitCell(*cell), "P", tolerance_deg)
+    return np.array([operator.rot for operator in found.sym_ops]) // gemmi.Op.DEN

@@ -111,12 +111,36 @@ def _shared_out(
             break
         allowed[poor[np.lexsort((number[poor], strong[poor]))[0]]] = False
         place = np.minimum.reduceat(np.where(inside & allowed[frame], count, last), starts)
+    place = _fetched(place, (frame, inside, starts, observed), minimum_observed)
     moved, lost = int(np.sum((place != nearest) & (place < last))), int(np.sum((place == last) & (nearest < last)))
     parts = [f"{moved} measurements count in the next frame that holds them"] if moved else []
     parts += [f"{lost} are in no other frame and are left out"] if lost else []
     few = f"{_named(np.asarray(experiment.frame_id)[~allowed])} with fewer than {minimum_observed} intensities"
     notes = [f"{experiment.name}: {few} above 3 sigma: {', '.join(parts)}"] if parts else []
     return np.where(place < last, order[np.minimum(place, last - 1)], -1), notes
+
+
+def _fetched(place: Array, rows: tuple[Array, Array, Array, Array], minimum_observed: int) -> Int[Array, " unique"]:
+    """Measurements that are in frames without observed ones only fetch observed ones from richer frames.
+
+    rows: frame of every sorted row, whether it is inside the sweep, the first row of each measurement, and which
+    measurements are observed.
+    """
+    frame, inside, starts, observed = rows
+    place, last = np.array(place), len(frame)
+    group = np.repeat(np.arange(len(starts)), np.diff([*starts, last]))
+    for measurement in np.flatnonzero(place == last):
+        mine = np.flatnonzero(inside & (group == measurement))
+        for row in mine[np.isin(frame[mine], frame[place[place < last]], invert=True)]:
+            strong = np.bincount(frame[place[(place < last) & observed]], minlength=int(frame.max()) + 1)
+            there = np.flatnonzero(inside & (frame == frame[row]) & observed[group] & (place[group] < last))
+            spare = there[strong[frame[place[group[there]]]] > minimum_observed]
+            if len(spare) >= minimum_observed:
+                fetched = spare[:minimum_observed]
+                place[group[fetched]] = fetched
+                place[measurement] = row
+                break
+    return place
 
 
 def _overlap(experiment: Experiment, measurements: int) -> list[str]:

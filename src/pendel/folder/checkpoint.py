@@ -7,6 +7,8 @@ stands in one more array as JSON. Nothing in the file is code.
 import dataclasses
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pendel.base import Array
+from pendel.base import Array, InputError
 
+DAMAGED = (  # what readers of files raise for a file that is not as it was written
+    *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, NotImplementedError),
+    *(EOFError, MemoryError, RecursionError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
 STRUCTURE = "structure"  # name of the array that holds the JSON
 
 
@@ -49,6 +55,18 @@ def file_content(arrays: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
     return buffer.getvalue()
+
+
+def read_checkpoint(path: Path, *, classes: tuple[type, ...] = (), given: Mapping[type, Any] | None = None) -> Any:
+    """The tree in a checkpoint file, see `unpacked`; raises InputError for a file that is damaged."""
+    try:
+        return unpacked(read_arrays(path), classes=classes, given=given)
+    except DAMAGED as error:
+        raise InputError(
+            found=f"the checkpoint {path} is damaged ({type(error).__name__}: {error})",
+            expected="the file as pendel wrote it",
+            do="delete it, then the same command makes that stage anew",
+        ) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array, InputError, suffix
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import OBSERVED_SIGMA
+from pendel.folder.checkpoint import DAMAGED
 from pendel.folder.posterior_file import Posterior
 from pendel.folder.run_folder import DIFFERENCE_DATA, LAYOUT
 from pendel.folder.structure_group import GROUP, read_structure
@@ -90,26 +91,37 @@ def read_run_files(path: Path) -> RunFiles:
         record, summary = (json.loads((path / name).read_text(encoding="utf-8")) for name in names[:2])
         tree = Posterior.load(path / "posterior.nc").data
         difference = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            found=f"files in {path} cannot be read ({error})",
-            expected="the folder of a finished run as pendel wrote it",
-            do="repeat the run with --force",
-        ) from error
-    if record.get("layout") != LAYOUT or GROUP not in tree.children:
+        is_of_this_layout = record.get("layout") == LAYOUT and GROUP in tree.children
+        if not isinstance(summary, dict):
+            raise TypeError("summary.json holds no JSON object")
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+    if not is_of_this_layout:
         raise InputError(
             found=f"the folder {path} has a run of pendel 0.1.0, which kept its results in another way",
             expected="a run of this version",
             do="repeat the run with --force",
         )
-    return RunFiles(
-        path=path,
-        record=record,
-        summary=summary,
-        tree=tree,
-        crystal=read_structure(tree[GROUP].to_dataset()).crystal,
-        data=tuple(_measured(tree, suffix(number)) for number in range(len(tree["observed_data"].data_vars))),
-        difference=difference,
+    try:
+        return RunFiles(
+            path=path,
+            record=record,
+            summary=summary,
+            tree=tree,
+            crystal=read_structure(tree[GROUP].to_dataset()).crystal,
+            data=tuple(_measured(tree, suffix(number)) for number in range(len(tree["observed_data"].data_vars))),
+            difference=difference,
+        )
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    """The error for files of a run that are not as they were written."""
+    return InputError(
+        found=f"files in {path} cannot be read ({' '.join(f'{type(error).__name__}: {error}'.split())})",
+        expected="the folder of a finished run as pendel wrote it",
+        do="repeat the run with --force",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pendel.base import Array, InputError
 from pendel.files.whole_file import cannot_write, write_bytes
-from pendel.folder.checkpoint import file_content, packed, read_arrays, unpacked
+from pendel.folder.checkpoint import file_content, packed, read_checkpoint
 from pendel.folder.stage_keys import code_hash, file_hash
 
 RECORD = "run.json"
@@ -42,7 +42,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says now."""
-        return json.loads((self.path / RECORD).read_text(encoding="utf-8"))
+        return read_record(self.path)
 
     def update(self, **entries: Any) -> None:
         """Replace entries of `run.json`."""
@@ -84,7 +84,7 @@ class RunFolder:
 
     def load_stage(self, stage: str, *, classes: tuple[type, ...] = (), given: Mapping[type, Any] | None = None) -> Any:
         """The result of a completed stage, see `unpacked`."""
-        return unpacked(read_arrays(self._checkpoint(stage)), classes=classes, given=given)
+        return read_checkpoint(self._checkpoint(stage), classes=classes, given=given)
 
     def keeper(self, stage: str, end: str = "") -> "Keeper":
         """Where a stage keeps what it has so far, to go on from there after an interruption.
@@ -118,7 +118,7 @@ class Keeper:
         """What was kept last under the same key, None where there is nothing."""
         if not self.path.is_file():
             return None
-        kept = unpacked(read_arrays(self.path))
+        kept = read_checkpoint(self.path)
         return kept["arrays"] if kept["key"] == self.key else None
 
     def save(self, arrays: Mapping[str, Array]) -> None:
@@ -219,9 +219,27 @@ def _differences(record: Mapping[str, Any], key: Key) -> list[str]:
     """Names of what makes a folder's record that of another run: its structure, its data, or the code."""
     if not {"inputs", "settings", "code_sha256", "stages"} <= set(record):
         return ["no complete run.json"]
+    inputs = record["inputs"]
+    if not isinstance(inputs, Mapping) or not all(isinstance(entry, Mapping) for entry in inputs.values()):
+        return ["no complete run.json"]
     roles = sorted({*record["inputs"], *key["inputs"]} - {"model"})
     found = [r for r in roles if record["inputs"].get(r, {}).get("sha256") != key["inputs"].get(r, {}).get("sha256")]
     return found + (["code version"] if record["code_sha256"] != key["code_sha256"] else [])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `run.json` in a folder says; raises InputError when it is damaged."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        record = error
+    if not isinstance(record, dict):
+        raise InputError(
+            found=f"{path / RECORD} cannot be read ({record if isinstance(record, Exception) else 'no JSON object'})",
+            expected="the file as pendel wrote it",
+            do="repeat the run with --force",
+        )
+    return record
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from pendel.base import Array, InputError
 from pendel.crystal.structure import Crystal, make_crystal
+from pendel.experiment.belonging import belonging_notes
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, select, split, thin
 from pendel.files.cif import read_crystal
@@ -59,12 +60,15 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     ]
     for experiment in chosen:
         notes += [note for note in experiment.notes if note not in notes]
+    found = with_cell(crystal, rows[0].cell)
+    for experiment in chosen:
+        notes += belonging_notes(found, experiment)
     used = None
     if settings.holdout > 0:
         hkl = np.concatenate([experiment.hkl for experiment in chosen])
         used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
     return Problem(
-        crystal=with_cell(crystal, rows[0].cell),
+        crystal=found,
         experiments=tuple(chosen),
         rows=tuple(rows),
         used=used,
