@@ -52,8 +52,8 @@ def _without_copies(sites: list[Site], group: SpaceGroup, direct: Float[Array, "
     for number, (rotation, translation) in enumerate(zip(group.rotations, group.translations, strict=True)):
         if not len(sites):
             break
-        pairs = zip(*close_pairs(fract @ rotation.T + translation, fract, direct, SAME_ATOM), strict=True)
-        for first, other in ((int(one), int(two)) for one, two in pairs):
+        pairs = close_pairs(fract @ rotation.T + translation, fract, direct, SAME_ATOM)
+        for first, other in np.stack(pairs, axis=1).tolist():
             site, copy = sites[first], sites[other]
             is_alternative = site.occupancy + copy.occupancy <= FULL_OCCUPANCY
             if first >= other or site.element != copy.element or is_alternative or {first, other} & set(copies):

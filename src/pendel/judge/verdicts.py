@@ -161,7 +161,9 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
     divergent = summary["n_divergent"]
     if divergent is not None:
         text = f"{divergent} divergent transitions of {summary['n_draws']}"
-        yield judged(divergent == 0, text, "standard deviations of the frame spreads may be wrong: run more draws", FAIL)
+        yield judged(
+            divergent == 0, text, "standard deviations of the frame spreads may be wrong: run more draws", FAIL
+        )
     if summary["stage"] == "nuts":  # energies of other samplers are something else
         share = fraction_of_missing_information(run.tree)
         yield judged(share > 0.3, f"E-BFMI {share:.2f} (good above 0.3)", longer)
