@@ -57,7 +57,7 @@ def test_centring(quartz):
 def test_a_twin_by_the_lattice(quartz):
     crystal, experiment = quartz
     indices = {tuple(row): number for number, row in enumerate(experiment.hkl.tolist())}
-    partner = np.array([indices.get((-h, -k, l), -1) for h, k, l in experiment.hkl.tolist()])
+    partner = np.array([indices.get((-row[0], -row[1], row[2]), -1) for row in experiment.hkl.tolist()])
     twinned = np.array(experiment.intensity)
     both = partner >= 0
     twinned[both] = (twinned[both] + twinned[partner[both]]) / 2

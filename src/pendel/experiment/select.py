@@ -130,7 +130,7 @@ def _fetched(place: Array, rows: tuple[Array, Array, Array, Array], minimum_obse
     """
     frame, inside, starts, observed = rows
     place, last = np.array(place), len(frame)
-    group = np.repeat(np.arange(len(starts)), np.diff([*starts, last]))
+    group = np.repeat(np.arange(len(starts)), np.diff(np.append(np.asarray(starts), last)))
     for measurement in np.flatnonzero(place == last):
         mine = np.flatnonzero(inside & (group == measurement))
         for row in mine[np.isin(frame[mine], frame[place[place < last]], invert=True)]:
