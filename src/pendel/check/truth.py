@@ -32,7 +32,7 @@ def demo_rows(structure: Path, data: Path, refined: Refined) -> list[tuple[str, 
 
 
 def free_coordinates(crystal: Crystal, site: int) -> list[int]:
-    """Axes whose coordinates determine the others of a site."""
+    """Numbers (0, 1, 2 for x, y, z) of the coordinates that are free at a site; its symmetry gives the others."""
     return _independent(np.asarray(crystal.position_basis)[:, site])
 
 

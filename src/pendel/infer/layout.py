@@ -57,7 +57,7 @@ class Layout:
         return values
 
     def join(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
-        """The vector of unconstrained site values; the inverse of `split`."""
+        """One vector of the values by site, each already on the whole real line; the inverse of `split`."""
         parts = [jnp.ravel(values[site.name]) for site in self.sites if site.plate is None]
         for plate, (_, frames, _) in self.plates.items():
             columns = [jnp.reshape(values[s.name], (frames, -1)) for s in self.sites if s.plate == plate]

@@ -13,7 +13,7 @@ from pendel.report.page import write_page
 
 
 def comparison_report(found: dict[str, list]) -> RenderableType:
-    """A comparison for the terminal."""
+    """The comparison of several runs as text for the terminal."""
     table = Table(title="expected log predictive density, measurement by measurement left out")
     for column in found["columns"]:
         table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
