@@ -165,9 +165,13 @@ def test_a_resumed_chain_ends_as_an_uninterrupted_one(fitted):
 @pytest.mark.parametrize(
     ("name", "free", "errors"),
     [
-        ("robust", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"a", "b", "nu"}),
+        (
+            "robust",
+            {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean", "background"},
+            {"a", "b", "nu"},
+        ),
         ("dynamical", {"log_scale", "log_scale_mean", "log_thickness_mean", "log_taper_mean"}, {"error"}),
-        ("kinematic", {"log_scale", "log_scale_mean", "log_thickness_mean"}, {"a", "b", "nu"}),
+        ("kinematic", {"log_scale", "log_scale_mean", "log_thickness_mean", "background"}, {"a", "b", "nu"}),
     ],
 )
 def test_scales_and_means_are_free_and_errors_are_not(name, free, errors):
