@@ -22,7 +22,16 @@ STRUCTURE_DIMS = {
     "displacement": ["position_parameter"],
     "log_strain": ["adp_parameter"],
 }
-FRAME_SITES = ("log_scale", "scale", "log_thickness", "log_taper", "log_odds", "thickness", "thickness_width")
+FRAME_SITES = (
+    "log_scale",
+    "scale",
+    "log_thickness",
+    "log_taper",
+    "log_odds",
+    "thickness",
+    "thickness_width",
+    "thin_share",
+)
 MEASURED = (
     *("intensity", "calculated", "calculated_at_point", "z", "sigma", "weight", "used", "frame_of", "d_star"),
     "relative_excitation",

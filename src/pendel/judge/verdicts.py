@@ -17,7 +17,8 @@ from pendel.judge.loo import left_out_ranks
 GOOD_R, POOR_R = 0.08, 0.15
 SURE = 0.95  # probability of one thickness basin
 GAP = 1.5  # held-out R over R in the fit
-NEAR_BASIN = 5.0  # nats of misfit within which another thickness basin could be the right one
+SEPARATED = 3.0  # nats of evidence between the best thickness basin and the next, as 0.95 against 0.05
+DUSTBIN = 0.25  # share of next to no thickness
 AGREEING = 3.0  # nats between the bounds of guides from different seeds
 FEWEST_K_DRAWS = 40  # of runs whose file does not say how many
 FEW_HELD_OUT = 20  # observed reflections
@@ -204,12 +205,35 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
             f" ({named})" if flagged else ""
         )
         yield judged(share <= 0.05, text, "see the table of frames: a bad orientation, another grain, shadowing?")
-    basins = run.record.get("derived", {}).get("thickness_basins_angstrom", [])
-    near = [t for t, misfit in basins[1:] if misfit - basins[0][1] < NEAR_BASIN]
-    if near:
-        others = ", ".join(f"{thickness:.0f}" for thickness in near)
-        text = f"start: thickness basins at {others} Å are as good as the one at {basins[0][0]:.0f} Å"
-        yield Verdict(WARN, text, "this fit began in one of them: see the thickness figures, or take --infer smc")
+        yield from _thin(data.name, data.of_frames)
+    yield from _basins_of_start(run.record)
+
+
+def _basins_of_start(record: dict[str, Any]) -> Iterator[Verdict]:
+    """Where the fit began in several thickness basins: by how much the one that was kept leads."""
+    fitted = [basin for basin in record.get("basins_fitted", []) if basin["log_evidence"] is not None]
+    if len(fitted) > 1:
+        best, second, *_ = sorted(fitted, key=lambda basin: -basin["log_evidence"])
+        lead = best["log_evidence"] - second["log_evidence"]
+        places = ", ".join(f"{basin['angstrom']:.0f}" for basin in fitted)
+        text = (
+            f"the scan could not separate thickness basins at {places} Å; all were fitted, and the one at "
+            f"{best['angstrom']:.0f} Å is ahead by {lead:.1f} nats (good above {SEPARATED:g})"
+        )
+        yield judged(lead > SEPARATED, text, "several thicknesses explain the data: take --infer smc")
+
+
+def _thin(name: str, of_frames: dict[str, Any]) -> Iterator[Verdict]:
+    """A thickness distribution that explains what the model lacks: much of its weight at next to no thickness."""
+    if "thin_share" not in of_frames:
+        return
+    share = float(np.median(of_frames["thin_share"]))
+    text = f"{name}: {100 * share:.0f} % of the lit crystal is thinner than 50 Å or a tenth of its thickest part"
+    advice = (
+        "the thickness may stand for what the model lacks: background, absorption, mosaicity, a wrong thickness; "
+        "compare with --thickness lens or single"
+    )
+    yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice)
 
 
 def _structure(run: RunFiles) -> Iterator[Verdict]:

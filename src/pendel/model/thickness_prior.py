@@ -22,6 +22,7 @@ from pendel.model.dataset import DataSet
 from pendel.model.spread import Spread
 from pendel.simulate.thickness import Profile, cylinder, lens, matern_covariance, runout, single, stepped, tapered
 
+THIN = 50.0  # Å; five unit cells or so, thinner than any crystal that is measured
 LENGTH_DEG = 20.0  # the profile of a crystal in a rotation series changes over tens of degrees
 
 
@@ -143,7 +144,8 @@ def sample_thickness(data: DataSet, family: str | Family) -> Profile:
     """Nodes [Å] and weights [frames nodes] of every frame's thickness, drawn from the prior in a NumPyro model.
 
     Sites: log_thickness, log_thickness_mean, thickness_spread, thickness_jump, and those of the family's parameters;
-    derived: thickness and thickness_width, mean and standard deviation in a frame [Å].
+    derived: thickness and thickness_width, mean and standard deviation in a frame [Å], and thin_share, the part of a
+    frame's lit area that is thinner than THIN or a tenth of its thickest node.
 
     Raises InputError for a name that is no family.
     """
@@ -152,6 +154,8 @@ def sample_thickness(data: DataSet, family: str | Family) -> Profile:
     variance = jnp.sum(weights * (nodes - mean[:, None]) ** 2, axis=1)
     numpyro.deterministic(f"thickness{data.suffix}", mean)
     numpyro.deterministic(f"thickness_width{data.suffix}", jnp.sqrt(jnp.maximum(variance, 1e-12)))
+    thin = jnp.maximum(THIN, 0.1 * jnp.max(nodes, axis=1, keepdims=True))
+    numpyro.deterministic(f"thin_share{data.suffix}", jnp.sum(weights * (nodes < thin), axis=1))
     return nodes, weights
 
 

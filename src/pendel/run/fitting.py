@@ -13,14 +13,13 @@ from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
 from pendel.infer.guide.svi import SviFit, end_bound, fit_svi, pareto_k
-from pendel.infer.maximum.map import MapFit, climb_frames, fit_map
-from pendel.infer.maximum.optimise import APPROXIMATE, CONVERGED, MapTuning
+from pendel.infer.maximum.map import MapFit, fit_map
+from pendel.infer.maximum.optimise import CONVERGED, MapTuning
 from pendel.infer.target import Target, make_target
 from pendel.model.dataset import DataSet, data_sets
 from pendel.run.clock import CompileClock
-from pendel.run.coarse import Coarse, fitted_crystal, fitted_values, handed_over, is_costly
+from pendel.run.coarse import fitted_crystal, is_costly
 from pendel.run.inputs import Problem
-from pendel.run.plans import bounded, final_plans, first_plans
 from pendel.run.scan import find_start, tilt_moves
 from pendel.run.settings import Settings
 from pendel.run.tuning import Tuning
@@ -96,44 +95,12 @@ class Run:
         return jax.random.fold_in(jax.random.key(self.settings.seed), number)
 
 
-def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
-    """Start and MAP of the coarse problem, then, if it leaves frames out, with all beams: sites and structure."""
-    few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
-    start = scan_start(few, bounded(few.problem, few.settings, first_plans(few.problem, few.settings)))
-    plans = final_plans(few.problem, few.settings, start.values)
-    target = few.target(plans)
-    fit = fit_structure(few, target, start, rounds=1, tolerance=APPROXIMATE)
-
-    near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
-    if coarse.every == 1:
-        return near
-    all_beams = dataclasses.replace(few, settings=run.settings)
-    plans = final_plans(few.problem, run.settings, near.values)
-    target = few.target(plans)
-    fit = fit_structure(all_beams, target, near, rounds=0, tolerance=APPROXIMATE)
-    crystal, datasets = target.data[0]
-    return Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
-
-
 def scan_start(run: Run, plans: tuple[Plan, ...], fitted: Mapping[str, Array] | None = None) -> Chosen:
     """A scan, with the structure in `fitted` values where there are some."""
     crystal = fitted_crystal(run.problem.crystal, fitted or {})
     found = find_start(crystal, run.datasets(plans), progress=run.progress)
     values, *others = map(dict, found.values)
     return Chosen(values=values, basins=np.asarray(found.basins), others=tuple(others))
-
-
-def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
-    """Start of all frames after a coarse fit, with its beams: a scan, then every frame climbs by itself."""
-    few_beams = dataclasses.replace(run, settings=coarse.settings)
-    plans = bounded(run.problem, coarse.settings, first_plans(run.problem, coarse.settings))
-    start = scan_start(few_beams, plans, rough.values)
-    start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every), others=())
-    plans = final_plans(run.problem, coarse.settings, start.values)
-    target = run.target(plans)
-    values, spreads = _site_values(target, start)
-    found = climb_frames(target, start=values, spreads=spreads, progress=run.progress)
-    return dataclasses.replace(start, values={**start.values, **found})
 
 
 def fit_structure(
@@ -143,7 +110,7 @@ def fit_structure(
 
     rounds: of larger moves of the frames and of the spreads; none where the start is near the maximum.
     """
-    values, spreads = _site_values(target, start)
+    values, spreads = site_values(target, start)
     return fit_map(
         target,
         start=values,
@@ -155,7 +122,7 @@ def fit_structure(
     )
 
 
-def _site_values(target: Target, start: Chosen) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+def site_values(target: Target, start: Chosen) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     """Start values of the model's sites and of its spreads; one number for all frames starts at their mean."""
     shapes = {site.name: site.shape for site in target.layout.sites}
     values = {

@@ -2,8 +2,9 @@
 
 A table of intensities on a grid of thicknesses costs little more than one thickness, because every node shares the
 Chebyshev states. Each frame's misfit is found for every (tilt, thickness, taper), first for a few frames and all
-thicknesses: the lowest places of their summed misfit, apart in thickness or taper, are the basins. Then for all frames
-and the thicknesses of the basins: a profile along the goniometer angle follows by dynamic programming.
+thicknesses. Errors and background are those that explain the table best. The evidence of a mean thickness and a taper
+is the sum over all tilts and all curves of thickness along the goniometer angle, see `pendel.run.thickness_chain`; its
+valleys are the basins. Then for all frames and the thicknesses of the basins: the most probable curve of each.
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.special import softmax
+from scipy.signal import find_peaks
+from scipy.special import logsumexp, softmax
 
 from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.model.dataset import DataSet
-from pendel.model.thickness_prior import further_starts
+from pendel.model.thickness_prior import TAPER, THICKNESS, further_starts
+from pendel.run.thickness_chain import chain_misfit, likely_profile
 from pendel.simulate import thickness_table
 from pendel.simulate.plan import only_frames
 
@@ -31,11 +34,12 @@ SAMPLING_STEPS = (-2, -1, 1, 2)
 TILT_STEP = 0.14  # deg; recorded angles are off by this much
 TAPERS = (0.05, 0.2, 0.6, 1.2)  # tapers tried, see `pendel.simulate.thickness.tapered`
 TILT_SPREAD = 0.12  # deg, standard deviation expected
-MODEL_ERROR = 0.12  # relative, of the misfit used here
-ROUGHNESS = 0.15  # standard deviation of log thickness between frames 20 degrees apart
+MODEL_ERRORS = (0.06, 0.12, 0.2)  # relative, of the misfit used here
+BACKGROUNDS = (0.0, 0.5, 1.0)  # of the misfit used here, in units of the reported sigma
 BASINS = 4
 SCOUTS = 24  # frames from which the basins are found
-BASIN_DISTANCE = 0.12  # in log thickness
+VALLEY = 2.0  # nats that the misfit must rise between two basins
+MEAN_PRIOR = 0.8  # standard deviation of the logs of mean thickness and taper, as in the shipped models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,32 +109,30 @@ def _scan(crystal, data, thickness_min, progress):
     """Basins of one data set: start values and misfits, best first."""
     experiment, plan = data.experiment, data.plan
     every = max(1, plan.frames // SCOUTS)
-    scouts = only_frames(plan, np.arange(plan.frames) % every == 0)
+    are_scouts = np.arange(plan.frames) % every == 0
     thickest = _geometric(1.2 * thickness_min, 0.9 * plan.settings.thickness_max)
-    misfit, _ = _table(crystal, experiment, scouts, thickest, _square(TILT_STEP), progress)
-    total = np.min(misfit, axis=0)[::every].sum(axis=0).reshape(len(thickest), len(TAPERS))
-    basins = [(thickest[i], taper) for i, taper in _basins(thickest, total)]
-    landscape = (thickest, total.min(axis=1))
+    errors, misfit, _ = _table(crystal, experiment, only_frames(plan, are_scouts), thickest, progress)
+    basins, lowest = _basins(misfit[:, are_scouts], experiment.alpha[are_scouts], thickest)
+    landscape = (thickest, lowest)
 
-    tilts, frames = _square(TILT_STEP), np.arange(plan.frames)
-    thickest = _geometric(0.6 * min(basins)[0], min(1.4 * max(basins)[0], thickest[-1]))
-    misfit, log_scale = _table(crystal, experiment, plan, thickest, tilts, progress)
-    lowest = np.min(misfit, axis=0).reshape(plan.frames, len(thickest), len(TAPERS))
-    values, scores = [], []
-    for thickness, taper in basins:
-        basin = int(np.argmin(np.abs(thickest - thickness)))
-        path, score = _profile(lowest[:, :, taper], experiment.alpha, thickest, basin)
-        state = path * len(TAPERS) + taper
-        likely = softmax(-misfit[:, frames, state], axis=0)
+    reach = [thickest[i] for i, _ in basins]
+    thickest = _geometric(0.6 * min(reach), min(1.4 * max(reach), thickest[-1]))
+    _, misfit, log_scale = _table(crystal, experiment, plan, thickest, progress, errors)
+    frames, values, scores = np.arange(plan.frames), [], []
+    for index, taper in basins:
+        mean, cost = np.log(landscape[0][index]), _over_tilts(misfit[..., taper])
+        path = likely_profile(cost, experiment.alpha, np.log(thickest), mean)
+        likely = softmax(-misfit[:, frames, path, taper], axis=0)
         found = {
-            "log_scale": np.sum(likely * log_scale[:, frames, state], axis=0),
+            "log_scale": np.sum(likely * log_scale[:, frames, path, taper], axis=0),
             "log_thickness": np.log(thickest[path]),
             "log_taper": np.full(plan.frames, np.log(TAPERS[taper])),
             **{name: np.full(plan.frames, value) for name, value in further_starts().items()},
         }
-        found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": likely.T @ tilts}
+        found |= {f"{name}_mean": np.mean(value) for name, value in found.items()} | {"tilt": likely.T @ _tilts()}
         values.append({f"{name}{data.suffix}": value for name, value in found.items()})
-        scores.append(score)
+        score = chain_misfit(cost, experiment.alpha, np.log(thickest), mean) - _log_prior(mean, taper)
+        scores.append(float(score))
     order = np.argsort(scores)
     return [values[i] for i in order], [scores[i] for i in order], landscape
 
@@ -145,21 +147,43 @@ def _square(step: float) -> Float[np.ndarray, "tilts 2"]:
     return step * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
 
 
-def _table(crystal, experiment, plan, thickest, tilts, progress):
-    """Misfit and log scale of every tilt, frame, and (largest thickness, taper) [tilts frames thickest*tapers]."""
+def _tilts() -> Float[np.ndarray, "tilts 2"]:
+    """The tilts of a frame that are tried [deg], the recorded orientation first."""
+    square = _square(TILT_STEP)
+    return square[np.argsort(np.sum(square**2, axis=1), kind="stable")]
+
+
+def _table(crystal, experiment, plan, thickest, progress, errors=None):
+    """Misfit and log scale of every tilt, frame, thickest and taper, with the errors (b, background) used for them.
+
+    errors: the pair to use; without it the pair that fits the recorded orientations best.
+    """
     nodes = np.arange(GRID_STEP, thickest[-1] + GRID_STEP, GRID_STEP)
     density = _tapered_weights(nodes, thickest)
     table = jax.jit(thickness_table)
     misfit, log_scale = [], []
-    for number, tilt in enumerate(tilts):
+    for number, tilt in enumerate(_tilts()):
         everywhere = jnp.broadcast_to(jnp.asarray(tilt), (plan.frames, 2))
         intensity = np.asarray(table(crystal, plan, tilt=everywhere, thickness=jnp.asarray(nodes))) @ density
-        frame_misfit, frame_scale = _frame_misfit(experiment, plan.frames, intensity)
+        errors = errors or _likely_errors(experiment, plan, intensity)
+        frame_misfit, frame_scale = _frame_misfit(experiment, plan.frames, intensity, *errors)
         misfit.append(np.nan_to_num(frame_misfit, nan=np.inf) + 0.5 * np.sum((tilt / TILT_SPREAD) ** 2))
         log_scale.append(np.nan_to_num(frame_scale))
         if progress is not None:
-            progress("start", number + 1, len(tilts), {})
-    return np.array(misfit), np.array(log_scale)
+            progress("start", number + 1, len(_tilts()), {})
+    shape = (-1, plan.frames, len(thickest), len(TAPERS))
+    return errors, np.reshape(misfit, shape), np.reshape(log_scale, shape)
+
+
+def _likely_errors(experiment, plan, intensity):
+    """Relative model error b and background [sigma] with the lowest misfit over thickness and taper of all frames."""
+    used = np.unique(np.concatenate([group.frame for group in plan.groups]))
+
+    def lowest(errors):
+        misfit, _ = _frame_misfit(experiment, plan.frames, intensity, *errors)
+        return np.nanmin(np.sum(misfit[used], axis=0))
+
+    return min(itertools.product(MODEL_ERRORS, BACKGROUNDS), key=lowest)
 
 
 def _tapered_weights(nodes, thickest):
@@ -170,57 +194,55 @@ def _tapered_weights(nodes, thickest):
     return np.diff(reached, axis=0).reshape(len(nodes), -1)
 
 
-def _frame_misfit(experiment, frames, intensity):
-    """Student-t misfit (nu = 4) and log scale [frames states] after fitting each frame's scale."""
-    observed, sigma = experiment.intensity[:, None], experiment.sigma[:, None]
+def _frame_misfit(experiment, frames, intensity, model_error, background):
+    """Student-t misfit (nu = 4) and log scale [frames states] after fitting each frame's scale.
+
+    model_error: relative to the intensity; background: in units of sigma, in every measurement.
+    """
+    sigma = experiment.sigma[:, None]
+    observed = experiment.intensity[:, None] - background * sigma
     index = experiment.frame_index
     member = (np.arange(frames)[:, None] == index).astype(float)
 
     def per_frame(x):
         return member @ x
 
-    weight = 1 / (sigma**2 + (MODEL_ERROR * np.maximum(observed, 0)) ** 2)
+    weight = 1 / (sigma**2 + (model_error * np.maximum(observed, 0)) ** 2)
     scale = per_frame(weight * observed * intensity) / np.maximum(per_frame(weight * intensity**2), 1e-300)
     for _ in range(2):
         scale = np.maximum(scale, 1e-6 * np.max(scale))
         calculated = scale[index] * intensity
-        spread = sigma**2 + (MODEL_ERROR * calculated) ** 2
+        spread = sigma**2 + (model_error * calculated) ** 2
         weight = 1 / (spread * (1 + (observed - calculated) ** 2 / (4 * spread)))
         scale = per_frame(weight * observed * intensity) / np.maximum(per_frame(weight * intensity**2), 1e-300)
     scale = np.maximum(scale, 1e-6 * np.max(scale))
     calculated = scale[index] * intensity
-    spread = sigma**2 + (MODEL_ERROR * calculated) ** 2
+    spread = sigma**2 + (model_error * calculated) ** 2
     misfit = 2.5 * np.log1p((observed - calculated) ** 2 / (4 * spread)) + 0.5 * np.log(spread)
     return per_frame(misfit), np.log(scale)
 
 
-def _basins(thickest, total):
-    """(thickness, taper) of the lowest misfits; basins of one taper stand apart in thickness."""
-    chosen: list[tuple[int, int]] = []
-    for flat in np.argsort(total, axis=None):
-        i, taper = divmod(int(flat), total.shape[1])
-        if all(other != taper or abs(np.log(thickest[i] / thickest[j])) > BASIN_DISTANCE for j, other in chosen):
-            chosen.append((i, taper))
-        if len(chosen) == BASINS:
-            break
-    return chosen
+def _over_tilts(misfit):
+    """-log of the mean over tilts of exp(-misfit) [frames thickest]."""
+    return np.log(len(misfit)) - logsumexp(-misfit, axis=0)
 
 
-def _profile(misfit, alpha, means, basin):
-    """Smoothest cheap path of log thickness along the angle that stays near a basin (Viterbi), and its cost."""
-    order = np.argsort(alpha)
-    log_means = np.log(means)
-    near = 0.5 * ((log_means - log_means[basin]) / ROUGHNESS) ** 2
-    jump = 0.5 * (log_means[:, None] - log_means[None, :]) ** 2
-    cost, back = misfit[order[0]] + near, []
-    for before, frame in itertools.pairwise(order):
-        variance = ROUGHNESS**2 * max(abs(alpha[frame] - alpha[before]), 0.5) / 20.0
-        step = cost[:, None] + jump / variance
-        back.append(np.argmin(step, axis=0))
-        cost = step[back[-1], np.arange(len(means))] + misfit[frame] + near
-    path = [int(np.argmin(cost))]
-    for pointer in reversed(back):
-        path.append(int(pointer[path[-1]]))
-    result = np.empty(len(alpha), dtype=int)
-    result[order] = path[::-1]
-    return result, float(np.min(cost))
+def _log_prior(mean, taper):
+    """Log prior of the mean log thickness and the taper, up to a constant."""
+    away = mean - np.log(THICKNESS.mean), np.log(TAPERS[taper] / TAPER.mean)
+    return -0.5 * np.sum((np.array(away) / MEAN_PRIOR) ** 2)
+
+
+def _basins(misfit, alpha, thickest):
+    """(index of the mean thickness, taper) of the valleys of the misfit, lowest first, and the lowest of all tapers.
+
+    misfit: [tilts frames thickest tapers].
+    """
+    grid, tapers = np.log(thickest), range(len(TAPERS))
+    cost = np.array([_over_tilts(misfit[..., taper]) for taper in tapers])
+    prior = np.array([[_log_prior(mean, taper) for taper in tapers] for mean in grid])
+    total = np.array([chain_misfit(cost, alpha, grid, mean) for mean in grid]) - prior
+    lowest = total.min(axis=1)
+    valleys, _ = find_peaks(-np.pad(lowest, 1, constant_values=np.inf), prominence=VALLEY)
+    best = sorted(valleys - 1, key=lambda i: lowest[i])[:BASINS]
+    return [(int(i), int(np.argmin(total[i]))) for i in best], lowest

@@ -19,19 +19,18 @@ from pendel.infer.maximum.arrow import Arrow
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.target import Target
 from pendel.model.load import model_story
-from pendel.run.basins import fit_basins, temper
+from pendel.run.basins import fit_basins, fit_likely_basin, near_basins, temper
 from pendel.run.coarse import coarse_problem, is_costly
+from pendel.run.coarse_fit import fit_coarse, scan_again
 from pendel.run.fitting import (
     ROUNDS,
     SAMPLERS,
     Chosen,
     Guided,
     Run,
-    fit_coarse,
     fit_guide,
     fit_structure,
     sample_chains,
-    scan_again,
     scan_start,
 )
 from pendel.run.plans import describe_plans, final_plans, widest
@@ -80,17 +79,17 @@ def run_stages(run: Run, first: tuple[Plan, ...], key: Key) -> tuple[Summary, Re
     keys = keys_of_stages(key, run.settings, coarse=is_coarse)
     run = dataclasses.replace(run, folder=run.folder.with_keys(keys))
     start = _start(run, first, is_coarse=is_coarse)
-    plans = _plans(run, start, start.values)
-    fit_from = partial(fit_structure, run, rounds=0 if is_coarse else ROUNDS)
+    plans = _plans(run, start, widest(start.values, [near.values for near in near_basins(start)[1:]]))
+    rounds = 0 if is_coarse else ROUNDS
     target = run.target(plans)
-    fit = _resumed(run, "map", lambda: fit_from(target, start), target)
+    fit = _resumed(run, "map", lambda: fit_likely_basin(run, target, start, rounds=rounds), target)
     infer = run.settings.infer
     if infer == "map":
         return write_result(run, plans, laplace_result(run, fit, is_last=True))
     if run.folder.record().get("results_of", {}).get("key") not in keys.values():
         write_result(run, plans, laplace_result(run, fit, is_last=False))
     if infer == "smc":
-        return _tempered(run, start, fit, fit_from)
+        return _tempered(run, start, fit, partial(fit_structure, run, rounds=rounds))
     if infer in SAMPLERS:
         sampled = _resumed(run, infer, lambda: sample_chains(run, target, fit))
         return write_result(run, plans, chains_result(run, fit, sampled))
@@ -100,6 +99,8 @@ def run_stages(run: Run, first: tuple[Plan, ...], key: Key) -> tuple[Summary, Re
 
 def _start(run: Run, first: tuple[Plan, ...], *, is_coarse: bool) -> Chosen:
     """Start values: from a scan, after a coarse fit where that pays."""
+    if not {"coarse", "start"} & set(run.folder.completed()):
+        run.folder.update(basins_fitted=[])
     if not is_coarse:
         return _resumed(run, "start", partial(scan_start, run, first))
     coarse = coarse_problem(run.problem, first, run.settings, run.tuning.coarse)

@@ -1,0 +1,35 @@
+"""Verdicts on the thickness: basins that were not separated, and distributions that stand for something else."""
+
+import numpy as np
+import pytest
+
+from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _thin
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.0, PASS), (DUSTBIN, PASS), (0.6, WARN)])
+def test_much_weight_at_no_thickness_is_a_warning(share, level):
+    (verdict,) = _thin("one", {"thin_share": np.full((5, 3), share)})
+    assert verdict.level == level
+    assert f"{100 * share:.0f} % of the lit crystal" in verdict.text
+
+
+def test_models_without_a_thickness_distribution_have_no_such_verdict():
+    assert not list(_thin("one", {}))
+
+
+@pytest.mark.parametrize(("lead", "level"), [(0.5, WARN), (40.0, PASS)])
+def test_lead_of_the_best_basin(lead, level):
+    fitted = [
+        {"angstrom": 900.0, "log_evidence": -100.0},
+        {"angstrom": 500.0, "log_evidence": -100.0 + lead},
+        {"angstrom": 1500.0, "log_evidence": None},
+    ]
+    (verdict,) = _basins_of_start({"basins_fitted": fitted})
+    assert verdict.level == level
+    assert "500 Å is ahead" in verdict.text
+    assert f"{lead:.1f} nats" in verdict.text
+
+
+@pytest.mark.parametrize("record", [{}, {"basins_fitted": []}])
+def test_a_separated_basin_needs_no_verdict(record):
+    assert not list(_basins_of_start(record))
