@@ -49,11 +49,11 @@ def test_background_is_taken_off_before_the_scale_is_fitted(simulated):
 def test_basins_are_valleys_with_a_rise_between_them():
     thickest = _geometric(200.0, 2000.0)
     log_t = np.log(thickest)
-    deep, shallow = 200 * (log_t - np.log(500.0)) ** 2, 3.0 + 200 * (log_t - np.log(1400.0)) ** 2
+    deep, shallow = 200 * (log_t - np.log(500.0)) ** 2, 1.0 + 200 * (log_t - np.log(1400.0)) ** 2
     ripple = 0.2 * np.cos(40 * log_t)
     frames = np.minimum(deep, shallow) + ripple
-    misfit = np.broadcast_to(frames[None, None, :, None], (1, 1, len(thickest), 4))
-    basins, lowest = _basins(misfit, np.zeros(1), thickest)
+    misfit = np.broadcast_to(frames[None, None, :, None], (1, 12, len(thickest), 4))
+    basins, lowest = _basins(misfit, 10.0 * np.arange(12), thickest)
     found = [thickest[index] for index, _ in basins]
     assert found == pytest.approx([500.0, 1400.0], rel=0.08)
     assert len(lowest) == len(thickest)
