@@ -11,6 +11,7 @@ import pendel
 from oracles import slow_bloch
 from oracles.read_sites import read_coefficients
 from pendel.experiment.frames import relative_excitation, span
+from pendel.run.rocking import spread_over_tilts
 from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.forward import kinematic_intensities
 from pendel.simulate.mosaic import quantiles, spread_of, tilts_beyond
@@ -146,6 +147,19 @@ def test_derivative_in_the_spread(geometry):
     turned = jax.jit(jax.grad(total, argnums=1))(sigma, tilt, plan)
     assert np.all(np.isfinite(turned))
     assert np.any(turned != 0)
+
+
+def test_single_tilts_are_means_across_the_sweep():
+    """A rocking curve is made of single tilts; where the spread is below a step, their mean is the intensity."""
+    experiment, crystal = experiment_near("rotation"), crystal_of(QUARTZ)
+    plan = plan_of(experiment, 0.1, nodes=2)
+    spread, belongs, _ = spread_over_tilts(pendel.DataSet(experiment, plan), [0, 3])
+    curve = np.asarray(SIMULATE(crystal, spread.plan, illuminated(0.02)))
+    whole = np.asarray(SIMULATE(crystal, plan, illuminated(0.02)))
+    for row in (0, 3):
+        assert np.sum(belongs == row) == TILTS
+        assert np.mean(curve[belongs == row]) == pytest.approx(whole[row], rel=2e-3)
+    assert np.max(np.abs(curve - np.asarray(SIMULATE(crystal, spread.plan, illuminated(None))))) > 1e-3
 
 
 def test_a_plan_without_tilts_for_it_is_refused():
