@@ -9,6 +9,7 @@ The generative story, for measurement m of hkl r in frame f:
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     absorption ~ LogNormal(0, 0.3)              strength kappa of the thermal absorption, potential U + i kappa U'
+    mosaicity ~ HalfNormal(0.1 deg)             spread of the orientation of blocks whose intensities add; with "on"
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
@@ -24,6 +25,7 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 `pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale, tilts, absorption and
 background of their own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves
 the absorption out where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
+mosaicity="on" needs plans with tilts for it, as `--mosaicity on` makes them; a simulation takes three times as long.
 """
 
 import dataclasses
@@ -36,13 +38,24 @@ from pendel.model import (
     sample_background,
     sample_errors,
     sample_frames,
+    sample_mosaicity,
     sample_structure,
     simulate,
     student_t,
 )
 
 
-def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", errors="shared", absorption="auto"):
+def model(
+    crystal,
+    datasets,
+    *,
+    intensities=None,
+    mask=None,
+    thickness="taper",
+    errors="shared",
+    absorption="auto",
+    mosaicity="off",
+):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     if errors not in ("shared", "each"):
         raise InputError(found=f"errors {errors!r}", expected="'shared' or 'each'", do="change the option of the model")
@@ -67,7 +80,9 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", 
         )
         # Absorption: an Einstein crystal loses what it scatters thermally; the detector finds some of that again.
         strength = sample_absorption(data, absorption, log_strength=0.3)
-        illumination = dataclasses.replace(illumination, absorption=strength)
+        # Mosaicity: blocks of the crystal are turned against each other by as much as data reduction usually states.
+        spread = sample_mosaicity(data, mosaicity)
+        illumination = dataclasses.replace(illumination, absorption=strength, mosaicity=spread)
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
         # Background: weak reflections are too strong by a part of sigma where too little was subtracted from them.
         background = sample_background(data)

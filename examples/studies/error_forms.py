@@ -3,11 +3,13 @@
 Run by hand: python examples/studies/error_forms.py OUT --data FOLDER --crystal quartz [--forms plain,offset] [--lock
 FILE]. FOLDER holds one folder for every crystal and references.json (PENDEL_SHARED/data when not given). All forms of
 one crystal share frames, beams, tilts and the held-out tenth of the unique hkl. The plain form starts from a scan, the
-others from its fit. OUT/CRYSTAL_FORM.json has the numbers of one fit as soon as it is done.
+others from its fit, offset_mosaic (with a spread of the orientation) from that of offset. OUT/CRYSTAL_FORM.json has the
+numbers of one fit as soon as it is done.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -31,7 +33,7 @@ from pendel.infer.maximum.map import laplace_evidence
 from pendel.infer.maximum.optimise import MapTuning
 from pendel.infer.predict import derive, predict
 from pendel.judge.agreement import agreement
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate
+from pendel.model import Spread, observe, sample_errors, sample_frames, sample_mosaicity, sample_structure, simulate
 from pendel.model.dataset import data_sets
 from pendel.run.inputs import read_problem
 from pendel.run.plans import final_plans, first_plans
@@ -53,6 +55,7 @@ CRYSTALS = {
 TERMS = ("counts", "resolution", "offset", "counts_of_frames", "offset_of_frames", "middle", "weak")
 FORMS = {"plain": (), **{term: (term,) for term in TERMS}}
 FORMS |= {f"{term}_middle": (term, "middle") for term in ("counts", "resolution", "offset")}
+FORMS |= {"offset_mosaic": FORMS["offset"]}  # with a spread of the orientation
 FORMS |= {f"{term}_weak": (term, "weak") for term in ("counts", "resolution", "offset")}
 SHELLS = 8  # of resolution, for the sigma that is usual there
 DRAWS = 1000  # of the Laplace approximation
@@ -75,6 +78,8 @@ def model(crystal, datasets, terms, usual, *, intensities=None, mask=None):
     use = dict(zip(TERMS, terms, strict=True))
     spreads = {"scale_spread": Spread(0.3, in_map=0.1), "tilt_spread": Spread(0.1, in_map=0.12)}
     scale, illumination = sample_frames(data, "taper", log_scale=2.0, **spreads)
+    spread = sample_mosaicity(data, "auto")
+    illumination = dataclasses.replace(illumination, mosaicity=spread)
     diffracted = scale[frame] * simulate(structure, data, illumination)
     background = use["resolution"] * numpyro.sample("resolution", dist.Normal(0, 1)) * usual
     for name, unit in (("offset", sigma), ("counts", jnp.median(sigma))):
@@ -123,21 +128,21 @@ def main() -> None:
     first = start.values[0]
     if options.basin:
         first = min(zip(start.basins, start.values, strict=True), key=lambda x: abs(x[0][0] - options.basin))[1]
-    plans = final_plans(problem, settings, first)
-    datasets = data_sets(problem.experiments, plans)
-    plain = options.out / f"{options.crystal}_plain.pickle"
     for form in options.forms.split(","):
-        fitted = plain.is_file() and not options.from_scan and form != "plain"
+        own = dataclasses.replace(settings, mosaicity="on" if form.endswith("_mosaic") else None)
+        datasets = data_sets(problem.experiments, final_plans(problem, own, first))
+        before = form.removesuffix("_mosaic") if form.endswith("_mosaic") else "plain"
+        values = options.out / f"{options.crystal}_{before}.pickle"
+        fitted = values.is_file() and not options.from_scan and form != before
         name = f"{options.crystal}_{form}{'_scan' if options.from_scan else ''}"
         with locked(options.lock):
             began = time.monotonic()
             target = target_of(problem, datasets, form)
-            begin = pickle.loads(plain.read_bytes()) if fitted else first
+            begin = pickle.loads(values.read_bytes()) if fitted else first
             fit = fitted_from(target, begin, fitted=fitted)
             seconds = time.monotonic() - began
             found = judged(problem, target, fit)
-        if form == "plain":
-            plain.write_bytes(pickle.dumps(jax.tree.map(np.asarray, fit.values)))
+        (options.out / f"{name}.pickle").write_bytes(pickle.dumps(jax.tree.map(np.asarray, fit.values)))
         found |= {"crystal": options.crystal, "form": name.removeprefix(f"{options.crystal}_"), "seconds": seconds}
         found |= against_reference(
             options.data / "references.json", options.crystal, problem.crystal, found.pop("fract")
@@ -204,7 +209,8 @@ def judged(problem, target, fit) -> dict:
     inside, outside = agreement(*columns, mask=used), agreement(*columns, mask=~used)
     weak = used & (diffracted < WEAK * experiment.sigma)
     z = (experiment.intensity - calculated) / experiment.sigma
-    scalars = ("a", "b", "nu", "counts", "resolution", "offset", "log_middle", "log_weak")
+    scalars = ("a", "b", "nu", "counts", "resolution", "offset", "log_middle", "log_weak", "mosaicity")
+    scalars = tuple(name for name in scalars if name in draws)
     return {
         "converged": bool(fit.converged),
         "log_density": -fit.potential,

@@ -47,6 +47,17 @@ def test_seed_decides(made, truth, geometry):
     np.testing.assert_array_equal(again.misorientation_deg, 0.0)
 
 
+def test_mosaicity_blurs_the_rocking_curves(truth, geometry):
+    def intensity(mosaicity):
+        without_noise = pendel.Imperfections(thickness=300.0, counts=1e9, background=0.0, mosaicity=mosaicity)
+        return simulate_experiment(truth, geometry, without_noise, seed=1, **FEW).experiment.intensity
+
+    sharp, little, much = (intensity(mosaicity) for mosaicity in (0.0, 0.01, 0.2))
+    moved = [np.sum(np.abs(blurred - sharp)) / np.sum(sharp) for blurred in (little, much)]
+    assert moved[0] < 0.02
+    assert moved[1] > 0.05
+
+
 def test_noise_has_the_stated_size():
     exact = np.geomspace(1e-4, 1.0, 20_000)
     noisy = pendel.Imperfections(counts=1e6, background=100.0, model_error=0.1)
@@ -75,7 +86,15 @@ def test_file_holds_the_truth(made, truth, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"thickness": -1.0}, {"model_error": -0.1}, {"counts": 0.0}, {"slope": 1.0}, {"width": float("nan")}]
+    "wrong",
+    [
+        {"thickness": -1.0},
+        {"model_error": -0.1},
+        {"counts": 0.0},
+        {"slope": 1.0},
+        {"width": float("nan")},
+        {"mosaicity": -0.1},
+    ],
 )
 def test_impossible_crystals_are_refused(truth, geometry, wrong):
     with pytest.raises(pendel.InputError, match=r"\. Expected .*\. To fix: "):

@@ -165,7 +165,7 @@ def test_an_unknown_family_is_refused():
 
 def test_options_of_a_model():
     robust = pendel.load_model("robust")
-    own = {"thickness": "taper", "errors": "shared", "absorption": "auto"}
+    own = {"thickness": "taper", "errors": "shared", "absorption": "auto", "mosaicity": "off"}
     assert model_options(robust) == own
     assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}
     assert with_options(robust, thickness=None) is robust

@@ -178,8 +178,23 @@ def test_absorption_of_every_crystal(crystal, twice, choice, absorbing, free):
     assert len(found) == free
 
 
-def test_an_unknown_absorption_is_refused(crystal, datasets):
-    model = with_options(pendel.load_model("robust"), absorption="much")
+@pytest.mark.parametrize(
+    ("choice", "expected", "free"), [("auto", 0.1, 2), ("auto", 0.0, 0), ("on", 0.1, 2), ("off", 0.1, 0)]
+)
+def test_mosaicity_of_every_crystal(crystal, twice, choice, expected, free):
+    """One spread a crystal where it is asked for, or where the plan has tilts for it."""
+    settings = dataclasses.replace(twice[0].plan.settings, mosaicity=expected)
+    sets = [dataclasses.replace(d, plan=dataclasses.replace(d.plan, settings=settings)) for d in twice]
+    model = with_options(pendel.load_model("robust"), mosaicity=choice)
+    target = make_target(model, crystal, tuple(sets), intensities=tuple(d.experiment.intensity for d in sets))
+    found = {site.name for site in target.layout.sites if site.name.startswith("mosaicity")}
+    assert found == {"mosaicity", "mosaicity_2"} & target.simulated
+    assert len(found) == free
+
+
+@pytest.mark.parametrize("option", ["absorption", "mosaicity"])
+def test_an_unknown_choice_is_refused(crystal, datasets, option):
+    model = with_options(pendel.load_model("robust"), **{option: "much"})
     with pytest.raises(pendel.InputError, match="'auto' or 'on' or 'off'"):
         handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(crystal, datasets)
 

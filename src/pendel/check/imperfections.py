@@ -47,6 +47,12 @@ class Imperfections:
         bounds=at_least(0.0, "no unit"),
         commands=COMMANDS,
     )
+    mosaicity: float = option(
+        0.0,
+        "standard deviation of the orientation of blocks in the crystal [deg]",
+        bounds=at_least(0.0, "degrees"),
+        commands=COMMANDS,
+    )
     model_error: float = option(
         0.0, "relative error that is no counting noise", bounds=at_least(0.0, "of I"), commands=COMMANDS
     )

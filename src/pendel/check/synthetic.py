@@ -16,10 +16,12 @@ from pendel.files.pets_out import write_pets
 from pendel.files.whole_file import write_text
 from pendel.run.inputs import read_rows, with_cell
 from pendel.run.settings import Settings, check_options, check_settings
-from pendel.simulate import Illumination, make_plan, simulate_intensities
+from pendel.simulate import Illumination, simulate_intensities
+from pendel.simulate.plan import plan_with, settings_of
 from pendel.simulate.thickness import lognormal, wedge
 
 NODES = 16  # of the thickness distribution; a fit uses 12
+NODES_ACROSS = 6  # of a spread of the orientation; a fit uses 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def simulate_experiment(
 
     Args:
         seed: of misorientations, model errors and counts.
-        tilts, g_max [Å⁻¹], sg_max [Å⁻¹]: as in `make_plan`.
+        tilts, g_max [Å⁻¹], sg_max [Å⁻¹]: as in `pendel.make_plan`.
 
     Raises InputError for imperfections that make no sense.
     """
@@ -87,18 +89,16 @@ def simulate_experiment(
     log_mean, width = np.log(imperfections.thickness * relative), imperfections.width * relative
     nodes, weights = (np.asarray(x) for x in density(log_mean, np.log(width), NODES))
     tilt = imperfections.misorientation_deg * generator.standard_normal((frames, 2))
-    plan = make_plan(
-        crystal,
-        geometry,
-        g_max=g_max,
-        sg_max=sg_max,
-        tilts=tilts,
-        thickness_max=1.01 * float(nodes.max()),
+    chosen = {"g_max": g_max, "sg_max": sg_max, "tilts": tilts, "thickness_max": 1.01 * float(nodes.max())}
+    finer = {"dtype": "float64", "mosaicity": imperfections.mosaicity, "nodes_across": NODES_ACROSS}
+    plan = plan_with(crystal, geometry, dataclasses.replace(settings_of(geometry, **chosen), **finer), tilt)
+    illumination = Illumination(
         tilt=tilt,
-        dtype="float64",
+        thickness=nodes,
+        weights=weights,
+        absorption=imperfections.absorption or None,
+        mosaicity=imperfections.mosaicity or None,
     )
-    strength = imperfections.absorption or None
-    illumination = Illumination(tilt=tilt, thickness=nodes, weights=weights, absorption=strength)
     exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)

@@ -10,6 +10,7 @@ from pendel.model.blocks import (
     sample_background,
     sample_errors,
     sample_frames,
+    sample_mosaicity,
     sample_structure,
     simulate,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "sample_background",
     "sample_errors",
     "sample_frames",
+    "sample_mosaicity",
     "sample_structure",
     "sample_thickness",
     "simulate",

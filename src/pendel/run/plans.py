@@ -11,7 +11,8 @@ from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
 from pendel.simulate.cost import within_memory
-from pendel.simulate.plan import default_tilts, fringes_per_tilt, resolving_tilts
+from pendel.simulate.mosaic import EXPECTED
+from pendel.simulate.plan import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
@@ -33,20 +34,23 @@ def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
 
 
 def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
-    """Beams around the tilts that were found; tilts and expansion for the thickness that was found; `bounded`."""
+    """Beams around the tilts that were found; tilts and expansion for the thickness that was found; `bounded`.
+
+    Where mosaicity is on, there are tilts for it.
+    """
     plans = []
     for number, experiment in enumerate(problem.experiments):
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
-        plan = make_plan(
-            problem.crystal,
+        chosen = settings_of(
             experiment,
             g_max=settings.g_max,
             sg_max=settings.sg_max or SG_MAX,
             tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
-            tilt=values[f"tilt{suffix(number)}"],
         )
-        plans.append(plan)
+        if settings.mosaicity == "on":
+            chosen = dataclasses.replace(chosen, mosaicity=EXPECTED)
+        plans.append(plan_with(problem.crystal, experiment, chosen, values[f"tilt{suffix(number)}"]))
     return bounded(problem, settings, plans)
 
 

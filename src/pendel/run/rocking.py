@@ -26,7 +26,8 @@ def rocking_curves(
     """Intensity of the strongest reflections at every tilt of their frames, at every draw.
 
     The model itself is run, with every (reflection, tilt) as a measurement of its own; so whatever it says about
-    thickness, scale and structure is in the curves, and their weighted mean over the tilts is `calculated`.
+    thickness, scale and structure is in the curves, and their weighted mean over the tilts is `calculated`. With
+    mosaicity the curves are means across the path of the sweep, without the blur along it.
 
     Args:
         draws: values of every latent site, draws on the leading axis.
@@ -119,6 +120,8 @@ def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, err
         present=np.asarray(group.present)[segment],
         matrix=np.asarray(group.matrix)[segment, tilt][:, None],
         tilt_weight=np.ones((len(taken), 1)),
+        across=np.asarray(group.across)[segment, tilt][:, None],
+        place=~np.asarray(group.place)[segment, tilt][:, None],  # each is a sweep of its own
         frame=np.asarray(group.frame)[segment],
         measurement=np.array(numbers),
     )

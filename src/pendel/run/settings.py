@@ -14,10 +14,10 @@ from pendel.failures import InputError
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
-MODEL_OPTIONS = ("thickness", "absorption")
+MODEL_OPTIONS = ("thickness", "absorption", "mosaicity")
 FITTING = ("refine", "check")  # commands that select measurements
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
-ABSORPTION_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.ABSORPTION
+TERM_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.CHOICES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,13 @@ class Settings:
     absorption: str | None = option(
         None,
         "by thermal diffuse scattering: {choices}; auto where the absorption length is below 5700 Å",
-        choices=ABSORPTION_CHOICES,
+        choices=TERM_CHOICES,
+        commands=("refine",),
+    )
+    mosaicity: str | None = option(
+        None,
+        "spread of the orientation inside the crystal: {choices}; auto is off, on takes three times as long",
+        choices=TERM_CHOICES,
         commands=("refine",),
     )
     infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))

@@ -44,7 +44,7 @@ from pendel.simulate.shard import shard_plan
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
 READING = ("frames", "select", "rsg", "dsg", "cell", "geometry", "energy_ev", "hydrogen", "block")
 BEAMS = ("g_max", "sg_max", "tilts")
-MODEL = ("thickness", "absorption", "holdout", SPLIT_SEED)
+MODEL = ("thickness", "absorption", "mosaicity", "holdout", SPLIT_SEED)
 STAGES = (
     Stage(name="coarse", inputs=("structure", "data", "model"), settings=(*READING, *BEAMS, *MODEL)),
     Stage(name="start", inputs=("structure", "data"), settings=(*READING, *BEAMS), after=("coarse",)),

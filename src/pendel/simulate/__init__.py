@@ -1,7 +1,7 @@
 """The dynamical simulator, in the order of the calculation.
 
-thermal (f'), scattering (U_g and U'_g), geometry, beams, matrix, chebyshev (exit waves), plan, illumination, forward
-(intensities).
+thermal (f'), scattering (U_g and U'_g), geometry, beams, mosaic, matrix, chebyshev (exit waves), plan, illumination,
+forward (intensities).
 """
 
 from pendel.simulate.forward import kinematic_intensities, simulate_intensities, thickness_table

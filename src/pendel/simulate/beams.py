@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array
 from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
-from pendel.simulate.geometry import excitation_error, tilt_matrices
+from pendel.simulate.geometry import axes_across, excitation_error, tilt_matrices
 
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
 SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams enter or leave on it
@@ -19,7 +19,7 @@ SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["hkl", "present", "matrix", "tilt_weight", "frame", "measurement"],
+    data_fields=["hkl", "present", "matrix", "tilt_weight", "across", "place", "frame", "measurement"],
     meta_fields=["rows"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,11 @@ class SegmentGroup:
     hkl: Int[Array, "segments beams 3"]
     present: Bool[Array, "segments beams"]
     matrix: Float[Array, "segments tilts 3 3"]  # hkl -> laboratory vector [Å⁻¹]
-    tilt_weight: Float[Array, "segments tilts"]  # sums to 1 over a frame
+    tilt_weight: Float[Array, "segments tilts"]  # sums to 1 over a frame; 0 beyond the ends of a sweep
+    across: Float[Array, "segments tilts 2"]  # axis about which a turn moves the tilt across the path
+    place: Int[
+        Array, "segments tilts"
+    ]  # in the frame, from 0; ~place where the weight is `tilt_weight` at any mosaicity
     frame: Int[Array, " segments"]
     measurement: Int[Array, "segments rows"]  # of each leading beam; the number of measurements where it has none
     rows: int
@@ -43,6 +47,7 @@ def select_beams(
     g_max: float,
     sg_max: float,
     tilts: int,
+    beyond: int = 0,
 ) -> list[dict]:
     """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
 
@@ -52,19 +57,22 @@ def select_beams(
         axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
         g_max, sg_max: cutoffs [Å⁻¹].
         tilts: tilts per frame.
+        beyond: further tilts before and after a sweep, with the weight 0.
     """
     candidates = reflections_within(crystal, g_max)
     g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
+    of_sweep = _of_sweep(experiment.geometry, tilts, beyond)
     segments = []
     for frame in range(len(experiment.frame_id)):
-        parts = _segment_tilts(tilts, experiment.geometry, float(experiment.semi_angle[frame]))
-        matrices = tilt_matrices(experiment, frame, tilts)
+        parts = _with_ends(_segment_tilts(tilts, experiment.geometry, float(experiment.semi_angle[frame])), beyond)
+        matrices = tilt_matrices(experiment, frame, tilts, beyond)
         g_z = candidates @ np.einsum("i,kij->kj", axis_row[frame], matrices).T
         error = np.abs(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
         (measured,) = np.nonzero(experiment.frame_index == frame)
         for part in parts:
             (chosen,) = np.nonzero(np.any(error[:, part] < sg_max, axis=1))
-            segments.append(_segment(candidates[chosen], matrices[part], frame, tilts, measured, experiment))
+            swept = {"matrix": matrices[part], **{name: values[part] for name, values in of_sweep.items()}}
+            segments.append(_segment(candidates[chosen], frame, measured, experiment) | swept)
     return segments
 
 
@@ -108,6 +116,14 @@ def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, in
     return box, support[first]
 
 
+def _of_sweep(geometry: str, tilts: int, beyond: int) -> dict[str, np.ndarray]:
+    """Weight, axis across the path, and place of every tilt of a frame."""
+    count = tilts + 2 * beyond
+    weight = np.full(count, 1.0 / tilts)
+    weight[:beyond] = weight[count - beyond :] = 0.0
+    return {"weight": weight, "across": axes_across(geometry, count), "place": np.arange(count)}
+
+
 def _segment_tilts(tilts: int, geometry: str, semi_angle: float) -> list[slice]:
     """Cut the tilts into nearly equal runs of about `SEGMENT_DEG`, each of three tilts or more."""
     path = 2 * semi_angle if geometry == "rotation" else 2 * np.pi * semi_angle
@@ -116,7 +132,22 @@ def _segment_tilts(tilts: int, geometry: str, semi_angle: float) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def _segment(hkl, matrices, frame, tilts, measured, experiment) -> dict:
+def _with_ends(parts: list[slice], beyond: int) -> list[slice]:
+    """The segments of a sweep, and others, no longer than those, of the tilts before and after it."""
+    if beyond == 0:
+        return parts
+    count = -(-beyond // max(part.stop - part.start for part in parts))
+    edges = np.linspace(0, beyond, count + 1).round().astype(int)
+    inside = [slice(part.start + beyond, part.stop + beyond) for part in parts]
+    last = inside[-1].stop
+    return [
+        *(slice(a, b) for a, b in itertools.pairwise(edges)),
+        *inside,
+        *(slice(last + a, last + b) for a, b in itertools.pairwise(edges)),
+    ]
+
+
+def _segment(hkl, frame, measured, experiment) -> dict:
     """One segment: its beams with the measured ones first, and which measurement each leading beam is."""
     index = {tuple(h): i for i, h in enumerate(hkl.tolist())}
     found = [(index[key], m) for m in measured if (key := tuple(experiment.hkl[m].tolist())) in index]
@@ -125,8 +156,6 @@ def _segment(hkl, matrices, frame, tilts, measured, experiment) -> dict:
     order = [*leading, *rest]
     return {
         "hkl": np.concatenate([np.zeros((1, 3), dtype=int), hkl[order]]),
-        "matrix": matrices,
-        "weight": np.full(len(matrices), 1.0 / tilts),
         "frame": frame,
         "measurement": np.array([*leading.values()], dtype=int),
     }
@@ -157,12 +186,14 @@ def _pad_group(segments: list[dict], beams: int, measurements: int) -> SegmentGr
     present = np.zeros((count, beams), dtype=bool)
     matrix = np.zeros((count, tilts, 3, 3))
     weight = np.zeros((count, tilts))
+    across = np.zeros((count, tilts, 2))
+    place = np.full((count, tilts), -1, dtype=np.int32)
     measurement = np.full((count, rows), measurements, dtype=np.int32)
     for i, segment in enumerate(segments):
         n, k = len(segment["hkl"]), len(segment["matrix"])
         hkl[i, :n], present[i, :n] = segment["hkl"], True
         matrix[i, :k], matrix[i, k:] = segment["matrix"], segment["matrix"][-1]
-        weight[i, :k] = segment["weight"]
+        weight[i, :k], across[i, :k], place[i, :k] = segment["weight"], segment["across"], segment["place"]
         measurement[i, 1 : 1 + len(segment["measurement"])] = segment["measurement"]
     frame = np.array([segment["frame"] for segment in segments], dtype=np.int32)
-    return SegmentGroup(hkl, present, matrix, weight, frame, measurement, rows)
+    return SegmentGroup(hkl, present, matrix, weight, across, place, frame, measurement, rows)

@@ -69,7 +69,7 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
 def operations(plan: Plan, thickness: float = NOMINAL_THICKNESS) -> float:
     """Floating point operations of one simulation at a thickness [Å], at most, by the plan's steps."""
     share = min(thickness / plan.settings.thickness_max, 1.0)
-    return sum(_operations(group, share * plan.max_steps) for group in plan.groups)
+    return sum(_operations(group, plan, share * plan.max_steps) for group in plan.groups)
 
 
 def affordable_draws(plans: Iterable[Plan]) -> int:
@@ -85,7 +85,7 @@ def memory_bytes(crystal: Crystal, plan: Plan) -> float:
     tangents = 1 + min(largest_site, TANGENTS)  # one site's at a time
     largest, saved = 0.0, 0.0
     for group in plan.groups:
-        segments, beams, tilts = len(group.frame), group.hkl.shape[1], group.matrix.shape[1]
+        segments, beams, tilts = len(group.frame), group.hkl.shape[1], _tilts(group, plan)
         one = parts * beams**2 + 4 * beams * tilts  # matrix, diagonal, flux and two states
         sums = 8 * NODES * group.rows * tilts
         chunk = min(chunk_size(group, plan), segments)
@@ -115,7 +115,7 @@ def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
         plan = dataclasses.replace(plan, matrix_numbers=plan.matrix_numbers // 2)
     needed = memory_bytes(crystal, plan)
     if needed > limit:
-        tilts = max(group.matrix.shape[1] for group in plan.groups)
+        tilts = max(_tilts(group, plan) for group in plan.groups)
         raise InputError(
             found=f"{beams} beams at {tilts} tilts a segment and {NODES} thickness nodes need about "
             f"{needed / 1e9:.1f} GB one segment at a time",
@@ -135,9 +135,14 @@ def _machine_bytes() -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
+def _tilts(group, plan: Plan) -> int:
+    """Columns of the state of a segment: its tilts, each at all nodes of a spread of the orientation."""
+    return group.matrix.shape[1] * plan.tilts_of_each
+
+
 def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
     segments, beams = group.hkl.shape[:2]
-    tilts = group.matrix.shape[1]
+    tilts = _tilts(group, plan)
     steps = int(expansion_length(jnp.asarray(radius * thickness), plan.dtype))
     return GroupCost(
         segments=segments,
@@ -145,14 +150,13 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
         tilts=tilts,
         radius=radius,
         steps=steps,
-        operations=_operations(group, float(steps)),
+        operations=_operations(group, plan, float(steps)),
     )
 
 
-def _operations(group, steps: float) -> float:
+def _operations(group, plan: Plan, steps: float) -> float:
     segments, beams = group.hkl.shape[:2]
-    tilts = group.matrix.shape[1]
-    return 8.0 * segments * tilts * beams**2 * steps
+    return 8.0 * segments * _tilts(group, plan) * beams**2 * steps
 
 
 def _speed(group: GroupCost, dtype: str) -> float:

@@ -15,7 +15,8 @@ from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.illumination import Illumination
 from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
-from pendel.simulate.plan import Plan, chunk_size, plan_coupling
+from pendel.simulate.mosaic import spread_tilts
+from pendel.simulate.plan import Plan, chunk_size, orientation_spread, plan_coupling
 
 
 def simulate_intensities(
@@ -30,11 +31,13 @@ def simulate_intensities(
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
         plan: frozen beams and tilts of the experiment; `plan.with_mode("forward")` for `jax.jvp` and `jax.jacfwd`.
-        illumination: tilt and thickness distribution of every frame, strength of the absorption.
+        illumination: tilt and thickness distribution of every frame, strength of the absorption, mosaicity.
         u_change: added to the U_g [Å⁻²] of the plan's `support_hkl`, for what is not in the structure.
 
     Returns:
         intensities in the order of the experiment's measurements; NaN where a thickness exceeds the plan's budget.
+
+    Raises InputError for mosaicity in a plan without tilts for it.
     """
     strength = illumination.absorption
     if strength is not None:
@@ -97,7 +100,8 @@ def exit_waves(
 def _integrated(coupling, plan: Plan, illumination: Illumination, density):
     """`density` integrated over every frame's thickness and tilts, in the order of the measurements."""
     nodes, weights = jnp.asarray(illumination.thickness), jnp.asarray(illumination.weights)
-    return _over_segments(coupling, plan, illumination.tilt, nodes, weights, _over_nodes_and_tilts, density)
+    spread = None if illumination.mosaicity is None else orientation_spread(plan, illumination.mosaicity)
+    return _over_segments(coupling, plan, illumination.tilt, nodes, weights, _over_nodes_and_tilts, density, spread)
 
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
@@ -122,14 +126,16 @@ def _single_scattering(coupling, plan: Plan, group: SegmentGroup, axis_row, thic
     return scattered.at[:, :, 0].set(1.0)
 
 
-def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dynamical):
+def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dynamical, spread=None):
     """Sum `reduce` of |psi|^2 over the segments of every measurement, a chunk of segments at a time.
 
     Where the plan is spread over devices, each sums its own segments and all sums are added.
     """
 
-    def group_sum(group, coupling, axis_row, thickness, weights):
+    def group_sum(group, coupling, axis_row, thickness, weights, spread):
         def one_chunk(chunk):
+            if spread is not None:
+                chunk = spread_tilts(chunk, spread, plan.settings.nodes_across)
             return reduce(density(coupling, plan, chunk, axis_row, thickness), chunk, weights)
 
         part = _map_chunks(one_chunk, group, chunk_size(group, plan))
@@ -139,11 +145,11 @@ def _over_segments(coupling, plan, tilt, thickness, weights, reduce, density=_dy
     if plan.mesh is not None:
         own, everywhere = PartitionSpec(*plan.mesh.axis_names), PartitionSpec()
         group_sum = jax.shard_map(
-            group_sum, mesh=plan.mesh, in_specs=(own, *[everywhere] * 4), out_specs=everywhere, check_vma=False
+            group_sum, mesh=plan.mesh, in_specs=(own, *[everywhere] * 5), out_specs=everywhere, check_vma=False
         )
     if plan.wanted is not None:  # at no thickness the expansion is short
         thickness = jnp.where(plan.wanted[:, None], thickness, 0.0)
-    shared = coupling, beam_axis_row(jnp.asarray(tilt)), thickness, weights
+    shared = coupling, beam_axis_row(jnp.asarray(tilt)), thickness, weights, spread
     total = jnp.sum(jnp.stack([group_sum(group, *shared) for group in plan.groups]), axis=0)
     return total[jnp.asarray(plan.same_as)]
 

@@ -8,7 +8,7 @@ from pendel.base import Array
 from pendel.experiment.frames import Experiment, frame_rotations
 
 
-def sweep_rotations(geometry: str, semi_angle: float, tilts: int) -> Float[np.ndarray, "tilts 3 3"]:
+def sweep_rotations(geometry: str, semi_angle: float, tilts: int, beyond: int = 0) -> Float[np.ndarray, "tilts 3 3"]:
     """Rotations of the crystal, relative to the frame centre, at the tilts of one frame.
 
     Rotation: Rx(phi), phi equally spaced in [-semi, +semi], both ends included.
@@ -18,20 +18,37 @@ def sweep_rotations(geometry: str, semi_angle: float, tilts: int) -> Float[np.nd
         geometry: "rotation" or "precession".
         semi_angle: half the sweep, or the cone's semi-angle [deg].
         tilts: number of tilts; one tilt means the frame centre.
+        beyond: further tilts before and after a rotation, at the same steps.
     """
     semi = np.deg2rad(semi_angle)
     if tilts == 1:
         return np.eye(3)[None]
     if geometry == "rotation":
-        return np.stack([_about_x(phi) for phi in np.linspace(-semi, semi, tilts)])
-    tau = 2 * np.pi * np.arange(tilts) / tilts
-    return np.stack([_about_z(t) @ _about_x(semi) @ _about_z(-t) for t in tau])
+        inside = np.linspace(-semi, semi, tilts)
+        outside = semi + 2 * semi / (tilts - 1) * np.arange(1, beyond + 1)
+        return np.stack([_about_x(phi) for phi in (*-outside[::-1], *inside, *outside)])
+    return np.stack([_about_z(t) @ _about_x(semi) @ _about_z(-t) for t in _azimuths(tilts)])
 
 
-def tilt_matrices(experiment: Experiment, frame: int, tilts: int) -> Float[np.ndarray, "tilts 3 3"]:
+def axes_across(geometry: str, tilts: int) -> Float[np.ndarray, "tilts 2"]:
+    """Unit axes in x and y of the laboratory, about which a turn moves a tilt across the path of the beam.
+
+    Rotation about x: y. Precession: the axis of the cone's own tilt, so that a turn changes its semi-angle.
+    """
+    if geometry == "rotation":
+        return np.tile([0.0, 1.0], (tilts, 1))
+    tau = _azimuths(tilts)
+    return np.stack([np.cos(tau), np.sin(tau)], axis=1)
+
+
+def _azimuths(tilts: int) -> Float[np.ndarray, " tilts"]:
+    return 2 * np.pi * np.arange(tilts) / tilts
+
+
+def tilt_matrices(experiment: Experiment, frame: int, tilts: int, beyond: int = 0) -> Float[np.ndarray, "tilts 3 3"]:
     """Matrices that take hkl to the laboratory vector g [Å⁻¹] at every tilt of one frame."""
     centre = frame_rotations(experiment)[frame] @ np.asarray(experiment.orientation)
-    return sweep_rotations(experiment.geometry, float(experiment.semi_angle[frame]), tilts) @ centre
+    return sweep_rotations(experiment.geometry, float(experiment.semi_angle[frame]), tilts, beyond) @ centre
 
 
 def beam_axis_row(tilt: Float[Array, "frames 2"]) -> Float[Array, "frames 3"]:

@@ -21,3 +21,4 @@ class Illumination:
     thickness: Float[Array, "frames nodes"]  # nodes of the thickness distribution [Å]
     weights: Float[Array, "frames nodes"]  # of the nodes, summing to 1 per frame
     absorption: Float[Array, ""] | float | None = None  # strength kappa of U'; None for elastic scattering alone
+    mosaicity: Float[Array, ""] | float | None = None  # standard deviation of the orientation of blocks [deg]; or none

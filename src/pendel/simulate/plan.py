@@ -17,6 +17,7 @@ from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, se
 from pendel.simulate.chebyshev import absorption_spread, expansion_length, spectral_interval
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
+from pendel.simulate.mosaic import OrientationSpread, spread_of, spread_tilts, tilts_beyond
 from pendel.simulate.scattering import absorption_factors, absorption_length, structure_factors
 
 MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds the memory of their tangents
@@ -26,6 +27,7 @@ CENTRIC = 1e-6  # imaginary part, relative to the largest coefficient, of what c
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 TYPICAL_THICKNESS = 570.0  # Å, mean of the prior: 800 Å at the thickest place, taper 0.4
 ABSORBING = 10.0  # typical thicknesses; absorption matters where the mean absorption length is shorter
+MOST_MOSAIC = 2.0  # times the expected spread of the orientation, for which the expansion is long enough
 LARGEST_STRENGTH = 2.5  # of the absorption, three standard deviations above 1 in its prior
 
 
@@ -39,14 +41,18 @@ class PlanSettings:
     thickness_max: float  # Å
     dtype: str = "float32"
     form_factor_table: str = "lobato"  # or "peng"
+    mosaicity: float = 0.0  # deg, expected spread of the orientation; 0: the plan is for none
+    nodes_across: int = 2  # of the spread across the path of the sweep, for every tilt
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["groups", "support_hkl", "support_form_factor", "wavelength", "same_as", "wanted"],
+    data_fields=["groups", "support_hkl", "support_form_factor", "wavelength", "same_as", "semi_angle", "wanted"],
     meta_fields=[
         "measurements",
         "frames",
+        "geometry",
+        "beyond",
         "box",
         "mode",
         "max_steps",
@@ -66,8 +72,11 @@ class Plan:
     support_hkl: Int[Array, "g 3"]  # Friedel-unique reflections whose U_g is needed
     support_form_factor: Float[Array, "sites g"]  # [Å]
     same_as: Int[Array, " measurements"]  # the first measurement of the same hkl in the same frame
+    semi_angle: Float[Array, " frames"]  # half the sweep, or semi-angle of the precession cone [deg]
     measurements: int
     frames: int
+    geometry: str  # "rotation" or "precession"
+    beyond: int  # tilts beyond each end of a sweep, which only mosaicity gives a weight
     wavelength: Float[Array, ""] | float  # Å
     box: tuple[int, int, int]  # shape of the box of all differences of beams
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)
@@ -79,6 +88,16 @@ class Plan:
     wanted: Bool[Array, " frames"] | None = None  # frames whose intensities matter; None for all
     is_absorbing: bool = False  # whether absorption matters in the structure the plan was made for, see `absorbs`
     absorption_steps: int = 0  # steps beyond `max_steps` that strong absorption may take
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether there are tilts for a spread of the orientation."""
+        return self.settings.mosaicity > 0
+
+    @property
+    def tilts_of_each(self) -> int:
+        """How many orientations of the crystal are simulated for one tilt: the nodes across its path, 1 without."""
+        return self.settings.nodes_across if self.is_mosaic else 1
 
     @property
     def dtype(self) -> str:
@@ -118,14 +137,25 @@ def make_plan(
     Raises:
         InputError: no measured reflection is among the beams.
     """
-    settings = PlanSettings(
+    chosen = {"g_max": g_max, "sg_max": sg_max, "tilts": tilts, "thickness_max": thickness_max}
+    return plan_with(crystal, experiment, dataclasses.replace(settings_of(experiment, **chosen), dtype=dtype), tilt)
+
+
+def settings_of(
+    experiment: Experiment,
+    *,
+    g_max: float | None = None,
+    sg_max: float = 0.01,
+    tilts: int | None = None,
+    thickness_max: float = 3000.0,
+) -> PlanSettings:
+    """What `make_plan` makes a plan with, numbers for what follows from the data filled in."""
+    return PlanSettings(
         g_max=g_max or round(1.1 * experiment.dstar_max, 2),
         sg_max=sg_max,
         tilts=tilts or default_tilts(experiment, thickness_max / 3),
         thickness_max=thickness_max,
-        dtype=dtype,
     )
-    return plan_with(crystal, experiment, settings, tilt)
 
 
 def plan_with(
@@ -133,9 +163,16 @@ def plan_with(
 ) -> Plan:
     """`make_plan` with a record of its settings, which also chooses the table of form factors."""
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
+    if settings.mosaicity > 0 and settings.tilts < 3:
+        raise InputError(
+            found=f"mosaicity with {settings.tilts} tilts a frame",
+            expected="3 tilts or more, because the spread of the orientation blurs the sweep",
+            do="raise --tilts, or leave mosaicity out",
+        )
+    beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
     row = beam_axis_row(start)
     cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
-    segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts)
+    segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts, beyond=beyond)
     if not any(len(segment["measurement"]) for segment in segments):
         cutoffs = f"g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹"
         raise InputError(
@@ -152,6 +189,9 @@ def plan_with(
         support_hkl=support,
         support_form_factor=form_factors(crystal.elements, g, settings.form_factor_table),
         same_as=_first_of_same(experiment),
+        semi_angle=np.asarray(experiment.semi_angle),
+        geometry=experiment.geometry,
+        beyond=beyond,
         measurements=measurements,
         frames=len(experiment.frame_id),
         wavelength=experiment.wavelength,
@@ -245,18 +285,31 @@ def largest_spread(crystal: Crystal, plan: Plan, axis_row: Float[Array, "frames 
 
 
 def _largest(plan, coupling, axis_row, measure):
-    """The largest `measure` of the structure matrix over the segments of each group."""
+    """The largest `measure` of the structure matrix over the segments of each group, mosaicity counted in."""
+    spread = orientation_spread(plan, MOST_MOSAIC * plan.settings.mosaicity) if plan.is_mosaic else None
 
     @jax.jit
     def of_group(group):
         def one(index):
             segment = jax.tree.map(lambda x: jnp.asarray(x)[index][None], group)
+            segment = segment if spread is None else spread_tilts(segment, spread, plan.settings.nodes_across)
             interaction = interaction_matrix(coupling, segment, plan.box)
             return measure(interaction, *diagonal_and_flux(segment, axis_row, plan.wavelength))
 
         return jnp.max(jax.lax.map(one, jnp.arange(len(group.frame))))
 
     return [float(of_group(group)) for group in plan.groups]
+
+
+def orientation_spread(plan: Plan, mosaicity: Float[Array, ""] | float) -> OrientationSpread:
+    """What a mosaicity [deg] does to the frames of a plan; raises InputError where the plan has no tilts for it."""
+    if not plan.is_mosaic:
+        raise InputError(
+            found="mosaicity in a plan without tilts for it",
+            expected="a plan that was made for mosaicity",
+            do="refine with --mosaicity on, or make the plan with PlanSettings(mosaicity=...)",
+        )
+    return spread_of(mosaicity, plan.geometry, plan.semi_angle, plan.settings.tilts, plan.beyond)
 
 
 def plan_coupling(

@@ -86,6 +86,8 @@ def _empty_segment(group: SegmentGroup, measurements: int) -> SegmentGroup:
         present=only_first,
         matrix=np.asarray(group.matrix)[0],
         tilt_weight=np.zeros(group.tilt_weight.shape[1:]),
+        across=np.zeros(group.across.shape[1:]),
+        place=np.full(group.place.shape[1:], -1),
         frame=np.zeros((), dtype=int),
         measurement=np.full(group.measurement.shape[1:], measurements),
         rows=group.rows,
