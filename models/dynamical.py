@@ -4,6 +4,7 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    restraints of the start structure: x_i ~ Normal(0, s_i), e.g. x = distance - target; none by default
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
@@ -27,12 +28,13 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from pendel.model import Spread, observe, sample_frames, sample_structure, simulate, weighted_least_squares
+from pendel.model import Spread, observe, restrain, sample_frames, sample_structure, simulate, weighted_least_squares
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
+    restrain(structure)
     error = numpyro.sample("error", dist.LogNormal(jnp.log(0.05), 0.5))  # published wR2 are 3-8 %
 
     for data in datasets:

@@ -4,6 +4,7 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    restraints of the start structure: x_i ~ Normal(0, s_i), e.g. x = distance - target; none by default
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ a curve along the goniometer angle, see `pendel.model.thickness_prior`
@@ -19,7 +20,7 @@ in all but the thinnest crystals, so b comes out near one half and the coordinat
 standard uncertainties; compare with `robust` before believing either.
 """
 
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
+from pendel.model import Spread, observe, restrain, sample_errors, sample_frames, sample_structure, simulate, student_t
 from pendel.simulate import kinematic_intensities
 
 DIFFRACTION_THEORY = "kinematical"  # for the CIF
@@ -28,6 +29,7 @@ DIFFRACTION_THEORY = "kinematical"  # for the CIF
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="lens"):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
+    restrain(structure)
     error = sample_errors(a=1.0, b=0.4, nu=3.0)  # errors of kinematical fits are 30-70 % of I
 
     for data in datasets:

@@ -5,6 +5,7 @@ The generative story, for measurement m of hkl r in frame f:
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
     logit_occupancy ~ Normal(logit(start), 1.5) of every site that starts below 1; the others stay as they are
+    restraints of the start structure: x_i ~ Normal(0, s_i), e.g. x = distance - target; none by default
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
@@ -23,7 +24,7 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 `pendel.model.thickness_prior`.
 """
 
-from pendel.model import Spread, observe, sample_errors, sample_frames, sample_structure, simulate, student_t
+from pendel.model import Spread, observe, restrain, sample_errors, sample_frames, sample_structure, simulate, student_t
 
 
 def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
@@ -31,6 +32,7 @@ def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper"):
     # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e; occupancies
     # are wide around the start.
     structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, logit_occupancy=1.5)
+    restrain(structure)
 
     # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 % (b).
     error = sample_errors(a=1.0, b=0.1, nu=3.0)

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import gemmi
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from pendel.base import Array
 from pendel.crystal import symmetry
+from pendel.crystal.atom import Atom
 from pendel.crystal.cell import direct_matrix
+from pendel.crystal.restraints import Restraint, atoms_of, with_atoms
 from pendel.crystal.structure import Crystal, is_centrosymmetric
 from pendel.crystal.tabulated import tabulated
 
@@ -43,6 +46,24 @@ def invert(crystal: Crystal) -> Crystal:
         spacegroup=symbol,
         fract=shift - np.asarray(crystal.fract),
         translations=turned,
+        restraints=_inverted_restraints(
+            crystal, np.round(shift - rotations @ shift - translations - turned).astype(int)
+        ),
+    )
+
+
+def _inverted_restraints(crystal: Crystal, cells: Int[Array, "ops 3"]) -> tuple[Restraint, ...]:
+    """The restraints of the other hand: the atom at R x + t + n becomes that at R (c - x) + (c - R c - t) - n.
+
+    cells: whole cells between c - R c - t and the translations of the other hand.
+    """
+
+    def turned(atom: Atom) -> Atom:
+        a, b, c = (cells[atom.operation] - np.array(atom.shift)).tolist()
+        return Atom(atom.site, atom.operation, (a, b, c))
+
+    return tuple(
+        with_atoms(restraint, {atom: turned(atom) for atom in atoms_of(restraint)}) for restraint in crystal.restraints
     )
 
 

@@ -22,6 +22,7 @@ from pendel.crystal.checks import (
     check_sites,
     check_tensors,
 )
+from pendel.crystal.restraints import Restraint
 
 ELEMENTS = tuple(
     """
@@ -64,6 +65,8 @@ class Crystal:
     atom_op: Int[Array, " atoms"]
     position_basis: Float[Array, "positions sites 3"]  # fractional shift per Å
     adp_basis: Float[Array, "adps sites 3 3"]  # Cartesian
+    parts: tuple[int, ...] = field(default=(), metadata=STATIC)  # disorder group of every site, 0 for none; or empty
+    restraints: tuple[Restraint, ...] = field(default=(), metadata=STATIC)
 
 
 def make_crystal(
@@ -81,6 +84,8 @@ def make_crystal(
     isotropic: tuple[bool, ...],
     notes: tuple[str, ...] = (),
     fullest: float = FULL_OCCUPANCY,
+    parts: tuple[int, ...] = (),
+    restraints: tuple[Restraint, ...] = (),
 ) -> Crystal:
     """A checked `Crystal` from sites of the asymmetric unit and the complete list of operations.
 
@@ -133,6 +138,8 @@ def make_crystal(
         atom_op=atom_op,
         position_basis=directions @ np.linalg.inv(direct).T,
         adp_basis=_adp_basis(site_turns, _tied_tensors(fract, u_aniso, isotropic, direct), isotropic),
+        parts=parts if any(parts) else (),
+        restraints=restraints,
     )
 
 

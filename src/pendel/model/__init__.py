@@ -7,6 +7,7 @@ measured crystal; further keyword arguments are its options. The files in `model
 from pendel.model.blocks import observe, sample_errors, sample_frames, sample_structure, simulate
 from pendel.model.dataset import DataSet, data_sets
 from pendel.model.errors import gaussian, student_t, weighted_least_squares
+from pendel.model.restrain import restrain
 from pendel.model.simulation import simulated
 from pendel.model.spread import Spread
 from pendel.model.thickness_prior import Curve, Family, Number, sample_thickness
@@ -22,6 +23,7 @@ __all__ = [
     "data_sets",
     "gaussian",
     "observe",
+    "restrain",
     "sample_errors",
     "sample_frames",
     "sample_structure",

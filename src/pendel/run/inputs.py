@@ -97,4 +97,6 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
         occupancy=crystal.occupancy,
         isotropic=crystal.isotropic,
         notes=crystal.notes,
+        parts=crystal.parts,
+        restraints=crystal.restraints,
     )
