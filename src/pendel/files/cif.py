@@ -1,5 +1,6 @@
-"""Crystal structures from CIF files of any origin: Jana, SHELX, the CSD and ICSD, COD, refinement programs."""
+"""Crystal structures from files of any origin: CIFs of refinement programs and databases, and SHELX files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -9,7 +10,10 @@ from pendel.base import InputError, Note
 from pendel.crystal.cell import Cell
 from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.structure import Crystal, make_crystal
-from pendel.files.cif_sites import Site, read_sites
+from pendel.files.cif_restraints import read_restraints
+from pendel.files.cif_sites import read_sites
+from pendel.files.contents import Contents, Site
+from pendel.files.shelx import is_shelx, read_shelx
 from pendel.files.spacegroup import read_spacegroup
 
 NO_HYDROGEN = "no hydrogen"  # kind of the note that says how many sites were left out
@@ -19,7 +23,9 @@ _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle
 def read_crystal(
     path: str | Path, *, block: str | None = None, hydrogen: bool = True, fullest: float = FULL_OCCUPANCY
 ) -> Crystal:
-    """The crystal structure of a CIF, checked, with special positions and tensors put exactly onto their symmetry.
+    """The crystal structure of a CIF or a SHELX file (.ins, .res), with its restraints.
+
+    The structure is checked, and special positions and tensors are put exactly onto their symmetry.
 
     Args:
         path: the file; standard uncertainties in brackets are read over.
@@ -34,32 +40,45 @@ def read_crystal(
     symmetry or numbers, unknown elements, and everything that `make_crystal` refuses.
     """
     path = Path(path)
-    chosen = _structure_block(_document(path), path, block)
-    where = f"{path.name}, block {chosen.name}"
-    cell = _cell(chosen, where)
-    group = read_spacegroup(chosen, cell, where)
-    sites, notes = read_sites(chosen, cell, where)
+    if is_shelx(path):
+        if block is not None:
+            raise InputError(found=f"block {block} of {path.name}", expected="a CIF", do="leave out the block")
+        contents = read_shelx(_text(path), path.name)
+    else:
+        contents = _contents(_structure_block(_document(path), path, block), path)
+    sites, notes = contents.sites, contents.notes
     if not hydrogen:
         kept = [site for site in sites if site.element != "H"]
         if len(kept) < len(sites):
-            notes.append(Note(f"{len(sites) - len(kept)} hydrogen sites left out", NO_HYDROGEN))
+            notes = [*notes, Note(f"{len(sites) - len(kept)} hydrogen sites left out", NO_HYDROGEN)]
         sites = kept
     if not sites:
         raise InputError(
-            found=f"no usable atoms in {where}", expected="at least one site", do="give a complete structure"
+            found=f"no usable atoms in {path.name}", expected="at least one site", do="give a complete structure"
         )
-    if chosen.find_value("_cell_modulation_dimension"):
-        notes.append("the structure is modulated; only its average structure is read")
-    return make_crystal(
+    crystal = make_crystal(
         name=path.name,
-        cell=cell,
-        spacegroup=group.symbol,
-        rotations=group.rotations,
-        translations=group.translations,
-        notes=(*group.notes, *notes),
+        cell=contents.cell,
+        spacegroup=contents.group.symbol,
+        rotations=contents.group.rotations,
+        translations=contents.group.translations,
+        notes=(*contents.group.notes, *notes),
         fullest=fullest,
         **_columns(sites),
     )
+    restraints, left_out = contents.restraints(crystal)
+    return replace(crystal, restraints=restraints, notes=(*crystal.notes, *left_out))
+
+
+def _contents(block: gemmi.cif.Block, path: Path) -> Contents:
+    """What a block of a CIF holds."""
+    where = f"{path.name}, block {block.name}"
+    cell = _cell(block, where)
+    group = read_spacegroup(block, cell, where)
+    sites, notes = read_sites(block, cell, where)
+    if block.find_value("_cell_modulation_dimension"):
+        notes.append("the structure is modulated; only its average structure is read")
+    return Contents(cell, group, sites, notes, lambda crystal: read_restraints(block, crystal))
 
 
 def _columns(sites: list[Site]) -> dict:
@@ -71,21 +90,29 @@ def _columns(sites: list[Site]) -> dict:
         "u_aniso": np.array([site.u_aniso for site in sites]),
         "occupancy": np.array([site.occupancy for site in sites]),
         "isotropic": tuple(site.isotropic for site in sites),
+        "parts": tuple(site.part for site in sites),
     }
 
 
-def _document(path: Path) -> gemmi.cif.Document:
-    """The parsed file; text that is not UTF-8 is taken for Latin-1, as old programs wrote it."""
+def _text(path: Path) -> str:
+    """The content of a file; text that is not UTF-8 is taken for Latin-1, as old programs wrote it."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            found=f"the file {path} cannot be read ({error.strerror})", expected="a CIF file", do="check the path"
+            found=f"the file {path} cannot be read ({error.strerror})",
+            expected="a CIF or SHELX file",
+            do="check the path",
         ) from error
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("latin-1")
+        return content.decode("latin-1")
+
+
+def _document(path: Path) -> gemmi.cif.Document:
+    """The parsed file."""
+    text = _text(path)
     try:
         return gemmi.cif.read_string(text)
     except (ValueError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """Sites of a CIF block: labels, elements, coordinates, occupancies and displacement tensors in all their spellings."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import gemmi
 import numpy as np
@@ -10,21 +10,10 @@ from jaxtyping import Float
 from pendel.base import Array, InputError
 from pendel.crystal.cell import Cell, reciprocal_matrix, u_from_cartesian
 from pendel.crystal.structure import ELEMENTS
+from pendel.files.contents import Site
 
 DEFAULT_U_ISO = 0.01  # Å², for sites without any displacement parameter
 _TENSOR = ("11", "22", "33", "23", "13", "12")
-
-
-@dataclass(frozen=True)
-class Site:
-    """One row of the atom list."""
-
-    label: str
-    element: str
-    fract: Float[Array, "3"]
-    u_aniso: Float[Array, "3 3"]  # CIF U_ij, Å²
-    occupancy: float
-    isotropic: bool
 
 
 def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Site], list[str]]:
@@ -56,7 +45,8 @@ def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Sit
             flagged.append(label)
         sphere = np.asarray(u_from_cartesian(np.eye(3) * (DEFAULT_U_ISO if u_iso is None else u_iso), cell))
         isotropic = tensor is None and not (says_anisotropic and u_iso is not None)
-        sites.append(Site(label, element, fract, sphere if tensor is None else tensor, occupancy, isotropic))
+        part = int(entry["disorder_group"]) if re.fullmatch(r"[+-]?\d+", entry.get("disorder_group", "")) else 0
+        sites.append(Site(label, element, fract, sphere if tensor is None else tensor, occupancy, isotropic, part))
     notes = [f"dummy or empty sites skipped: {', '.join(skipped)}"] if skipped else []
     if bare:
         notes.append(f"no displacement parameters, U_iso {DEFAULT_U_ISO} Å² assumed: {', '.join(bare)}")
@@ -68,7 +58,7 @@ def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Sit
 def _columns(block: gemmi.cif.Block) -> dict[str, list[str]]:
     """Columns of the atom list by their short names, as far as they are present."""
     keys = ["label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy", "calc_flag", "adp_type"]
-    keys += ["thermal_displace_type", "U_iso_or_equiv", "B_iso_or_equiv"]
+    keys += ["thermal_displace_type", "disorder_group", "U_iso_or_equiv", "B_iso_or_equiv"]
     return {key: values for key in keys if (values := _values(block, f"_atom_site{{}}{key}"))}
 
 

@@ -45,7 +45,8 @@ def add_structure(
     for element in dict.fromkeys(crystal.elements):
         loop.add_row([element, *source])
     columns = ["label", "type_symbol", "fract_x", "fract_y", "fract_z", "U_iso_or_equiv", "adp_type", "occupancy"]
-    loop = block.init_loop("_atom_site_", [*columns, "site_symmetry_multiplicity"])
+    columns += ["site_symmetry_multiplicity", *(["disorder_group"] if crystal.parts else [])]
+    loop = block.init_loop("_atom_site_", columns)
     multiplicity = np.bincount(crystal.atom_site, minlength=sites)
     spheres = np.asarray(u_equivalent(crystal.u_aniso, crystal.cell))
     for site, label in enumerate(crystal.labels):
@@ -54,7 +55,8 @@ def add_structure(
         kind = "Uiso" if crystal.isotropic[site] else "Uani"
         occupied = format_su(float(crystal.occupancy[site]), float(occupied_su[site]), decimals=4)
         row = [gemmi.cif.quote(label), crystal.elements[site], *position, sphere, kind, occupied]
-        loop.add_row([*row, str(multiplicity[site])])
+        group = [str(crystal.parts[site] or ".")] if crystal.parts else []
+        loop.add_row([*row, str(multiplicity[site]), *group])
     anisotropic = [site for site in range(sites) if not crystal.isotropic[site]]
     if anisotropic:
         tags = [f"U_{i + 1}{j + 1}" for i, j in _TENSOR]

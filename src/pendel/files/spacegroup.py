@@ -80,6 +80,12 @@ def read_spacegroup(block: gemmi.cif.Block, cell: tuple[float, ...], where: str)
     return SpaceGroup(known.xhm() if known else symbol or "unknown setting", rotations, translations, tuple(notes))
 
 
+def group_of(operations: list[gemmi.Op]) -> SpaceGroup:
+    """The space group of a complete list of operations, with its tabulated symbol if it has one."""
+    known = _recognised(operations)
+    return SpaceGroup(known.xhm() if known else "unknown setting", *_arrays(operations), ())
+
+
 def _listed(block: gemmi.cif.Block, where: str, notes: list[str]) -> list[gemmi.Op] | None:
     """The operator list without repetitions (noted), or None when there is none."""
     for tag in _OPERATORS:

@@ -5,6 +5,7 @@ import os
 import gemmi
 
 from pendel.crystal.structure import Crystal
+from pendel.files.cif_restraints import add_restraints
 from pendel.files.refined_cif import add_heading, add_structure, block_name
 from pendel.files.whole_file import write_text
 
@@ -18,4 +19,5 @@ def write_structure_cif(path: str | os.PathLike[str], crystal: Crystal) -> None:
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_structure(block, crystal)
+    add_restraints(block, crystal)
     write_text(path, document.as_string())
