@@ -67,6 +67,7 @@ class Crystal:
     adp_basis: Float[Array, "adps sites 3 3"]  # Cartesian
     parts: tuple[int, ...] = field(default=(), metadata=STATIC)  # disorder group of every site, 0 for none; or empty
     restraints: tuple[Restraint, ...] = field(default=(), metadata=STATIC)
+    cloud: Float[Array, "sites 3"] | None = None  # fractional shift of hydrogen's electron cloud from its nucleus
 
 
 def make_crystal(
