@@ -21,19 +21,23 @@ The thickness of a frame is T x^k, x uniform in (0, 1): a density that ends at T
 k = exp(log_taper) from a slab (0) over a rod (about 0.3) to a wedge that runs out (1). The jumps are there because the
 beam does not light the same part of the crystal in every frame. `--thickness` names other densities:
 `pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale and tilts of their own and share
-a, b and nu; with errors="each" every crystal has its own.
+a, b and nu; with errors="each" every crystal has its own. Hydrogen rides on its parents, and its electron cloud is
+shifted towards them (`pendel.model.sample_hydrogen`); with hydrogen="spherical" the cloud is around the nucleus.
 """
 
 from pendel.base import InputError
 from pendel.model import Spread, observe, restrain, sample_errors, sample_frames, sample_structure, simulate, student_t
 
 
-def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", errors="shared"):
+def model(crystal, datasets, *, intensities=None, mask=None, thickness="taper", errors="shared", hydrogen="shifted"):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
+    if hydrogen not in ("shifted", "spherical"):
+        found = f"hydrogen {hydrogen!r}"
+        raise InputError(found=found, expected="'shifted' or 'spherical'", do="change the option of the model")
     if errors not in ("shared", "each"):
         raise InputError(found=f"errors {errors!r}", expected="'shared' or 'each'", do="change the option of the model")
     # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e.
-    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
+    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, spherical=hydrogen == "spherical")
     restrain(structure)
 
     # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 % (b).

@@ -25,7 +25,8 @@ def invert(crystal: Crystal) -> Crystal:
 
     x' = c - x with the origin shift c that the group needs, e.g. (1/2, 0, 0) in I 41. An operation (R, t) becomes
     (R, c - R c - t). Reflection h of the result has the amplitude of -h of `crystal`. In a space group or setting that
-    is not tabulated, c is zero. A crystal with inversion centres that is tabulated comes back as it is.
+    is not tabulated, c is zero. A crystal with inversion centres that is tabulated comes back as it is. Hydrogen keeps
+    its sites, no groups.
 
     Source: the table of gemmi (after the computational crystallography toolbox cctbx), `SpaceGroup.change_of_hand_op`.
     """
@@ -46,6 +47,8 @@ def invert(crystal: Crystal) -> Crystal:
         spacegroup=symbol,
         fract=shift - np.asarray(crystal.fract),
         translations=turned,
+        hydrogen=(),
+        cloud=None if crystal.cloud is None else -np.asarray(crystal.cloud),
         restraints=_inverted_restraints(
             crystal, np.round(shift - rotations @ shift - translations - turned).astype(int)
         ),

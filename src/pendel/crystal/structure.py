@@ -22,6 +22,7 @@ from pendel.crystal.checks import (
     check_sites,
     check_tensors,
 )
+from pendel.crystal.hydrogen import HydrogenGroup
 from pendel.crystal.restraints import Restraint
 
 ELEMENTS = tuple(
@@ -67,6 +68,7 @@ class Crystal:
     adp_basis: Float[Array, "adps sites 3 3"]  # Cartesian
     parts: tuple[int, ...] = field(default=(), metadata=STATIC)  # disorder group of every site, 0 for none; or empty
     restraints: tuple[Restraint, ...] = field(default=(), metadata=STATIC)
+    hydrogen: tuple[HydrogenGroup, ...] = field(default=(), metadata=STATIC)
     cloud: Float[Array, "sites 3"] | None = None  # fractional shift of hydrogen's electron cloud from its nucleus
 
 

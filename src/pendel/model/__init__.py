@@ -7,6 +7,7 @@ measured crystal; further keyword arguments are its options. The files in `model
 from pendel.model.blocks import observe, sample_errors, sample_frames, sample_structure, simulate
 from pendel.model.dataset import DataSet, data_sets
 from pendel.model.errors import gaussian, student_t, weighted_least_squares
+from pendel.model.hydrogen import sample_hydrogen
 from pendel.model.restrain import restrain
 from pendel.model.simulation import simulated
 from pendel.model.spread import Spread
@@ -26,6 +27,7 @@ __all__ = [
     "restrain",
     "sample_errors",
     "sample_frames",
+    "sample_hydrogen",
     "sample_structure",
     "sample_thickness",
     "simulate",

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool
 
 from pendel.base import Array, InputError
+from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, select, split, thin
@@ -41,7 +42,7 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
             expected="one or several different .cif_pets files",
             do="name each data set once",
         )
-    crystal = read_crystal(structure, hydrogen=settings.hydrogen)
+    crystal = read_crystal(structure, hydrogen=settings.hydrogen != "off")
     notes = list(crystal.notes)
     rows = [
         thin(read_rows(path, crystal, settings, number), parse_frames(of_data(settings.frames, number)))
@@ -56,12 +57,16 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     chosen = [drop_poor_frames(select(measured, rule, rsg=settings.rsg, dsg=settings.dsg), 1) for measured in rows]
     for experiment in chosen:
         notes += [note for note in experiment.notes if note not in notes]
+    crystal = with_adps(with_cell(crystal, rows[0].cell), settings.adps)
+    if settings.hydrogen != "off":
+        crystal = with_hydrogen(crystal, settings.hydrogen)
+        notes += [note for note in crystal.notes if note not in notes]
     used = None
     if settings.holdout > 0:
         hkl = np.concatenate([experiment.hkl for experiment in chosen])
         used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
     return Problem(
-        crystal=with_cell(crystal, rows[0].cell),
+        crystal=crystal,
         experiments=tuple(chosen),
         rows=tuple(rows),
         used=used,
@@ -84,19 +89,24 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
     """The crystal in another cell, that of the first data file: same fractional coordinates and U_ij."""
     if np.allclose(crystal.cell, cell, rtol=1e-9):
         return crystal
-    return make_crystal(
-        name=crystal.name,
-        cell=cell,
-        spacegroup=crystal.spacegroup,
-        rotations=crystal.rotations,
-        translations=crystal.translations,
-        labels=crystal.labels,
-        elements=crystal.elements,
-        fract=crystal.fract,
-        u_aniso=crystal.u_aniso,
-        occupancy=crystal.occupancy,
-        isotropic=crystal.isotropic,
-        notes=crystal.notes,
-        parts=crystal.parts,
-        restraints=crystal.restraints,
+    return _made_anew(crystal, cell=cell)
+
+
+def with_adps(crystal: Crystal, kind: str) -> Crystal:
+    """The crystal with isotropic ("iso") or anisotropic ("aniso") displacements of all atoms but hydrogen, or as it is.
+
+    A tensor becomes the sphere of the same U_eq, a sphere stays one to start from.
+    """
+    if kind == "keep":
+        return crystal
+    pairs = zip(crystal.elements, crystal.isotropic, strict=True)
+    return _made_anew(crystal, isotropic=tuple(own if element == "H" else kind == "iso" for element, own in pairs))
+
+
+def _made_anew(crystal: Crystal, **changes: Any) -> Crystal:
+    """`make_crystal` with the fields of a crystal, some of them changed."""
+    names = (
+        *("name", "cell", "spacegroup", "rotations", "translations", "labels", "elements", "fract", "u_aniso"),
+        *("occupancy", "isotropic", "notes", "parts", "restraints"),
     )
+    return make_crystal(**{name: getattr(crystal, name) for name in names} | changes)

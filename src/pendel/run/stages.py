@@ -43,7 +43,7 @@ from pendel.simulate.cost import within_memory
 from pendel.simulate.shard import shard_plan
 
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
-READING = ("frames", "select", "rsg", "dsg", "cell", "geometry", "energy_ev", "hydrogen")
+READING = ("frames", "select", "rsg", "dsg", "cell", "geometry", "energy_ev", "hydrogen", "adps")
 BEAMS = ("g_max", "sg_max", "tilts")
 MODEL = ("thickness", "holdout", SPLIT_SEED)
 STAGES = (
