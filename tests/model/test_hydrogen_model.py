@@ -1,7 +1,9 @@
 """Hydrogen in a model: which sites it has, with which priors, and that the structure follows them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
@@ -9,7 +11,9 @@ from numpyro import handlers
 from pendel.crystal.cell import direct_matrix
 from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.structure import make_crystal
+from pendel.infer.target import make_target
 from pendel.model import sample_structure
+from pendel.model.simulation import simulated
 
 CELL = (9.0, 10.0, 11.0, 90.0, 95.0, 90.0)
 ATOMS = {
@@ -59,12 +63,12 @@ def latent(trace):
 def test_sites_and_priors_of_riding_hydrogen():
     found = latent(trace_of("ride"))
     assert set(found) == {
-        *("displacement", "log_strain", "hydrogen_distance", "hydrogen_torsion", "hydrogen_rotation"),
+        *("displacement", "log_strain", "hydrogen_stretch", "hydrogen_torsion", "hydrogen_rotation"),
         *("hydrogen_u_factor", "hydrogen_cloud"),
     }
-    distance = found["hydrogen_distance"]["fn"].base_dist
-    assert np.allclose(distance.loc, [1.089, 0.970])
-    assert np.allclose(distance.scale, [0.010, 0.012])
+    stretch = found["hydrogen_stretch"]["fn"].base_dist
+    assert np.allclose(stretch.loc, 0)
+    assert np.allclose(stretch.scale, [0.010, 0.012])
     torsion = found["hydrogen_torsion"]["fn"].base_dist
     assert np.allclose(torsion.high, [np.pi, np.pi / 3])  # hydroxyl, then methyl, in the order of the file
     cloud = found["hydrogen_cloud"]["fn"]
@@ -78,6 +82,7 @@ def test_the_structure_has_the_distances_that_were_drawn():
     trace = trace_of("ride")
     places = np.asarray(trace["fract"]["value"]) @ direct_matrix(CELL).T
     drawn = np.asarray(trace["hydrogen_distance"]["value"])
+    assert np.allclose(drawn, np.array([1.089, 0.970]) + trace["hydrogen_stretch"]["value"])
     names = list(ATOMS)
     for first, second, row in (("C1", "H1A", 0), ("C1", "H1C", 0), ("O1", "H1", 1), ("O9", "H9B", 1)):
         length = np.linalg.norm(places[names.index(first)] - places[names.index(second)])
@@ -85,7 +90,7 @@ def test_the_structure_has_the_distances_that_were_drawn():
 
 
 @pytest.mark.parametrize(
-    ("mode", "options", "without"), [("free", {}, "distance"), ("ride", {"spherical": True}, "cloud")]
+    ("mode", "options", "without"), [("free", {}, "stretch"), ("ride", {"spherical": True}, "cloud")]
 )
 def test_sites_of_other_choices(mode, options, without):
     found = latent(trace_of(mode, **options))
@@ -101,3 +106,28 @@ def test_priors_are_proper():
     for site in latent(trace_of("ride")).values():
         assert isinstance(site["fn"], dist.Distribution)
         assert np.isfinite(float(np.sum(site["fn"].log_prob(site["value"]))))
+
+
+def measured(crystal, *, y=None):
+    """Intensities are the coordinates, with an error that is a parameter."""
+    structure = sample_structure(crystal, displacement=0.05, log_strain=0.5)
+    with numpyro.plate("frames", 2):
+        offset = numpyro.sample("offset", dist.Normal(0, 1))
+    places = simulated("simulated", lambda s: jnp.concatenate([s.fract.ravel(), s.cloud.ravel()]), structure)
+    error = numpyro.sample("error", dist.LogNormal(0.0, 1.0))
+    frame = np.arange(len(y)) % 2
+    observed = {"obs": y, "infer": {"plate": "frames", "frame": frame}}
+    numpyro.sample("intensity", dist.Normal(places + offset[frame], error), **observed)
+
+
+@pytest.mark.parametrize("mode", ["ride", "free"])
+def test_inference_tells_hydrogen_from_errors(mode):
+    """At zero, where inference looks at what depends on what, the density and its slope are finite."""
+    target = make_target(measured, ethanoid(mode), y=np.zeros(6 * len(ATOMS)))
+    assert target.errors == {"error"}
+    hydrogen = {site.name for site in target.layout.sites if site.name.startswith("hydrogen")}
+    assert hydrogen - {"hydrogen_u_factor"} <= target.simulated
+    zeros = {site.name: jnp.zeros(site.shape) for site in target.layout.sites}
+    value, slope = jax.value_and_grad(target.negative_log_density)(zeros)
+    assert np.isfinite(float(value))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in slope.values())

@@ -17,13 +17,14 @@ TILT = 0.5  # rad, standard deviation of the angles of a group without neighbour
 def sample_hydrogen(structure: Crystal, *, spherical: bool = False) -> Crystal:
     """The structure with its hydrogens where they belong; unchanged without any.
 
-        hydrogen_distance ~ Normal(d, s) of neutron diffraction [Å], one for each kind of bond, of riding groups
+        hydrogen_distance = d + hydrogen_stretch, hydrogen_stretch ~ Normal(0, s) [Å], for each kind of bond that rides
         hydrogen_torsion  ~ Uniform over all distinct angles [rad] about that of the file, of methyl and hydroxyl groups
         hydrogen_rotation ~ Normal(0, 0.5) [rad], three angles of each water molecule
         hydrogen_u_factor ~ LogNormal(log 1.2 or log 1.5, 0.2), U_H = k U_eq(parent)
         hydrogen_cloud    ~ Normal(0.12, 0.03) Å, from the nucleus to the electron cloud, towards the parent
 
-    Distances, factors and the cloud are each one number for all hydrogens of a kind.
+    d and s are those of neutron diffraction. Distances, factors and the cloud are one number for all of a kind.
+    The stretch is the parameter because inference evaluates the model at zero, and a distance of zero is no structure.
 
     Args:
         spherical: the cloud is around the nucleus; then hydrogen_cloud is no parameter.
@@ -45,7 +46,8 @@ def _distances(structure: Crystal) -> dict[str, Any]:
     if not bonds:
         return {}
     means, deviations = (jnp.array(values) for values in zip(*(NUCLEAR_DISTANCES[b] for b in bonds), strict=True))
-    distances: Any = numpyro.sample("hydrogen_distance", dist.Normal(means, deviations).to_event(1))
+    stretch: Any = numpyro.sample("hydrogen_stretch", dist.Normal(0, deviations).to_event(1))
+    distances: Any = numpyro.deterministic("hydrogen_distance", means + stretch)
     return {bond: distances[row] for row, bond in enumerate(bonds)}
 
 
