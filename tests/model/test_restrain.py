@@ -105,6 +105,7 @@ def lengths(crystal, draws, pair):
     return np.linalg.norm((fract[:, pair[1]] - fract[:, pair[0]]) * 10.0, axis=1)
 
 
+@pytest.mark.slow
 def test_chains_sample_twenty_restraints_without_divergences():
     crystal = ring(*twenty())
     assert len(crystal.restraints) == 20
