@@ -14,6 +14,7 @@ from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.files.cif_facts import Summary, add_measurement, add_results
+from pendel.files.cif_flags import hydrogen_treatment
 from pendel.files.cif_geometry import add_geometry
 from pendel.files.cif_reflections import Calculated, add_reflections
 from pendel.files.cif_restraints import add_restraints
@@ -52,6 +53,9 @@ def write_refined_cif(
     add_heading(block, crystal)
     add_measurement(block, experiments)
     add_results(block, summary, crystal.notes)
+    treatment = hydrogen_treatment(crystal)
+    if treatment is not None:
+        set_item(block, "_refine_ls_hydrogen_treatment", treatment)
     add_structure(block, refined, SCATTERING_SOURCE)
     add_restraints(block, crystal)
     if fract_draws is not None:
