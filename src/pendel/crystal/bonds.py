@@ -51,7 +51,7 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
     limits, shortest = _limits(crystal), _shortest(crystal)
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = _contacts(crystal, atoms, centre, shortest[site], limits[site])
+        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
         left = np.flatnonzero(sites >= site).tolist()
         while left:
             second, position = int(sites[left[0]]), positions[left[0]]
@@ -98,7 +98,7 @@ def find_neighbours(crystal: Crystal) -> tuple[tuple[Atom, ...], ...]:
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     found = []
     for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = _contacts(crystal, atoms, centre, shortest[site], limits[site])
+        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
         found.append(tuple(atom_at(crystal, int(other), at) for other, at in zip(sites, positions, strict=True)))
     return tuple(found)
 
@@ -157,11 +157,16 @@ def _limits(crystal: Crystal) -> Float[Array, "sites sites"]:
     radii, metals = covalent_radii(crystal.elements), are_metals(crystal.elements)
     limits = radii[:, None] + radii + INCREMENT
     limits = limits if metals.all() else np.where(metals[:, None] & metals, 0.0, limits)
+    return np.where(are_alternatives(crystal), 0.0, limits)
+
+
+def are_alternatives(crystal: Crystal) -> Bool[np.ndarray, "sites sites"]:
+    """Whether two sites are of different groups of one assembly of the disorder, never there together."""
     if not crystal.disorder:
-        return limits
+        return np.zeros((len(crystal.labels),) * 2, dtype=bool)
     assembly, group = np.array(crystal.disorder, dtype=str).T
     both = (group[:, None] != "") & (group != "") & (assembly[:, None] == assembly)
-    return np.where(both & ~_same_group(crystal), 0.0, limits)
+    return both & ~_same_group(crystal)
 
 
 def _same_group(crystal: Crystal) -> Bool[np.ndarray, "sites sites"]:
@@ -179,7 +184,7 @@ def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
     return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
 
 
-def _contacts(
+def contacts(
     crystal: Crystal,
     atoms: Float[Array, "atoms 3"],
     centre: Float[Array, "3"],
