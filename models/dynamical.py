@@ -4,6 +4,7 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    hydrogen and restraints of the start structure: see `pendel.model.sample_structure`
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle

@@ -4,6 +4,7 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    hydrogen and restraints of the start structure: see `pendel.model.sample_structure`
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     weights      ~ Normal(w_0, 1 / sqrt(inputs of the layer))         two tanh layers of 64

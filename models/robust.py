@@ -4,6 +4,7 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
+    hydrogen and restraints of the start structure: see `pendel.model.sample_structure`
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
@@ -26,6 +27,7 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 background of their own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves
 the absorption out where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
 mosaicity="on" needs plans with tilts for it, as `--mosaicity on` makes them; a simulation takes three times as long.
+The electron cloud of hydrogen is shifted towards its parent; with clouds="spherical" it is around the nucleus.
 """
 
 import dataclasses
@@ -55,12 +57,13 @@ def model(
     errors="shared",
     absorption="auto",
     mosaicity="off",
+    clouds="shifted",
 ):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     if errors not in ("shared", "each"):
         raise InputError(found=f"errors {errors!r}", expected="'shared' or 'each'", do="change the option of the model")
     # Structure. 0.05 Å covers the error of a kinematical start; U is known within a factor of about e.
-    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)
+    structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, clouds=clouds)
 
     # Errors. Reported sigmas are counting statistics (a near 1); models of 3D-ED miss strong reflections by 8-18 % (b).
     medians = {"a": 1.0, "b": 0.1, "nu": 3.0}

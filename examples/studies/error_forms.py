@@ -44,12 +44,12 @@ from pendel.simulate.cost import affordable_draws
 CRYSTALS = {
     "quartz": ("quartz_dynamical.cif", "quartz.cif_pets", {"frames": "::6"}),
     "albite": ("albite_kinematical.cif", "albite.cif_pets", {"frames": "::4", "sg_max": 0.006, "tilts": 48}),
-    "urea": ("urea_jana.cif", "urea.cif_pets", {"frames": "::8", "tilts": 120, "hydrogen": True}),
+    "urea": ("urea_jana.cif", "urea.cif_pets", {"frames": "::8", "tilts": 120, "hydrogen": "ride"}),
     "cspbbr3": ("cspbbr3.cif", "CsPbBr_P67-crot-050_dyn.cif_pets", {"frames": "::15", "sg_max": 0.006, "tilts": 60}),
     "paracetamol": (
         "paracetamol.cif",
         "paracetamol.cif_pets",
-        {"frames": "::14", "sg_max": 0.005, "tilts": 40, "geometry": "precession", "hydrogen": True},
+        {"frames": "::14", "sg_max": 0.005, "tilts": 40, "geometry": "precession", "hydrogen": "ride"},
     ),
 }
 TERMS = ("counts", "resolution", "offset", "counts_of_frames", "offset_of_frames", "middle", "weak")

@@ -20,7 +20,7 @@ QUARTZ = (4.9226, 4.9226, 5.4003, 90.0, 90.0, 120.0)
 TRICLINIC = (5.1, 6.2, 7.3, 81.0, 95.0, 103.0)
 
 
-def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=None, **options):
+def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=None, disorder=(), **options):
     """A crystal from {label: position}; elements are the letters of the labels."""
     count = len(sites)
     sphere = np.asarray(cells.u_from_cartesian(0.01 * np.eye(3), cell))
@@ -35,6 +35,7 @@ def crystal(spacegroup, cell, sites, *, occupancy=None, u_aniso=None, isotropic=
             u_aniso=np.tile(sphere, (count, 1, 1)) if u_aniso is None else u_aniso,
             occupancy=np.ones(count) if occupancy is None else np.array(occupancy),
             isotropic=(False,) * count if isotropic is None else isotropic,
+            disorder=disorder,
         ),
         **options,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from made_crystals import mixed_site_crystal
+from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.datasets import example
@@ -15,6 +16,7 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
 from pendel.files.cif_facts import write_hand
+from pendel.files.cif_flags import COLUMNS
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -259,7 +261,7 @@ def test_hydrogen_left_out_and_repeated_rows_are_told(tmp_path, experiment):
     row |= {f"_atom_site_fract_{axis}": text for axis, text in zip("xyz", ("0.3", "0.9", "0.1"), strict=True)}
     loop.add_row([row[tag] for tag in loop.tags])
     source.write_file(str(tmp_path / "with_hydrogen.cif"))
-    crystal = read_problem(tmp_path / "with_hydrogen.cif", [example().data], Settings()).crystal
+    crystal = read_problem(tmp_path / "with_hydrogen.cif", [example().data], Settings(hydrogen="off")).crystal
     assert crystal.cell[2] != pytest.approx(5.41)
     assert len(set(crystal.notes)) == len(crystal.notes)
     calculated = Calculated(intensity=[experiment.intensity])
@@ -363,3 +365,37 @@ def test_a_flat_ellipsoid_is_written_so_that_it_can_be_read(quartz, tmp_path):
     np.testing.assert_allclose(again.u_aniso[1], flat[1], atol=1e-5)
     row = [text for text in path.read_text().splitlines() if text.startswith("O1 ")][-1]
     assert "0.00004(200)" in row
+
+
+def test_hydrogen_and_restraints_are_told(tmp_path, experiment):
+    """How every site was refined stands in the file, and its restraints are read back."""
+    lines = [
+        *("CELL 0.0251 6 7 8 90 90 90", "LATT 1", "SFAC C H O", "DFIX 1.43 0.02 C1 O1", "SIMU 0.01 C1 O1"),
+        *("C1 1 0.30 0.30 0.30 11 0.03 0.03 0.03 0 0 0", "O1 3 0.52 0.33 0.32 11 0.03 0.03 0.03 0 0 0"),
+        *("H1 2 0.57 0.40 0.24 11 -1.5", "O2 3 0 0 0 10.5 0.02 0.03 0.03 0 0 0", "END"),
+    ]
+    (tmp_path / "start.res").write_text("\n".join(lines) + "\n")
+    start = read_crystal(tmp_path / "start.res")
+    found = {}
+    for mode in ("ride", "free", "plain"):
+        crystal = start if mode == "plain" else with_hydrogen(start, mode)
+        block = write(tmp_path / "refined.cif", crystal, [experiment])
+        flags = [list(block.find_values(f"_atom_site_{name}")) for name in COLUMNS]
+        found[mode] = (block.find_value("_refine_ls_hydrogen_treatment"), *(column[2] for column in flags))
+        assert [column[3] for column in flags] == ["d", "S", "T"]
+        assert [column[0] for column in flags] == ["d", "D", "U"]
+        again = read_crystal(tmp_path / "refined.cif").restraints
+        assert {(one.card, one.atoms if hasattr(one, "atoms") else one.pairs) for one in again} == {
+            (one.card, one.atoms if hasattr(one, "atoms") else one.pairs) for one in crystal.restraints
+        }
+    assert found == {
+        "ride": ("constr", "calc", "R", "."),
+        "free": ("refxyz", "d", "D", "."),
+        "plain": ("refall", "d", ".", "."),
+    }
+
+
+def test_without_hydrogen_and_restraints_nothing_is_told(tmp_path, quartz, experiment):
+    block = write(tmp_path / "refined.cif", quartz, [experiment])
+    assert block.find_value("_refine_ls_hydrogen_treatment") is None
+    assert not len(block.find_values("_atom_site_calc_flag"))

@@ -46,7 +46,8 @@ def test_every_setting_has_its_place_in_the_table():
         ({"thickness": "wedge"}, ALL - {"start"}),
         ({"frames": "::2"}, ALL),
         ({"g_max": 1.0}, ALL),
-        ({"hydrogen": True}, ALL),
+        ({"hydrogen": "off"}, ALL),
+        ({"adps": "iso"}, ALL),
     ],
 )
 def test_settings_renew_what_depends_on_them(settings, stages):

@@ -21,7 +21,7 @@ from pendel.model.thickness_prior import FAMILIES, TAPER, find_family, further_s
 from pendel.simulate.thickness import lognormal, single
 
 ROBUST = Path(__file__).resolve().parents[2] / "models" / "robust.py"
-STRUCTURE = "structure = sample_structure(crystal, displacement=0.05, log_strain=1.0)\n"
+STRUCTURE = "structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, clouds=clouds)\n"
 CALCULATED = "calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)\n"
 SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error, background=background)\n"
 
@@ -165,7 +165,13 @@ def test_an_unknown_family_is_refused():
 
 def test_options_of_a_model():
     robust = pendel.load_model("robust")
-    own = {"thickness": "taper", "errors": "shared", "absorption": "auto", "mosaicity": "off"}
+    own = {
+        "thickness": "taper",
+        "errors": "shared",
+        "absorption": "auto",
+        "mosaicity": "off",
+        "clouds": "shifted",
+    }
     assert model_options(robust) == own
     assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}
     assert with_options(robust, thickness=None) is robust

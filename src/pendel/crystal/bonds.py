@@ -3,8 +3,8 @@
 Two atoms are bonded when they are between 0.5 Å and the sum of their covalent radii plus 0.4 Å apart. Two metals are
 bonded only in a crystal of nothing but metals: their radii are so large that the rule would join the cations of most
 oxides. Sites that cannot both be there (occupancies below one that add up to at most one) are alternatives, not bonded,
-where they are closer than 0.7 of the sum of their radii. Uncertainties come from posterior draws: every function takes
-coordinates of any number of draws at once.
+where they are closer than 0.7 of the sum of their radii; sites of different disorder groups are never bonded.
+Uncertainties come from posterior draws: every function takes coordinates of any number of draws at once.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array, InputError
+from pendel.crystal.atom import Atom as Atom
 from pendel.crystal.cell import Cell, direct_matrix, reciprocal_matrix, u_cartesian
 from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.elements import are_metals, covalent_radii
@@ -23,15 +24,6 @@ INCREMENT = 0.4  # Å beyond the sum of the radii that still counts as a bond
 SHORTEST_BOND = 0.5  # Å; what is closer are alternatives of one atom
 ALTERNATIVES = 0.7  # of the sum of the radii; below, partly occupied sites are alternatives
 SAME_ATOM = 0.01  # Å
-
-
-@dataclass(frozen=True)
-class Atom:
-    """The atom at R x + t + shift: x a site's coordinates, R and t of one operation of the crystal, whole cells."""
-
-    site: int
-    operation: int
-    shift: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
     limits, shortest = _limits(crystal), _shortest(crystal)
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = _contacts(crystal, atoms, centre, shortest[site], limits[site])
+        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
         left = np.flatnonzero(sites >= site).tolist()
         while left:
             second, position = int(sites[left[0]]), positions[left[0]]
@@ -68,9 +60,9 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
                 equal = np.concatenate([equal, _onto(crystal, position, centre, site)])
             alike = _distances(crystal, positions[:, None], equal).min(axis=1) < SAME_ATOM
             members = [row for row in left if sites[row] == second and alike[row]]
-            ends = [_atom(crystal, second, positions[row]) for row in members]
+            ends = [atom_at(crystal, second, positions[row]) for row in members]
             first_end = min(ends, key=lambda atom: (atom.operation, atom.shift))
-            bonds.append(Bond((_atom(crystal, site, centre), first_end), len(members)))
+            bonds.append(Bond((atom_at(crystal, site, centre), first_end), len(members)))
             left = [row for row in left if row not in members]
     return tuple(bonds)
 
@@ -87,7 +79,7 @@ def find_angles(crystal: Crystal, bonds: tuple[Bond, ...]) -> tuple[Angle, ...]:
             meeting[site].append(bond)
     for site, centre in enumerate(np.asarray(crystal.fract)):
         ends = _ends(crystal, meeting[site], site)
-        vertex = _atom(crystal, site, centre)
+        vertex = atom_at(crystal, site, centre)
         turned = _turned(crystal, ends, centre, site)
         positions = _positions(crystal, ends, np.asarray(crystal.fract))
         sites = [end.site for end in ends]
@@ -98,6 +90,17 @@ def find_angles(crystal: Crystal, bonds: tuple[Bond, ...]) -> tuple[Angle, ...]:
                 angles.append(Angle((ends[first], vertex, ends[last])))
                 seen |= {frozenset(pair) for pair in zip(turned[first], turned[last], strict=True)}
     return tuple(angles)
+
+
+def find_neighbours(crystal: Crystal) -> tuple[tuple[Atom, ...], ...]:
+    """The atoms that are bonded to each site, symmetry images among them, nearest first."""
+    limits, shortest = _limits(crystal), _shortest(crystal)
+    atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
+    found = []
+    for site, centre in enumerate(np.asarray(crystal.fract)):
+        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
+        found.append(tuple(atom_at(crystal, int(other), at) for other, at in zip(sites, positions, strict=True)))
+    return tuple(found)
 
 
 def bond_lengths(
@@ -154,11 +157,16 @@ def _limits(crystal: Crystal) -> Float[Array, "sites sites"]:
     radii, metals = covalent_radii(crystal.elements), are_metals(crystal.elements)
     limits = radii[:, None] + radii + INCREMENT
     limits = limits if metals.all() else np.where(metals[:, None] & metals, 0.0, limits)
+    return np.where(are_alternatives(crystal), 0.0, limits)
+
+
+def are_alternatives(crystal: Crystal) -> Bool[np.ndarray, "sites sites"]:
+    """Whether two sites are of different groups of one assembly of the disorder, never there together."""
     if not crystal.disorder:
-        return limits
+        return np.zeros((len(crystal.labels),) * 2, dtype=bool)
     assembly, group = np.array(crystal.disorder, dtype=str).T
     both = (group[:, None] != "") & (group != "") & (assembly[:, None] == assembly)
-    return np.where(both & ~_same_group(crystal), 0.0, limits)
+    return both & ~_same_group(crystal)
 
 
 def _same_group(crystal: Crystal) -> Bool[np.ndarray, "sites sites"]:
@@ -176,7 +184,7 @@ def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
     return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
 
 
-def _contacts(
+def contacts(
     crystal: Crystal,
     atoms: Float[Array, "atoms 3"],
     centre: Float[Array, "3"],
@@ -211,7 +219,7 @@ def _ends(crystal: Crystal, bonds: list[Bond], site: int) -> list[Atom]:
         length = round(float(_distances(crystal, first, second)), 6)
         for here, there, near, far in ((first, second, *bond.atoms), (second, first, *bond.atoms[::-1])):
             if near.site == site:
-                found |= {_atom(crystal, far.site, end): length for end in _onto(crystal, here, there, site)}
+                found |= {atom_at(crystal, far.site, end): length for end in _onto(crystal, here, there, site)}
     return sorted(found, key=lambda atom: (found[atom], atom.site, atom.operation, atom.shift))
 
 
@@ -227,8 +235,8 @@ def _turned(crystal: Crystal, ends: list[Atom], centre: Float[Array, "3"], site:
     return turned
 
 
-def _atom(crystal: Crystal, site: int, position: Float[Array, "3"]) -> Atom:
-    """The atom of a site at a position, by the operation with the smallest shift, then by the first of them."""
+def atom_at(crystal: Crystal, site: int, position: Float[Array, "3"]) -> Atom:
+    """The atom of a site at a fractional position, by the operation with the smallest shift, then by the first."""
     images = np.asarray(crystal.rotations) @ np.asarray(crystal.fract)[site] + np.asarray(crystal.translations)
     cells = np.round(position - images).astype(int)
     fits = np.flatnonzero(_distances(crystal, images + cells, position) < SAME_ATOM).tolist()

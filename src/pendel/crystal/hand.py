@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import gemmi
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from pendel.base import Array
 from pendel.crystal import symmetry
+from pendel.crystal.atom import Atom
 from pendel.crystal.cell import direct_matrix
+from pendel.crystal.restraints import Restraint, atoms_of, with_atoms
 from pendel.crystal.structure import Crystal, is_centrosymmetric
 from pendel.crystal.tabulated import tabulated
 
@@ -22,7 +25,8 @@ def invert(crystal: Crystal) -> Crystal:
 
     x' = c - x with the origin shift c that the group needs, e.g. (1/2, 0, 0) in I 41. An operation (R, t) becomes
     (R, c - R c - t). Reflection h of the result has the amplitude of -h of `crystal`. In a space group or setting that
-    is not tabulated, c is zero. A crystal with inversion centres that is tabulated comes back as it is.
+    is not tabulated, c is zero. A crystal with inversion centres that is tabulated comes back as it is. Hydrogen keeps
+    its sites, no groups.
 
     Source: the table of gemmi (after the computational crystallography toolbox cctbx), `SpaceGroup.change_of_hand_op`.
     """
@@ -43,6 +47,26 @@ def invert(crystal: Crystal) -> Crystal:
         spacegroup=symbol,
         fract=shift - np.asarray(crystal.fract),
         translations=turned,
+        hydrogen=(),
+        cloud=None if crystal.cloud is None else -np.asarray(crystal.cloud),
+        restraints=_inverted_restraints(
+            crystal, np.round(shift - rotations @ shift - translations - turned).astype(int)
+        ),
+    )
+
+
+def _inverted_restraints(crystal: Crystal, cells: Int[Array, "ops 3"]) -> tuple[Restraint, ...]:
+    """The restraints of the other hand: the atom at R x + t + n becomes that at R (c - x) + (c - R c - t) - n.
+
+    cells: whole cells between c - R c - t and the translations of the other hand.
+    """
+
+    def turned(atom: Atom) -> Atom:
+        a, b, c = (cells[atom.operation] - np.array(atom.shift)).tolist()
+        return Atom(atom.site, atom.operation, (a, b, c))
+
+    return tuple(
+        with_atoms(restraint, {atom: turned(atom) for atom in atoms_of(restraint)}) for restraint in crystal.restraints
     )
 
 

@@ -17,3 +17,4 @@ class Sites:
     u_aniso: Float[Array, "sites 3 3"]  # CIF U_ij, Å²
     occupancy: Float[Array, " sites"]
     isotropic: tuple[bool, ...]
+    disorder: tuple[tuple[str, str], ...] = ()  # assembly and group of every site, or empty

@@ -26,7 +26,9 @@ from pendel.crystal.checks import (
     check_sites,
     check_tensors,
 )
+from pendel.crystal.hydrogen import HydrogenGroup
 from pendel.crystal.neighbours import close_pairs
+from pendel.crystal.restraints import Restraint
 from pendel.crystal.sites import Sites
 
 ELEMENTS = tuple(gemmi.Element(z).name for z in range(1, 104))  # H to Lr; symbol of atomic number Z at index Z - 1
@@ -65,6 +67,9 @@ class Crystal:
     atom_op: Int[Array, " atoms"]
     position_basis: Float[Array, "positions sites 3"]  # fractional shift per Å
     adp_basis: Float[Array, "adps sites 3 3"]  # Cartesian
+    restraints: tuple[Restraint, ...] = field(default=(), metadata=STATIC)
+    hydrogen: tuple[HydrogenGroup, ...] = field(default=(), metadata=STATIC)
+    cloud: Float[Array, "sites 3"] | None = None  # fractional shift of hydrogen's electron cloud from its nucleus
 
 
 def make_crystal(
@@ -241,17 +246,19 @@ def _adp_basis(site_rotations, leaders, isotropic):
 
 
 def _filled(own, groups, more=0):
-    """Rows of all groups of sites one after the other, each with its values at the sites of its group, and zero rows.
-
-    Memory is taken only for what is written: nearly all of the array is zero.
-    """
+    """Rows of all groups of sites one after the other, each with values at the sites of its group; then zero rows."""
     shape = (sum(map(len, own)) + more, len(groups), *own[0].shape[1:])
-    memory = mmap.mmap(-1, max(8 * math.prod(shape), 1))  # np.zeros would fill a gigabyte for 1500 sites
-    basis = np.frombuffer(memory, dtype=float, count=math.prod(shape)).reshape(shape)
+    basis = sparse_zeros(shape)
     starts = np.cumsum([0, *map(len, own)])
     for site, group in enumerate(groups):
         basis[starts[group] : starts[group + 1], site] = own[group]
     return basis
+
+
+def sparse_zeros(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    """An array of zeros that takes memory only for what is written: np.zeros would fill a gigabyte for 1500 sites."""
+    memory = mmap.mmap(-1, max(8 * math.prod(shape), 1))
+    return np.frombuffer(memory, dtype=float, count=math.prod(shape)).reshape(shape)
 
 
 def _directions(axes: Float[Array, "polar 3"], direct: Float[Array, "3 3"]) -> str:

@@ -1,6 +1,6 @@
-"""Crystal structures from CIF files of any origin: Jana, SHELX, the CSD and ICSD, COD, refinement programs."""
+"""Crystal structures from files of any origin: CIFs of refinement programs and databases, and SHELX files."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +14,12 @@ from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.files.cif_contents import compare_contents
 from pendel.files.cif_positions import settled_sites
-from pendel.files.cif_sites import Site, read_sites
+from pendel.files.cif_restraints import read_restraints
+from pendel.files.cif_sites import read_sites
+from pendel.files.contents import Contents, Found, Site
 from pendel.files.document import find_block, read_cif
 from pendel.files.numbers import CELL_ITEMS
+from pendel.files.shelx import is_shelx, read_shelx
 from pendel.files.spacegroup import read_spacegroup
 
 _NEEDED = ("_cell_", "_cell.", "_symmetry_", "_space_group", "_atom_site")  # items that must not contradict themselves
@@ -25,7 +28,9 @@ _NEEDED = ("_cell_", "_cell.", "_symmetry_", "_space_group", "_atom_site")  # it
 def read_crystal(
     path: str | Path, *, block: str | None = None, hydrogen: bool = True, fullest: float = FULL_OCCUPANCY
 ) -> Crystal:
-    """The crystal structure of a CIF, checked, with special positions and tensors put exactly onto their symmetry.
+    """The crystal structure of a CIF or a SHELX file (.ins, .res), with its restraints.
+
+    The structure is checked, and special positions and tensors are put exactly onto their symmetry.
 
     Args:
         path: the file; standard uncertainties in brackets are read over.
@@ -40,46 +45,57 @@ def read_crystal(
     symmetry or numbers, unknown elements, and everything that `make_crystal` refuses.
     """
     path = Path(path)
-    file = read_cif(path, "a CIF file", "give the CIF of a structure")
-    chosen = _structure_block(file.document, path, block)
-    where = f"{path.name}, block {chosen.name}"
-    notes = [*file.notes, *_without_repetitions(chosen, where)]
-    cell = _cell(chosen, where)
-    check_cell(where, cell)
-    group = read_spacegroup(chosen, cell, where)
-    sites, told = read_sites(chosen, cell, where)
-    notes += [*group.notes, *told]
-    sites = settled_sites(sites, group, cell, notes)
+    contents = read_shelx(path, block) if is_shelx(path) else _read_cif(path, block, hydrogen=hydrogen)
+    notes = [*contents.notes]
+    sites = settled_sites(contents.sites, contents.group, contents.cell, notes)
     if not hydrogen:
         kept = [site for site in sites if site.element != "H"]
         if len(kept) < len(sites):
-            notes.append(Note(f"{len(sites) - len(kept)} hydrogen sites left out", NO_HYDROGEN))
+            notes = [*notes, Note(f"{len(sites) - len(kept)} hydrogen sites left out", NO_HYDROGEN)]
         sites = kept
     if not sites:
         raise InputError(
-            found=f"no usable atoms in {where}", expected="at least one site", do="give a complete structure"
+            found=f"no usable atoms in {path.name}", expected="at least one site", do="give a complete structure"
         )
-    if chosen.find_value("_cell_modulation_dimension"):
-        notes.append("the structure is modulated; only its average structure is read")
     crystal = make_crystal(
         name=path.name,
-        cell=cell,
-        spacegroup=group.symbol,
-        rotations=group.rotations,
-        translations=group.translations,
+        cell=contents.cell,
+        spacegroup=contents.group.symbol,
+        rotations=contents.group.rotations,
+        translations=contents.group.translations,
         sites=_columns(sites),
         notes=tuple(notes),
         fullest=fullest,
     )
-    disorder = tuple(site.disorder for site in sites)
-    return dataclasses.replace(
-        crystal,
-        disorder=disorder if any(map(any, disorder)) else (),
-        notes=(*crystal.notes, *compare_contents(chosen, crystal, hydrogen=hydrogen)),
+    restraints, told = contents.finish(crystal)
+    return replace(crystal, restraints=restraints, notes=(*crystal.notes, *told))
+
+
+def _read_cif(path: Path, name: str | None, *, hydrogen: bool) -> Contents:
+    """What the block of a CIF holds that was named, or the only one with atoms."""
+    file = read_cif(
+        path, "a CIF file", "give the CIF of a structure, or a SHELX file whose name ends with .ins or .res"
     )
+    block = _structure_block(file.document, path, name)
+    where = f"{path.name}, block {block.name}"
+    notes = [*file.notes, *_without_repetitions(block, where)]
+    cell = _cell(block, where)
+    check_cell(where, cell)
+    group = read_spacegroup(block, cell, where)
+    sites, told = read_sites(block, cell, where)
+    notes += [*group.notes, *told]
+    if block.find_value("_cell_modulation_dimension"):
+        notes.append("the structure is modulated; only its average structure is read")
+
+    def finish(crystal: Crystal) -> Found:
+        restraints, left_out = read_restraints(block, crystal)
+        return restraints, [*compare_contents(block, crystal, hydrogen=hydrogen), *left_out]
+
+    return Contents(cell, group, sites, notes, finish)
 
 
 def _columns(rows: list[Site]) -> Sites:
+    disorder = tuple(row.disorder for row in rows)
     return Sites(
         labels=tuple(row.label for row in rows),
         elements=tuple(row.element for row in rows),
@@ -87,6 +103,7 @@ def _columns(rows: list[Site]) -> Sites:
         u_aniso=np.array([row.u_aniso for row in rows]),
         occupancy=np.array([row.occupancy for row in rows]),
         isotropic=tuple(row.isotropic for row in rows),
+        disorder=disorder if any(map(any, disorder)) else (),
     )
 
 

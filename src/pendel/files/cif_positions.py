@@ -11,7 +11,7 @@ from pendel.crystal.checks import FULL_OCCUPANCY
 from pendel.crystal.neighbours import close_pairs
 from pendel.crystal.symmetry import images, lattice_distance, stabiliser, symmetrise_position
 from pendel.crystal.tabulated import operation
-from pendel.files.cif_sites import Site
+from pendel.files.contents import Site
 from pendel.files.spacegroup import SpaceGroup
 
 LARGEST_MOVE = 0.3  # Å onto a stated symmetry element

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import gemmi
 import numpy as np
@@ -11,23 +11,10 @@ from jaxtyping import Float
 from pendel.base import Array, InputError, listed
 from pendel.crystal.cell import TENSOR, Cell, reciprocal_matrix, u_from_cartesian
 from pendel.files.cif_elements import ElementReader, formula_of
+from pendel.files.contents import Site
 
 DEFAULT_U_ISO = 0.01  # Å², for sites without any displacement parameter
 _TENSOR = [f"{i + 1}{j + 1}" for i, j in TENSOR]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One row of the atom list."""
-
-    label: str
-    element: str
-    fract: Float[Array, "3"]
-    u_aniso: Float[Array, "3 3"]  # CIF U_ij, Å²
-    occupancy: float
-    isotropic: bool
-    disorder: tuple[str, str] = ("", "")  # assembly and group
-    symmetry: tuple[int, int] = (0, 0)  # stated order and multiplicity of the site symmetry, 0 where not given
 
 
 def read_sites(block: gemmi.cif.Block, cell: Cell, where: str) -> tuple[list[Site], list[str]]:

@@ -9,6 +9,7 @@ from pendel.crystal.cell import TENSOR, u_cartesian, u_equivalent
 from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.crystal.tabulated import operation, tabulated
+from pendel.files.cif_flags import COLUMNS, site_flags
 from pendel.files.numbers import format_su, set_item
 from pendel.files.spacegroup import UNKNOWN_SETTING
 
@@ -37,7 +38,9 @@ def add_structure(
         loop.add_row([element, *source])
     columns = ["label", "type_symbol", "fract_x", "fract_y", "fract_z", "U_iso_or_equiv", "adp_type", "occupancy"]
     parts = ["disorder_assembly", "disorder_group"] if crystal.disorder else []
-    loop = block.init_loop("_atom_site_", [*columns, "site_symmetry_multiplicity", *parts])
+    flags = site_flags(crystal) if crystal.hydrogen or crystal.restraints else [()] * sites
+    told = COLUMNS if crystal.hydrogen or crystal.restraints else ()
+    loop = block.init_loop("_atom_site_", [*columns, "site_symmetry_multiplicity", *parts, *told])
     multiplicity = np.bincount(crystal.atom_site, minlength=sites)
     spheres = np.asarray(u_equivalent(crystal.u_aniso, crystal.cell))
     for site, label in enumerate(crystal.labels):
@@ -48,7 +51,7 @@ def add_structure(
         occupied = format_su(float(crystal.occupancy[site]), float(refined.occupancy_su[site]), decimals=4)
         row = [gemmi.cif.quote(label), crystal.elements[site], *position, sphere, kind, occupied]
         part = [gemmi.cif.quote(text) if text else "." for text in crystal.disorder[site]] if parts else []
-        loop.add_row([*row, str(multiplicity[site]), *part])
+        loop.add_row([*row, str(multiplicity[site]), *part, *flags[site]])
     anisotropic = [site for site in range(sites) if not crystal.isotropic[site]]
     if anisotropic:
         tags = [f"U_{i + 1}{j + 1}" for i, j in TENSOR]

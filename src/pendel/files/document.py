@@ -1,4 +1,4 @@
-"""The one reader of CIF text: encodings, line ends, stray marks, and files that are something else."""
+"""The one reader of text files: encodings, line ends, stray marks, and files that are something else."""
 
 import codecs
 import re
@@ -20,9 +20,14 @@ _KINDS = (
     (rb"\s*<(!DOCTYPE|html|HTML|\?xml)", "a web page or XML file", "download the file itself"),
     (rb"\s*[{\[]\s*[\"{\[]", "a JSON file", ""),
     (rb"(HEADER|CRYST1|REMARK|ATOM  |HETATM)[ \d]", "a PDB file", ""),
-    (rb"(?i)(.*\n){0,3}(TITL|CELL +\d+\.\d+( +[\d.]+){6})\b", "a SHELX instruction file (.ins, .res)", ""),
     (rb"( *-?\d+){3}( +-?[\d.]+){2}[^\n]*\n( *-?\d+){3}( +-?[\d.]+){2}", "a bare list of reflections (.hkl)", ""),
 )
+_SHELX = (
+    rb"(?i)(.*\n){0,3}(TITL|CELL +\d+\.\d+( +[\d.]+){6})\b",
+    "a SHELX instruction file",
+    "",
+)
+_CIF = (rb"(\s|#[^\n]*\n)*data_\S*\s", "a CIF", "give it a name that ends with .cif")
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,7 @@ def read_cif(path: Path, wanted: str, give: str) -> CifFile:
     try:
         document = _parsed(text, path.name, notes)
     except (ValueError, RuntimeError) as error:
-        kind = next(((what, do) for start, what, do in _KINDS if re.match(start, content)), None)
-        if kind is not None:
-            raise InputError(found=f"{path.name} is {kind[0]}", expected=wanted, do=kind[1] or give) from error
+        _refuse_others(content, path.name, (*_KINDS, _SHELX), wanted, give)
         position = " ".join(str(error).removeprefix("string:").split())
         raise InputError(
             found=f"the file {path.name} is not a CIF (line {position})",
@@ -59,6 +62,17 @@ def read_cif(path: Path, wanted: str, give: str) -> CifFile:
             do="correct that line, or check that the file is complete",
         ) from error
     return CifFile(document, text, tuple(notes))
+
+
+def read_text(path: Path, wanted: str, give: str) -> tuple[str, list[str]]:
+    """The text of a file that is no CIF, in any encoding and with any line ends, and notes on what was mended.
+
+    Arguments as of `read_cif`. Raises InputError for a file that is missing, unreadable or something else.
+    """
+    content = _content(path, wanted)
+    _refuse_others(content, path.name, (*_KINDS, _CIF), wanted, give)
+    notes: list[str] = []
+    return _decoded(content, path.name, notes), notes
 
 
 def find_block(document: gemmi.cif.Document, name: str, path: Path) -> gemmi.cif.Block:
@@ -78,6 +92,14 @@ def find_block(document: gemmi.cif.Document, name: str, path: Path) -> gemmi.cif
         expected=f"one of {names}, or its number from 1 to {len(blocks)}",
         do="correct the name of the block (--block)",
     )
+
+
+def _refuse_others(
+    content: bytes, name: str, kinds: tuple[tuple[bytes, str, str], ...], wanted: str, give: str
+) -> None:
+    for start, what, do in kinds:
+        if re.match(start, content):
+            raise InputError(found=f"{name} is {what}", expected=wanted, do=do or give)
 
 
 def _content(path: Path, wanted: str) -> bytes:

@@ -14,8 +14,10 @@ from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
 from pendel.files.cif_facts import Summary, add_measurement, add_results
+from pendel.files.cif_flags import hydrogen_treatment
 from pendel.files.cif_geometry import add_geometry
 from pendel.files.cif_reflections import Calculated, add_reflections
+from pendel.files.cif_restraints import add_restraints
 from pendel.files.cif_structure import add_structure as add_structure
 from pendel.files.numbers import CELL_ITEMS, set_item
 from pendel.files.whole_file import write_text
@@ -24,6 +26,9 @@ DICTIONARIES = {
     "CIF_CORE": "https://raw.githubusercontent.com/COMCIFS/cif_core/main/cif_core.dic",
     "CIF_ED": "https://raw.githubusercontent.com/COMCIFS/cif_ed/main/cif_ed.dic",
 }  # that define every data name written, by title
+RESTRAINTS_DICTIONARY = {
+    "CIF_RSTR": "https://www.iucr.org/resources/cif/dictionaries/browse/cif_core_restraints",
+}  # and those of restraints
 SCATTERING_SOURCE = "Lobato & Van Dyck (2014), Acta Cryst. A70, 636-649"  # what refinements calculate with
 
 
@@ -48,7 +53,11 @@ def write_refined_cif(
     add_heading(block, crystal)
     add_measurement(block, experiments)
     add_results(block, summary, crystal.notes)
+    treatment = hydrogen_treatment(crystal)
+    if treatment is not None:
+        set_item(block, "_refine_ls_hydrogen_treatment", treatment)
     add_structure(block, refined, SCATTERING_SOURCE)
+    add_restraints(block, crystal)
     if fract_draws is not None:
         add_geometry(block, crystal, fract_draws)
     if calculated is not None:
@@ -61,7 +70,8 @@ def add_heading(block: gemmi.cif.Block, crystal: Crystal) -> None:
     version = metadata.version("pendel")
     set_item(block, "_audit_creation_method", f"pendel {version}")
     loop = block.init_loop("_audit_conform_", ["dict_name", "dict_location"])
-    for title, location in DICTIONARIES.items():
+    used = DICTIONARIES | (RESTRAINTS_DICTIONARY if crystal.restraints else {})
+    for title, location in used.items():
         loop.add_row([title, location])
     for name, value in zip(CELL_ITEMS, crystal.cell, strict=True):
         set_item(block, f"_cell_{name}", f"{value:.8g}")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pendel.base import Array, InputError
+from pendel.crystal.structure import Crystal
 from pendel.files.symbols import from_symbol, in_setting
 
 UNKNOWN_SETTING = "unknown setting"
@@ -118,6 +119,35 @@ def _averaged(block: gemmi.cif.Block, where: str) -> list[gemmi.Op] | None:
     plain = [part.replace("x1", "x").replace("x2", "y").replace("x3", "z") for part in parts]
     operations = [_operator(text, where) for text in plain]
     return list({operator.triplet(): operator for operator in operations}.values()) or None
+
+
+def listed_operators(block: gemmi.cif.Block) -> list[str]:
+    """The operators as the file lists them, which its symmetry codes count; empty without a list."""
+    lists = ([gemmi.cif.as_string(text) for text in block.find_values(tag)] for tag in _OPERATORS)
+    return next((texts for texts in lists if texts), [])
+
+
+def operation_in(crystal: Crystal, text: str) -> tuple[int, tuple[int, int, int]] | None:
+    """Number of the operation of a crystal that a text such as 1-x,y,z means, and whole cells, or None."""
+    try:
+        operation = gemmi.Op(text)
+    except (RuntimeError, ValueError):
+        return None
+    rotation = np.array(operation.rot) // gemmi.Op.DEN
+    shift = np.array(operation.tran) / gemmi.Op.DEN - np.asarray(crystal.translations)
+    same = np.all(np.asarray(crystal.rotations) == rotation, axis=(1, 2))
+    same &= np.max(np.abs(shift - np.round(shift)), axis=1) < 1e-4
+    if not same.any():
+        return None
+    number = int(np.argmax(same))
+    a, b, c = np.round(shift[number]).astype(int).tolist()
+    return number, (a, b, c)
+
+
+def group_of(operations: list[gemmi.Op]) -> SpaceGroup:
+    """The space group of a complete list of operations, with its tabulated symbol if it has one."""
+    known = _recognised(operations)
+    return SpaceGroup(known.xhm() if known else UNKNOWN_SETTING, *_arrays(operations), ())
 
 
 def _listed(block: gemmi.cif.Block, where: str, notes: list[str]) -> list[gemmi.Op] | None:

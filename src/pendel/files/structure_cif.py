@@ -6,6 +6,7 @@ import gemmi
 
 from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
+from pendel.files.cif_restraints import add_restraints
 from pendel.files.refined_cif import add_heading, add_structure, block_name
 from pendel.files.whole_file import write_text
 
@@ -19,4 +20,5 @@ def write_structure_cif(path: str | os.PathLike[str], crystal: Crystal) -> None:
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_structure(block, unrefined(crystal))
+    add_restraints(block, crystal)
     write_text(path, document.as_string())

@@ -1,7 +1,5 @@
 """The refined structure as a group of the posterior file, and back: the numbers of the CIF before they are rounded."""
 
-import dataclasses
-
 import numpy as np
 import xarray as xr
 
@@ -60,12 +58,10 @@ def read_structure(group: xr.Dataset) -> Refined:
             u_aniso=group["U_aniso"].values,
             occupancy=group["occupancy"].values,
             isotropic=tuple(map(bool, group["isotropic"].values)),
+            disorder=tuple(zip(*(map(str, group[name].values) for name in PARTS if name in group), strict=True)),
         ),
         fullest=np.inf,
     )
-    if PARTS[0] in group:
-        disorder = tuple(zip(*(map(str, group[name].values) for name in PARTS), strict=True))
-        crystal = dataclasses.replace(crystal, disorder=disorder)
     return Refined(
         crystal=crystal,
         fract_su=group["fract_su"].values,

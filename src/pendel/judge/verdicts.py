@@ -251,7 +251,7 @@ def _structure(run: RunFiles) -> Iterator[Verdict]:
     notes = run.record.get("derived", {}).get("notes", [])
     left_out = [note["text"] for note in notes if note["kind"] == NO_HYDROGEN]
     if left_out:
-        yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen where they matter")
+        yield Verdict(WARN, "; ".join(left_out), "repeat with --hydrogen ride where they matter")
     kind = _two_ways(run.crystal)
     if kind:
         yield Verdict(

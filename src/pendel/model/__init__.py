@@ -16,6 +16,8 @@ from pendel.model.blocks import (
 )
 from pendel.model.dataset import DataSet, data_sets
 from pendel.model.errors import gaussian, student_t, weighted_least_squares
+from pendel.model.hydrogen import sample_hydrogen
+from pendel.model.restrain import restrain
 from pendel.model.simulation import simulated
 from pendel.model.spread import Spread
 from pendel.model.thickness_prior import Curve, Family, Number, sample_thickness
@@ -31,10 +33,12 @@ __all__ = [
     "data_sets",
     "gaussian",
     "observe",
+    "restrain",
     "sample_absorption",
     "sample_background",
     "sample_errors",
     "sample_frames",
+    "sample_hydrogen",
     "sample_mosaicity",
     "sample_structure",
     "sample_thickness",

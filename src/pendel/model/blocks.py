@@ -18,6 +18,8 @@ from pendel.base import Array, InputError
 from pendel.crystal.parameters import with_parameters
 from pendel.crystal.structure import Crystal
 from pendel.model.dataset import DataSet
+from pendel.model.hydrogen import sample_hydrogen
+from pendel.model.restrain import restrain
 from pendel.model.simulation import simulated
 from pendel.model.spread import Spread
 from pendel.model.thickness_prior import Family, sample_thickness
@@ -29,27 +31,36 @@ CHOICES = ("auto", "on", "off")  # of a term that a model may have
 
 
 def sample_structure(
-    crystal: Crystal, *, displacement: float, log_strain: float, logit_occupancy: float | None = None
+    crystal: Crystal,
+    *,
+    displacement: float,
+    log_strain: float,
+    logit_occupancy: float | None = None,
+    clouds: str = "shifted",
 ) -> Crystal:
     """The crystal with coordinates and displacement tensors, and perhaps occupancies, drawn from their priors.
 
         displacement ~ Normal(0, s), log_strain ~ Normal(0, s), logit_occupancy ~ Normal(logit(start), s)
 
-    U = sqrt(U_0) exp(log_strain) sqrt(U_0) is positive definite. Sites: displacement, log_strain, logit_occupancy;
-    derived: fract, U_aniso [Å²], occupancy.
+    U = sqrt(U_0) exp(log_strain) sqrt(U_0) is positive definite. Hydrogen follows its parents (`sample_hydrogen`), and
+    the restraints of the start structure multiply the prior (`restrain`).
+    Sites: displacement, log_strain, logit_occupancy; derived: fract, U_aniso [Å²], occupancy.
 
     Args:
         displacement: standard deviation along every direction that the site symmetry allows [Å].
         log_strain: standard deviation, no unit.
         logit_occupancy: standard deviation, no unit, for the sites that start below 1; None: no occupancy is free.
+        clouds: "shifted" or "spherical", the electron clouds of hydrogen, see `sample_hydrogen`.
 
-    Raises InputError when occupancies are to be free and none, or all, of them start below 1.
+    Raises InputError when occupancies are to be free and none, or all, of them start below 1, and for other clouds.
     """
     positions, adps = len(crystal.position_basis), len(crystal.adp_basis)
     moves: Any = numpyro.sample("displacement", dist.Normal(0, displacement).expand([positions]).to_event(1))
     strain: Any = numpyro.sample("log_strain", dist.Normal(0, log_strain).expand([adps]).to_event(1))
     occupancy = None if logit_occupancy is None else _sample_occupancy(crystal, logit_occupancy)
     structure = with_parameters(crystal, displacement=moves, log_strain=strain, occupancy=occupancy)
+    structure = sample_hydrogen(structure, clouds)
+    restrain(structure)
     numpyro.deterministic("fract", structure.fract)
     numpyro.deterministic("U_aniso", structure.u_aniso)
     return structure

@@ -8,16 +8,18 @@ from matplotlib.patches import Ellipse
 
 from pendel.base import Array
 from pendel.crystal.cell import direct_matrix
+from pendel.crystal.molecules import whole_molecules
 from pendel.crystal.structure import Crystal, expanded_atoms
 from pendel.report.style import BLUE, GREEN, INK, MUTED, ORANGE, axes
 
 PROBABILITY_HALF = 1.5382  # radius, in standard deviations, of the ellipsoid that holds an atom half of the time
 BORDER = 0.02  # fractional; atoms this near a face are drawn on both
+HYDROGEN = 0.24  # Å, diameter of the circle that stands for a hydrogen: its ellipsoid would hide others
 COLOURS = (BLUE, ORANGE, GREEN, MUTED, INK)
 
 
 def cell_picture(crystal: Crystal, along: int, bonded: dict[frozenset[str], float]) -> Figure:
-    """The cell seen along axis `along` (0, 1, 2), with 50 % ellipsoids and bonds.
+    """The cell seen along axis `along` (0, 1, 2), with 50 % ellipsoids, small circles for hydrogen, and bonds.
 
     Args:
         bonded: longest bond [Å] between two elements.
@@ -37,6 +39,8 @@ def cell_picture(crystal: Crystal, along: int, bonded: dict[frozenset[str], floa
         value, vector = np.linalg.eigh(across @ tensor[atom] @ across.T)
         width, height = 2 * PROBABILITY_HALF * np.sqrt(np.maximum(value, 0))
         angle = np.degrees(np.arctan2(vector[1, 0], vector[0, 0]))
+        if element == "H":
+            width = height = HYDROGEN
         ax.add_patch(
             Ellipse(tuple(flat[atom]), width, height, angle=angle, facecolor=colour, edgecolor=INK, linewidth=0.6)
         )
@@ -61,15 +65,19 @@ def _view(direct: Float[np.ndarray, "3 3"], along: int) -> Float[np.ndarray, "2 
 
 
 def _drawn_atoms(crystal: Crystal) -> tuple[np.ndarray, Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3 3"]]:
-    """Site, fractional position and Cartesian tensor [Å²] of all atoms of the cell, those on a face twice."""
-    atoms, star, _ = expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)
-    fract = np.asarray(atoms) - np.floor(np.asarray(atoms) + 1e-9)
+    """Site, fractional position and Cartesian tensor [Å²] of all atoms of the cell: molecules whole, others within it.
+
+    Atoms of frameworks on a face are drawn twice.
+    """
+    _, star, _ = expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)
+    fract, is_molecule = whole_molecules(crystal)
     direct = direct_matrix(crystal.cell)
     tensor = direct @ np.asarray(star) @ direct.T
     site, position, tensors = [], [], []
     for moved in np.ndindex(3, 3, 3):
         copy = fract + np.array(moved) - 1
         inside = np.all((copy > -BORDER) & (copy < 1 + BORDER), axis=1)
+        inside = np.where(is_molecule, moved == (1, 1, 1), inside)
         site.append(np.asarray(crystal.atom_site)[inside])
         position.append(copy[inside])
         tensors.append(tensor[inside])

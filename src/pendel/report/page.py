@@ -54,6 +54,8 @@ def page(run: RunFiles) -> str:
             "coordinates": structure_tables.coordinate_rows(run),
             "bonds": bonds,
             "angles": angles,
+            "hydrogen_bonds": structure_tables.hydrogen_bond_rows(run),
+            "restraints": structure_tables.restraint_rows(run),
             "ellipsoids": structure_tables.ellipsoid_rows(run),
             "cell": run.crystal,
             "scalars": run.summary["scalars"],

@@ -3,12 +3,14 @@
 import numpy as np
 
 from pendel.base import Array
-from pendel.crystal.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
+from pendel.crystal.bonds import Atom, Bond, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.crystal.cell import TENSOR, u_equivalent
+from pendel.crystal.hydrogen_bonds import find_hydrogen_bonds
 from pendel.crystal.structure import Crystal
 from pendel.files.numbers import format_su
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import site_quality
+from pendel.judge.restraints import decided_by
 
 BAND = (2.5, 97.5)
 FIXED = 1e-9  # a number that varies less than this is fixed
@@ -47,6 +49,39 @@ def bond_rows(run: RunFiles) -> tuple[Rows, Rows]:
         for number, angle in enumerate(angles)
     ]
     return bonded, turned
+
+
+def hydrogen_bond_rows(run: RunFiles) -> Rows:
+    """D-H, H...A and D...A [Å] and the angle at H [deg] of every hydrogen bond, with uncertainties from the draws."""
+    crystal, fract = run.crystal, run.draws("fract")
+    found = find_hydrogen_bonds(crystal)
+    ends = {"DH": (0, 1), "HA": (1, 2), "DA": (0, 2)}
+    numbers = {
+        name: bond_lengths(crystal, tuple(Bond((one.atoms[i], one.atoms[j]), 1) for one in found), fract)
+        for name, (i, j) in ends.items()
+    }
+    numbers["angle"] = bond_angles(crystal, found, fract)
+    return [
+        {
+            "atoms": _chain(crystal, one.atoms).replace(" – ", "–", 1).replace(" – ", "···"),
+            **{name: _interval(x[:, row], 1 if name == "angle" else 3)["mean"] for name, x in numbers.items()},
+        }
+        for row, one in enumerate(found)
+    ]
+
+
+def restraint_rows(run: RunFiles) -> Rows:
+    """Target and posterior of every restraint; of distances in Å, of all others only in standard deviations."""
+    rows: Rows = []
+    for fact in run.summary.get("restraints", []):
+        target = posterior = ""
+        if "target" in fact:
+            target = f"{'≥ ' if fact['at_least'] else ''}{format_su(fact['target'], fact['s'], decimals=3)}"
+            posterior = format_su(fact["mean"], fact["sd"], decimals=3)
+        misfit, spread = f"{fact['misfit']:.2f}", f"{fact['spread']:.2f}"
+        row = {"card": fact["card"], "atoms": fact["atoms"], "target": target, "posterior": posterior}
+        rows.append({**row, "misfit": misfit, "spread": spread, "decided": decided_by(fact["spread"])})
+    return rows
 
 
 def longest_bonds(crystal: Crystal) -> dict[frozenset[str], float]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from pendel.base import Array, InputError
+from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.structure import Crystal, make_crystal, sites_of
 from pendel.experiment.belonging import belonging_notes
 from pendel.experiment.frames import Experiment
@@ -42,7 +43,7 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
             expected="one or several different .cif_pets files",
             do="name each data set once",
         )
-    crystal = read_crystal(structure, block=settings.block, hydrogen=settings.hydrogen)
+    crystal = read_crystal(structure, block=settings.block, hydrogen=settings.hydrogen != "off")
     notes = list(crystal.notes)
     rows = [
         thin(read_rows(path, crystal, settings, number), parse_frames(of_data(settings.frames, number)))
@@ -60,15 +61,18 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     ]
     for experiment in chosen:
         notes += [note for note in experiment.notes if note not in notes]
-    found = with_cell(crystal, rows[0].cell)
+    crystal = with_adps(with_cell(crystal, rows[0].cell), settings.adps)
     for experiment in chosen:
-        notes += belonging_notes(found, experiment)
+        notes += belonging_notes(crystal, experiment)
+    if settings.hydrogen != "off":
+        crystal = with_hydrogen(crystal, settings.hydrogen)
+        notes += [note for note in crystal.notes if note not in notes]
     used = None
     if settings.holdout > 0:
         hkl = np.concatenate([experiment.hkl for experiment in chosen])
         used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
     return Problem(
-        crystal=found,
+        crystal=crystal,
         experiments=tuple(chosen),
         rows=tuple(rows),
         used=used,
@@ -91,13 +95,30 @@ def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, f
     """The crystal in another cell, that of the first data file: same fractional coordinates and U_ij."""
     if np.allclose(crystal.cell, cell, rtol=1e-9):
         return crystal
+    return _made_anew(dataclasses.replace(crystal, cell=cell))
+
+
+def with_adps(crystal: Crystal, kind: str) -> Crystal:
+    """The crystal with isotropic ("iso") or anisotropic ("aniso") displacements of all atoms but hydrogen, or as it is.
+
+    A tensor becomes the sphere of the same U_eq, a sphere stays one to start from.
+    """
+    if kind == "keep":
+        return crystal
+    pairs = zip(crystal.elements, crystal.isotropic, strict=True)
+    isotropic = tuple(own if element == "H" else kind == "iso" for element, own in pairs)
+    return _made_anew(dataclasses.replace(crystal, isotropic=isotropic))
+
+
+def _made_anew(crystal: Crystal) -> Crystal:
+    """The crystal with the constraints of its fields, after some of them were changed."""
     made = make_crystal(
         name=crystal.name,
-        cell=cell,
+        cell=crystal.cell,
         spacegroup=crystal.spacegroup,
         rotations=crystal.rotations,
         translations=crystal.translations,
         sites=sites_of(crystal),
         notes=crystal.notes,
     )
-    return dataclasses.replace(made, disorder=crystal.disorder)
+    return dataclasses.replace(made, restraints=crystal.restraints)

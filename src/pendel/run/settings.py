@@ -125,7 +125,18 @@ class Settings:
         "name or number of the structure's data block, where its file has several",
         commands=(*READING, "invert"),
     )
-    hydrogen: bool = option(False, "keep hydrogen atoms", commands=READING)
+    hydrogen: str = option(
+        "ride",
+        "hydrogen of the structure file rides on its parents, is free, or is left out: {choices}",
+        choices=("ride", "free", "off"),
+        commands=READING,
+    )
+    adps: str = option(
+        "keep",
+        "displacements of all atoms but hydrogen: {choices} what the file has",
+        choices=("iso", "aniso", "keep"),
+        commands=FITTING,
+    )
     memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
         None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
     )

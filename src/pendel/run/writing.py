@@ -18,6 +18,7 @@ from pendel.files.refined_cif import write_refined_cif
 from pendel.files.reflections_csv import write_reflections
 from pendel.folder.posterior_file import Posterior, posterior_tree
 from pendel.infer.predict import Predicted, derive, predict, prior_draws
+from pendel.judge.restraints import restraint_facts
 from pendel.model.load import diffraction_theory, model_options
 from pendel.model.thickness_prior import thickness_facts
 from pendel.run.evaluate import klar_agreement, of_data_sets
@@ -127,10 +128,12 @@ def _derive(run: Run, plans: Plans, result: StageResult) -> _Derived:
 def _summary(run: Run, plans: Plans, result: StageResult, found: _Derived) -> Summary:
     """The contents of summary.json but for the times."""
     problem, settings, calculated = run.problem, run.settings, found.calculated()
+    structures = (np.asarray(found.draws[name]) for name in ("fract", "U_aniso"))
     klar, missing = klar_agreement(run.model, problem, plans, settings, result.point, found.at_point)
     return {
         **agreement_numbers(problem, calculated, klar, missing),
         **thickness_numbers(found.draws, len(plans)),
+        **{"restraints": restraint_facts(problem.crystal, *structures)},
         **largest_step(problem, plans, result.point),
         **sampling_numbers(result),
         **thickness_facts(model_options(run.model).get("thickness")),

@@ -9,6 +9,9 @@ from pendel.constants import relativistic_gamma
 from pendel.crystal.structure import Crystal, expanded_atoms, reciprocal_matrix, u_equivalent, volume
 from pendel.simulate.thermal import thermal_sums
 
+BOHR_RADIUS = 0.529177210903  # Å, CODATA 2018
+MOTT_BETHE = 1 / (8 * np.pi**2 * BOHR_RADIUS)  # C = 0.023934 Å⁻¹ of f_e = C (Z - f_x) / s²
+
 
 def structure_factors(
     crystal: Crystal, hkl: Int[Array, "g 3"], form_factor: Float[Array, "sites g"], wavelength: Float[Array, ""] | float
@@ -17,8 +20,10 @@ def structure_factors(
 
         U_g = (gamma / (pi V)) sum_j occ_j f_j(g) exp(-2 pi^2 h^T U*_j h) exp(2 pi i h.r_j)
 
+    Where the crystal has clouds of hydrogen beside their nuclei, `cloud_factors` is added to the sum.
+
     Args:
-        crystal: structure; differentiable in `fract`, `u_aniso` [Å²] and `occupancy`.
+        crystal: structure; differentiable in `fract`, `u_aniso` [Å²], `occupancy` and `cloud`.
         hkl: Miller indices.
         form_factor: first Born electron form factors of each site at |g| [Å].
         wavelength: electron wavelength [Å], which sets the relativistic factor gamma.
@@ -26,9 +31,11 @@ def structure_factors(
     Source: Zuo & Spence, Advanced Transmission Electron Microscopy (2017), eqs. 5.26-5.30.
     """
     exponent, phase, occupancy = _atoms(crystal, hkl)
-    site = jnp.asarray(crystal.atom_site)
-    amplitude = occupancy * jnp.asarray(form_factor)[site].T * jnp.exp(-exponent)
-    return _sum_over_atoms(amplitude, phase, crystal, wavelength)
+    form_factor, damping = jnp.asarray(form_factor), occupancy * jnp.exp(-exponent)
+    total = _sum_over_atoms(form_factor[jnp.asarray(crystal.atom_site)].T * damping, phase)
+    if crystal.cloud is not None:
+        total = total + cloud_factors(crystal, hkl, form_factor, damping, phase)
+    return _prefactor(crystal, wavelength) * total
 
 
 def absorption_factors(
@@ -40,7 +47,9 @@ def absorption_factors(
 
     T_j is the Debye-Waller factor of `structure_factors`, a and c are the terms of f'(s, B), see `thermal_sums`. For
     isotropic atoms the bracket is f'_j T_j. For others f'_j T_j would grow with g along their short axes, because
-    exp(B s^2 / 2) would not be half of the Debye-Waller factor.
+    exp(B s^2 / 2) would not be half of the Debye-Waller factor. Hydrogen absorbs at its
+    nucleus as a spherical atom with its own U: it absorbs a twentieth of what carbon does, and a shift of its cloud by
+    0.1 Å is a small part of that.
 
     Args:
         crystal: structure; differentiable in `fract`, `u_aniso` [Å²] and `occupancy`.
@@ -54,7 +63,7 @@ def absorption_factors(
     b = 8 * jnp.pi**2 * u_equivalent(crystal.u_aniso, crystal.cell)
     whole, damped = thermal_sums(crystal.elements, s, b, wavelength, s_max=g_max / 2)
     bracket = whole[:, site] * jnp.exp(-exponent) - damped[:, site] * jnp.exp(-0.5 * exponent)
-    return _sum_over_atoms(occupancy * bracket, phase, crystal, wavelength)
+    return _prefactor(crystal, wavelength) * _sum_over_atoms(occupancy * bracket, phase)
 
 
 def absorption_length(crystal: Crystal, wavelength: float) -> float:
@@ -83,12 +92,45 @@ def _atoms(
     return 2 * jnp.pi**2 * quadratic, phase, occupancy
 
 
-def _sum_over_atoms(amplitude, phase, crystal, wavelength):
-    """(gamma / (pi V)) sum_j amplitude_j exp(i phase_j)."""
-    prefactor = relativistic_gamma(wavelength) / (np.pi * volume(crystal.cell))
-    real = jnp.sum(amplitude * jnp.cos(phase), axis=1)
-    imaginary = jnp.sum(amplitude * jnp.sin(phase), axis=1)
-    return prefactor * (real + 1j * imaginary)
+def _prefactor(crystal, wavelength):
+    """gamma / (pi V), V the volume of the cell."""
+    return relativistic_gamma(wavelength) / (np.pi * volume(crystal.cell))
+
+
+def _sum_over_atoms(amplitude, phase):
+    """sum_j amplitude_j exp(i phase_j)."""
+    return jnp.sum(amplitude * jnp.cos(phase), axis=1) + 1j * jnp.sum(amplitude * jnp.sin(phase), axis=1)
+
+
+def cloud_factors(
+    crystal: Crystal,
+    hkl: Int[Array, "g 3"],
+    form_factor: Float[Array, "sites g"],
+    damping: Float[Array, "g atoms"],
+    phase: Float[Array, "g atoms"],
+) -> Complex[Array, " g"]:
+    """What hydrogen whose electron cloud is not around its nucleus adds to the sum over atoms [Å].
+
+        F_H = (C / s²) [exp(2 pi i h.x_n) - f_x exp(2 pi i h.x_e)] T,   f_x = 1 - f_e s² / C  (Mott-Bethe)
+        F_H - f_e exp(2 pi i h.x_n) T = (C / s² - f_e) [exp(2 pi i h.x_n) - exp(2 pi i h.x_e)] T
+
+    x_n is the nucleus (`fract`), x_e = x_n + `cloud` the middle of the cloud, s = |g| / 2. Zero without a shift.
+
+    Args:
+        hkl: Miller indices, not 000.
+        form_factor: f_e of spherical hydrogen.
+        damping: occupancy times Debye-Waller factor T of every atom.
+        phase: 2 pi h.x_n of every atom.
+
+    Source of the idea: Yamashita, Palmer, Burnley & Murshudov (2021), Acta Cryst. D77, 1282 (REFMAC5, Servalcat).
+    """
+    site, h = jnp.asarray(crystal.atom_site), jnp.asarray(hkl, dtype=float)
+    rotations = jnp.asarray(crystal.rotations, dtype=float)[crystal.atom_op]
+    shift = jnp.einsum("aij,aj->ai", rotations, jnp.asarray(crystal.cloud)[site])
+    displaced = phase + 2 * jnp.pi * h @ shift.T
+    squared = jnp.sum((h @ reciprocal_matrix(crystal.cell).T) ** 2, axis=1) / 4  # s²
+    electrons = damping * (MOTT_BETHE / squared[:, None] - form_factor[site].T)
+    return _sum_over_atoms(electrons, phase) - _sum_over_atoms(electrons, displaced)
 
 
 def _quadratic_terms(h: Float[Array, "g 3"]) -> Float[Array, "g 6"]:
