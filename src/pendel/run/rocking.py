@@ -121,4 +121,5 @@ def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, err
         tilt_weight=np.ones((len(taken), 1)),
         frame=np.asarray(group.frame)[segment],
         measurement=np.array(numbers),
+        folded=jax.tree.map(lambda x: np.asarray(x)[segment], group.folded),
     )
