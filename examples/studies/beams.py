@@ -77,8 +77,9 @@ def study(name, folder, *, quick):
     settings = PlanSettings(g_max=round(LARGE_G * experiment.dstar_max, 2), **LARGE, **fixed)
     exact, row = simulated(crystal, plan_with(crystal, experiment, settings, None), longest)
     rows = [{"kind": "large set", **row}]
-    chosen = [("sg_max", x) for x in SG_MAX] + [("beam_error", x) for x in BEAM_ERROR]
-    for option, value in chosen[::4] if quick else chosen:
+    chosen = [("sg_max", x) for x in (SG_MAX[2::2] if quick else SG_MAX)]
+    chosen += [("beam_error", x) for x in (BEAM_ERROR[1:3] if quick else BEAM_ERROR)]
+    for option, value in chosen:
         plan = pendel.make_plan(crystal, experiment, **{option: value}, **fixed)
         rows.append({"kind": f"{option} {value:g}", **compared(crystal, plan, longest, exact)})
         if (option, value) == ("beam_error", BARE):

@@ -110,7 +110,7 @@ def test_folded_beams_bring_few_beams_near_all_of_them(quartz_beams):
         return np.sum(np.abs(np.abs(wave) - np.abs(exact))) / np.sum(np.abs(exact))
 
     assert r_factor(without) > 0.015
-    assert r_factor(folded) < 0.25 * r_factor(without)
+    assert r_factor(folded) < 0.4 * r_factor(without)
 
 
 def test_beams_far_from_the_sphere_change_nothing(quartz_beams):

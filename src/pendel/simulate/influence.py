@@ -33,11 +33,9 @@ from pendel.simulate.matrix import NEAREST_FOLDED
 from pendel.simulate.scattering import structure_factors
 
 THICKNESS = 600.0  # Å; twice as much gives more weight to beams near the sphere, half as much to those far from it
-FARTHEST = (
-    0.06  # Å⁻¹, excitation error of beams that are looked at; beyond it they change amplitudes by less than 0.3 %
-)
+FARTHEST = 0.06  # Å⁻¹, excitation error of beams that are looked at; with twice as much twice as many are folded in
 BRIGHTEST = 24  # beams of a segment that drive others
-DROPPED = 0.5  # share of the allowed error for beams that are not even folded in; few are with less, with more N grows
+DROPPED = 0.5  # share of the allowed error for beams that are not even folded in; halved, more beams are folded in
 CHUNK = 20_000  # reflections whose structure factors are calculated together
 
 
@@ -159,7 +157,12 @@ def coupling_table(crystal: Crystal, g_max: float, reach: float, wavelength: flo
         u_g = calculate(crystal, hkl[filled], form_factors(crystal.elements, length[filled]), wavelength)
         values[chosen] = np.abs(u_g)[: len(chosen)]
     values[2 * middle - used] = values[used]
-    return CouplingTable(np.pi * wavelength * values, tuple(int(n) for n in 2 * half + 1))
+    return CouplingTable(np.pi * wavelength * values, _box(half))
+
+
+def _box(half: Int[np.ndarray, "3"]) -> tuple[int, int, int]:
+    first, second, third = (int(2 * n + 1) for n in half)
+    return first, second, third
 
 
 def _driven(table, own, response, from_incident):
