@@ -112,6 +112,7 @@ def test_options_given_once_for_each_data_set(two_files):
     rows = [line.split("│")[2].strip() for line in found.stdout.splitlines() if "rows of the file" in line]
     assert rows == ["2", "5"]
     assert found.stdout.count("mean absorption length 60") == 2
+    assert found.stdout.count("R of amplitudes") == 2
 
 
 def test_as_many_values_as_data_sets(two_files):
@@ -121,6 +122,10 @@ def test_as_many_values_as_data_sets(two_files):
         check_settings(Settings(geometry=("rotation", "spiral")), 2)
     with pytest.raises(InputError, match="start:stop:step"):
         check_settings(Settings(frames=(":", "all")), 2)
+    with pytest.raises(InputError, match=r"--sg-max 0.01 and --beam-error 0.01 .*give only one"):
+        check_settings(Settings(sg_max=0.01, beam_error=0.01), 1)
+    with pytest.raises(InputError, match=r"--beam-error 1.0. Expected a fraction between 0 and 0.2"):
+        check_settings(Settings(beam_error=1.0), 1)
     with pytest.raises(InputError, match="--energy-ev -1"):
         check_settings(Settings(energy_ev=(None, -1.0)), 2)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from pendel.datasets import example
 from pendel.run import coarse
@@ -45,6 +46,16 @@ def test_coarse_frames_keep_their_measurements_and_hold_out():
     assert found.problem.used is not None
     np.testing.assert_array_equal(found.problem.used[0], problem.used[0][rows])
     assert found.settings == dataclasses.replace(SETTINGS, sg_max=0.002)
+    assert found.beams == {"sg_max": 0.002}
+
+
+@pytest.mark.parametrize(("error", "coarse_error"), [(0.01, 0.03), (0.08, 0.1)])
+def test_beams_by_influence_are_fewer_in_the_coarse_problem(error, coarse_error):
+    problem, _ = few()
+    settings = dataclasses.replace(SETTINGS, sg_max=None, beam_error=error)
+    found = coarse_problem(problem, (), settings, Coarsening())
+    assert found.settings == dataclasses.replace(settings, beam_error=coarse_error)
+    assert found.beams == {"beam_error": coarse_error}
 
 
 def test_globals_and_fitted_frames_are_handed_over_and_others_scanned():

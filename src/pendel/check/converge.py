@@ -1,4 +1,4 @@
-"""How much intensities and R still move when tilts, g_max and sg_max grow: what `pendel check --converge` reports."""
+"""How much intensities and R still move with more tilts and beams: what `pendel check --converge` reports."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from pendel.simulate.replan import replan
 from pendel.simulate.thickness import tapered
 
 FRAMES = 8  # simulated, evenly spread
-GROWTH = {"tilts": (1.5, 2.0, 3.0), "g_max": (1.15, 1.3), "sg_max": (1.5, 2.0, 3.0)}
+GROWTH = {"tilts": (1.5, 2.0, 3.0), "g_max": (1.15, 1.3), "sg_max": (1.5, 2.0, 3.0), "beam_error": (0.5, 0.25)}
 R_POINTS = 0.1  # percent, by which R may move
 INTENSITY = 0.01  # relative change of all amplitudes together
 
@@ -63,7 +63,7 @@ def convergence(crystal: Crystal, experiment: Experiment, plan: Plan) -> tuple[T
 def recommended(trials: tuple[Trial, ...], in_use: dict[str, float]) -> dict[str, tuple[float, bool]]:
     """For every setting the smallest value that differs little from the largest one tried, and whether one did."""
     found = {}
-    for setting in GROWTH:
+    for setting in in_use:
         ladder = [dataclasses.replace(trials[0], value=in_use[setting])] + [t for t in trials if t.setting == setting]
         last = ladder[-1]
         enough = [trial for trial in ladder[:-1] if _is_close(trial, last)]
@@ -99,8 +99,8 @@ def _is_close(trial: Trial, last: Trial) -> bool:
 
 
 def _larger(in_use: dict[str, float]) -> Iterator[tuple[str, float]]:
-    for setting, factors in GROWTH.items():
-        for factor in factors:
+    for setting in in_use:
+        for factor in GROWTH[setting]:
             value = in_use[setting] * factor
             yield setting, float(round(value)) if setting == "tilts" else round(value, 4)
 
@@ -124,7 +124,8 @@ def _few_frames(experiment: Experiment) -> Experiment:
 
 def plan_settings(plan: Plan) -> dict[str, float]:
     """The settings of a plan that `convergence` varies."""
-    return {name: float(getattr(plan.settings, name)) for name in GROWTH}
+    beams = "sg_max" if plan.settings.beam_error is None else "beam_error"
+    return {name: float(getattr(plan.settings, name)) for name in ("tilts", "g_max", beams)}
 
 
 def _with_whole_tilts(changed: dict[str, float]) -> dict[str, Any]:

@@ -59,11 +59,13 @@ def _equivalents(crystal: Crystal, own: Experiment) -> RenderableType:
 
 def _beams(plan: Plan, cost: Cost) -> RenderableType:
     settings = plan.settings
-    table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, sg_max {settings.sg_max:g} Å⁻¹, {settings.tilts} tilts a frame")
-    for column in ("segments", "beams", "tilts", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
+    by_distance = settings.beam_error is None
+    second = f"sg_max {settings.sg_max:g} Å⁻¹" if by_distance else f"beam_error {settings.beam_error:g}"
+    table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, {second}, {settings.tilts} tilts a frame")
+    for column in ("segments", "beams", "folded in", "tilts", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
         table.add_column(column, justify="right")
     for group in cost.groups:
-        numbers = (str(group.segments), str(group.beams), str(group.tilts))
+        numbers = (str(group.segments), str(group.beams), str(group.folded), str(group.tilts))
         table.add_row(*numbers, f"{group.radius:.3f}", str(group.steps))
     return table
 

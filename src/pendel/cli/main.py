@@ -68,6 +68,7 @@ def check(
     converge: Annotated[bool, option("try more tilts and beams on a few frames", "--converge")] = False,
 ) -> None:
     """Read and check the files; say what a fit would use and cost. Writes nothing."""
+    from pendel.check.beam_error import beam_error_line, measured_beam_error
     from pendel.check.converge import convergence, convergence_report, plan_settings
     from pendel.check.sanity import sanity_report
     from pendel.run.inputs import read_problem
@@ -78,8 +79,9 @@ def check(
         plans = first_plans(problem, settings)
         Console(markup=False).print(sanity_report(problem, plans, settings))
         plans = bounded(problem, settings, plans)
-        if converge:
-            for experiment, plan in zip(problem.experiments, plans, strict=True):
+        for experiment, plan in zip(problem.experiments, plans, strict=True):
+            Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))
+            if converge:
                 trials = convergence(problem.crystal, experiment, plan)
                 Console(markup=False).print(convergence_report(trials, plan_settings(plan)))
 

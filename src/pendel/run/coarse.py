@@ -23,6 +23,7 @@ from pendel.run.tuning import Coarsening
 from pendel.simulate import Plan
 from pendel.simulate.cost import operations
 
+LARGEST_ERROR = 0.1  # by beams of a coarse problem; with more it is no coarse form of the same
 STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
 
 type Values = Mapping[str, Array]
@@ -30,11 +31,15 @@ type Values = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coarse:
-    """The coarse problem: every `every`-th frame, counted in the frames of the whole problem, and its settings."""
+    """The coarse problem: every `every`-th frame, counted in the frames of the whole problem, and its settings.
+
+    `beams`: the settings that decide on the beams and differ from those of the whole problem.
+    """
 
     problem: Problem
     settings: Settings
     every: int
+    beams: dict[str, float]
 
 
 def is_costly(plans: Sequence[Plan], rule: Coarsening) -> bool:
@@ -53,11 +58,15 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings, 
             flags[np.asarray(experiment.frame_index) % every == 0]
             for flags, experiment in zip(used, problem.experiments, strict=True)
         )
-    sg_max = min(plan.settings.sg_max for plan in plans)
+    if settings.beam_error is None:
+        beams = {"sg_max": rule.beams * min(plan.settings.sg_max for plan in plans)}
+    else:
+        beams = {"beam_error": min(rule.errors * settings.beam_error, LARGEST_ERROR)}
     return Coarse(
         problem=dataclasses.replace(problem, experiments=few, used=used),
-        settings=dataclasses.replace(settings, sg_max=rule.beams * sg_max),
+        settings=dataclasses.replace(settings, **beams),
         every=every,
+        beams=beams,
     )
 
 

@@ -10,6 +10,7 @@ from pendel.base import Array, suffix
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
+from pendel.simulate.beams import weak_beams
 from pendel.simulate.cost import within_memory
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.plan import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
@@ -25,8 +26,7 @@ def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
         make_plan(
             problem.crystal,
             experiment,
-            g_max=settings.g_max,
-            sg_max=settings.sg_max or SG_MAX,
+            **_beams(settings),
             tilts=settings.tilts,
         )
         for experiment in problem.experiments
@@ -43,8 +43,7 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
         chosen = settings_of(
             experiment,
-            g_max=settings.g_max,
-            sg_max=settings.sg_max or SG_MAX,
+            **_beams(settings),
             tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
         )
@@ -52,6 +51,15 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
             chosen = dataclasses.replace(chosen, mosaicity=EXPECTED)
         plans.append(plan_with(problem.crystal, experiment, chosen, values[f"tilt{suffix(number)}"]))
     return bounded(problem, settings, plans)
+
+
+def _beams(settings: Settings) -> dict[str, Any]:
+    """What decides on the beams, as `make_plan` takes it."""
+    return {
+        "g_max": settings.g_max,
+        "sg_max": settings.sg_max or SG_MAX,
+        "beam_error": settings.beam_error,
+    }
 
 
 def bounded(problem: Problem, settings: Settings, plans: Sequence[Plan]) -> tuple[Plan, ...]:
@@ -87,7 +95,10 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
     """Every default that was derived from the data, for run.json."""
     found = {}
     for number, plan in enumerate(plans):
-        groups = [{"segments": len(group.frame), "beams": group.hkl.shape[1]} for group in plan.groups]
+        groups = [
+            {"segments": len(group.frame), "beams": group.hkl.shape[1], "folded_beams": weak_beams(group)}
+            for group in plan.groups
+        ]
         settings = dataclasses.asdict(plan.settings)
         found[f"plan{suffix(number)}"] = {**settings, "max_steps": plan.max_steps, "groups": groups}
     return found

@@ -124,4 +124,5 @@ def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, err
         place=~np.asarray(group.place)[segment, tilt][:, None],  # each is a sweep of its own
         frame=np.asarray(group.frame)[segment],
         measurement=np.array(numbers),
+        folded=jax.tree.map(lambda x: np.asarray(x)[segment], group.folded),
     )

@@ -31,6 +31,7 @@ class Bounds:
 
 POSITIVE = Bounds("a positive number", lambda x: x > 0)
 FRACTION = Bounds("a fraction, 0 to 0.9", lambda x: 0 <= x < 0.9, "0.1")
+ERROR = Bounds("a fraction between 0 and 0.2", lambda x: 0 < x < 0.2, "0.01")
 FROM_0 = Bounds("a whole number from 0", lambda x: x >= 0)
 FROM_1 = Bounds("a whole number from 1", lambda x: x >= 1)
 
@@ -95,6 +96,12 @@ class Settings:
         None, "cutoff of the beams [Å⁻¹]; from the data's resolution", bounds=POSITIVE, commands=READING
     )
     sg_max: float | None = option(None, "largest excitation error of a beam [Å⁻¹]", bounds=POSITIVE, commands=READING)
+    beam_error: float | None = option(
+        None,
+        "choose the beams by their influence instead: R of amplitudes that missing ones may cost, e.g. 0.01",
+        bounds=ERROR,
+        commands=FITTING,
+    )
     tilts: int | None = option(
         None, "tilts per frame; from thickness and resolution", bounds=POSITIVE, commands=READING
     )
@@ -179,6 +186,12 @@ def of_data[T: (str, str | None, float | None)](value: T | tuple[T, ...], number
 def check_settings(settings: Settings, datasets: int) -> None:
     """Raises InputError for a value that no data could make sensible, or for values of another number of data sets."""
     check_options(settings)
+    if settings.sg_max is not None and settings.beam_error is not None:
+        raise InputError(
+            found=f"--sg-max {settings.sg_max:g} and --beam-error {settings.beam_error:g} are given",
+            expected="one of them, because each decides on the beams",
+            do="give only one of them",
+        )
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, tuple) and len(value) != datasets:

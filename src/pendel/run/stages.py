@@ -43,7 +43,7 @@ from pendel.simulate.shard import shard_plan
 
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
 READING = ("frames", "select", "rsg", "dsg", "cell", "geometry", "energy_ev", "block", "hydrogen", "adps")
-BEAMS = ("g_max", "sg_max", "tilts")
+BEAMS = ("g_max", "sg_max", "beam_error", "tilts")
 MODEL = ("thickness", "absorption", "mosaicity", "holdout", SPLIT_SEED)
 STAGES = (
     Stage(name="coarse", inputs=("structure", "data", "model"), settings=(*READING, *BEAMS, *MODEL)),
@@ -105,7 +105,7 @@ def _start(run: Run, first: tuple[Plan, ...], *, is_coarse: bool) -> Chosen:
         return _resumed(run, "start", partial(scan_start, run, first))
     coarse = coarse_problem(run.problem, first, run.settings, run.tuning.coarse)
     rough = _resumed(run, "coarse", lambda: fit_coarse(run, coarse))
-    run.folder.update(coarse={"every": coarse.every, "sg_max": coarse.settings.sg_max})
+    run.folder.update(coarse={"every": coarse.every, **coarse.beams})
     return _resumed(run, "start", partial(scan_again, run, coarse, rough) if coarse.every > 1 else lambda: rough)
 
 

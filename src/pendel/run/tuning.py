@@ -24,12 +24,15 @@ class Coarsening:
         that determine the structure with which all frames are scanned.
     beams: share of sg_max; the cost goes with its square. Halved, the coarse fit leaves out beams that matter and ends
         farther from the maximum; doubled, it has all beams and saves nothing.
+    errors: as many times the error that beams may cost, where that decides on them; with twice as much the coarse
+        structure is as wrong as with half of `beams`, with half as much the coarse fit saves less than half.
     """
 
     worth: float = 1e11
     card: float = 60
     frames: int = 10
     beams: float = 0.5
+    errors: float = 3.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -17,9 +18,19 @@ GROUPS = 2  # padded sizes per data set, so that few programs are compiled
 SEGMENT_DEG = 0.35  # length of a segment along the path of the beam; few beams enter or leave on it
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FoldedBeams:
+    """Weak beams of every segment that act on the others by second order only, see `matrix.folded_interaction`."""
+
+    hkl: Int[Array, "segments weak 3"]
+    present: Bool[Array, "segments weak"]
+    matrix: Float[Array, "segments 3 3"]  # hkl -> laboratory vector [Å⁻¹], mean of the segment's tilts
+
+
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["hkl", "present", "matrix", "tilt_weight", "across", "place", "frame", "measurement"],
+    data_fields=["hkl", "present", "matrix", "tilt_weight", "across", "place", "frame", "measurement", "folded"],
     meta_fields=["rows"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +48,19 @@ class SegmentGroup:
     frame: Int[Array, " segments"]
     measurement: Int[Array, "segments rows"]  # of each leading beam; the number of measurements where it has none
     rows: int
+    folded: FoldedBeams | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameBeams:
+    """Beams that may take part in one frame, and its segments."""
+
+    frame: int
+    hkl: Int[np.ndarray, "beams 3"]
+    error: Float[np.ndarray, "beams tilts"]  # excitation errors [Å⁻¹]
+    segments: list[slice]  # of the tilts
+    tilts: dict[str, np.ndarray]  # of every tilt: matrix (hkl -> laboratory vector [Å⁻¹]), weight, across, place
+    measured: Int[np.ndarray, " measurements"]  # of this frame
 
 
 def select_beams(
@@ -48,6 +72,7 @@ def select_beams(
     sg_max: float,
     tilts: int,
     beyond: int = 0,
+    folded_sg_max: float = 0.0,
 ) -> list[dict]:
     """Segments with their beams: |g| < g_max and |S_g| < sg_max at any tilt of the segment; 000 always.
 
@@ -58,22 +83,46 @@ def select_beams(
         g_max, sg_max: cutoffs [Å⁻¹].
         tilts: tilts per frame.
         beyond: further tilts before and after a sweep, with the weight 0.
+        folded_sg_max: cutoff [Å⁻¹] of the beams beyond sg_max that are folded in.
     """
+    cutoffs = {"g_max": g_max, "sg_max": max(sg_max, folded_sg_max)}
+    segments = []
+    for own in beams_of_frames(crystal, experiment, axis_row, **cutoffs, tilts=tilts, beyond=beyond):
+        for part in own.segments:
+            nearest = np.min(np.abs(own.error[:, part]), axis=1)
+            chosen, folded = nearest < sg_max, (nearest >= sg_max) & (nearest < folded_sg_max)
+            segments.append(make_segment(experiment, own, part, chosen, folded))
+    return segments
+
+
+def beams_of_frames(
+    crystal: Crystal,
+    experiment: Experiment,
+    axis_row: Float[Array, "frames 3"],
+    *,
+    g_max: float,
+    sg_max: float,
+    tilts: int,
+    beyond: int = 0,
+) -> Iterator[FrameBeams]:
+    """Of every frame the reflections with |g| < g_max and |S_g| < sg_max [Å⁻¹] at any tilt; see `select_beams`."""
     candidates = reflections_within(crystal, g_max)
     g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
     of_sweep = _of_sweep(experiment.geometry, tilts, beyond)
-    segments = []
     for frame in range(len(experiment.frame_id)):
-        parts = _with_ends(_segment_tilts(tilts, experiment.geometry, float(experiment.semi_angle[frame])), beyond)
         matrices = tilt_matrices(experiment, frame, tilts, beyond)
         g_z = candidates @ np.einsum("i,kij->kj", axis_row[frame], matrices).T
-        error = np.abs(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
-        (measured,) = np.nonzero(experiment.frame_index == frame)
-        for part in parts:
-            (chosen,) = np.nonzero(np.any(error[:, part] < sg_max, axis=1))
-            swept = {"matrix": matrices[part], **{name: values[part] for name, values in of_sweep.items()}}
-            segments.append(_segment(candidates[chosen], frame, measured, experiment) | swept)
-    return segments
+        error = np.asarray(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
+        near = np.any(np.abs(error) < sg_max, axis=1)
+        semi_angle = float(experiment.semi_angle[frame])
+        yield FrameBeams(
+            frame=frame,
+            hkl=candidates[near],
+            error=error[near],
+            segments=_with_ends(_segment_tilts(tilts, experiment.geometry, semi_angle), beyond),
+            tilts={"matrix": matrices, **of_sweep},
+            measured=np.flatnonzero(experiment.frame_index == frame),
+        )
 
 
 def reflections_within(crystal: Crystal, g_max: float) -> Int[np.ndarray, "hkl 3"]:
@@ -104,13 +153,13 @@ def pad_segments(segments: list[dict], measurements: int) -> tuple[SegmentGroup,
 
 def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, int], Int[np.ndarray, "g 3"]]:
     """Shape of the box that contains every difference h - h' of beams, and its Friedel-unique reflections in use."""
-    half = np.max([np.max(np.ptp(np.asarray(group.hkl), axis=1), axis=0) for group in groups], axis=0)
+    half = np.max([np.max(np.ptp(with_folded(group), axis=1), axis=0) for group in groups], axis=0)
     box = (int(2 * half[0] + 1), int(2 * half[1] + 1), int(2 * half[2] + 1))
     used = np.zeros(box, dtype=bool)
     for group in groups:
-        for hkl in np.asarray(group.hkl):
-            difference = (hkl[:, None] - hkl[None, :] + half).reshape(-1, 3)
-            used[tuple(difference.T)] = True
+        for hkl, others in zip(np.asarray(group.hkl), with_folded(group), strict=True):
+            difference = (hkl[:, None] - others[None, :] + half).reshape(-1, 3)
+            used[tuple(difference.T)] = used[tuple((2 * half - difference).T)] = True
     support = np.argwhere(used) - half
     first = np.array([tuple(h) > (0, 0, 0) for h in support])
     return box, support[first]
@@ -122,6 +171,17 @@ def _of_sweep(geometry: str, tilts: int, beyond: int) -> dict[str, np.ndarray]:
     weight = np.full(count, 1.0 / tilts)
     weight[:beyond] = weight[count - beyond :] = 0.0
     return {"weight": weight, "across": axes_across(geometry, count), "place": np.arange(count)}
+
+
+def with_folded(group: SegmentGroup) -> Int[np.ndarray, "segments beams_and_weak 3"]:
+    """hkl of all beams of the segments, those that are folded in last."""
+    own = np.asarray(group.hkl)
+    return own if group.folded is None else np.concatenate([own, np.asarray(group.folded.hkl)], axis=1)
+
+
+def weak_beams(group: SegmentGroup) -> int:
+    """Padded number of beams that are folded into every segment."""
+    return 0 if group.folded is None else group.folded.hkl.shape[1]
 
 
 def _segment_tilts(tilts: int, geometry: str, semi_angle: float) -> list[slice]:
@@ -147,16 +207,31 @@ def _with_ends(parts: list[slice], beyond: int) -> list[slice]:
     ]
 
 
-def _segment(hkl, frame, measured, experiment) -> dict:
-    """One segment: its beams with the measured ones first, and which measurement each leading beam is."""
+def make_segment(
+    experiment: Experiment,
+    own: FrameBeams,
+    part: slice,
+    chosen: Bool[np.ndarray, " beams"],
+    folded: Bool[np.ndarray, " beams"],
+) -> dict:
+    """One segment: its beams with the measured ones first, and which measurement each leading beam is.
+
+    Args:
+        part: tilts of the segment.
+        chosen: which of the frame's beams take part.
+        folded: which of the others act on them by second order.
+    """
+    hkl = own.hkl[chosen]
     index = {tuple(h): i for i, h in enumerate(hkl.tolist())}
-    found = [(index[key], m) for m in measured if (key := tuple(experiment.hkl[m].tolist())) in index]
+    found = [(index[key], m) for m in own.measured if (key := tuple(experiment.hkl[m].tolist())) in index]
     leading = dict(reversed(found))  # of measurements with one hkl the first; the plan copies it to the others
     rest = [i for i in range(len(hkl)) if i not in leading]
     order = [*leading, *rest]
     return {
         "hkl": np.concatenate([np.zeros((1, 3), dtype=int), hkl[order]]),
-        "frame": frame,
+        "folded": own.hkl[folded],
+        **{name: values[part] for name, values in own.tilts.items()},
+        "frame": own.frame,
         "measurement": np.array([*leading.values()], dtype=int),
     }
 
@@ -196,4 +271,16 @@ def _pad_group(segments: list[dict], beams: int, measurements: int) -> SegmentGr
         weight[i, :k], across[i, :k], place[i, :k] = segment["weight"], segment["across"], segment["place"]
         measurement[i, 1 : 1 + len(segment["measurement"])] = segment["measurement"]
     frame = np.array([segment["frame"] for segment in segments], dtype=np.int32)
-    return SegmentGroup(hkl, present, matrix, weight, across, place, frame, measurement, rows)
+    return SegmentGroup(hkl, present, matrix, weight, across, place, frame, measurement, rows, _pad_folded(segments))
+
+
+def _pad_folded(segments: list[dict]) -> FoldedBeams | None:
+    most = max(len(segment["folded"]) for segment in segments)
+    if not most:
+        return None
+    hkl = np.zeros((len(segments), -(-most // 8) * 8, 3), dtype=np.int32)
+    present = np.zeros(hkl.shape[:2], dtype=bool)
+    for i, segment in enumerate(segments):
+        n = len(segment["folded"])
+        hkl[i, :n], present[i, :n] = segment["folded"], True
+    return FoldedBeams(hkl, present, np.stack([np.mean(segment["matrix"], axis=0) for segment in segments]))

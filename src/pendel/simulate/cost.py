@@ -12,9 +12,10 @@ import numpy as np
 from pendel.base import InputError
 from pendel.crystal.structure import Crystal
 from pendel.simulate import Plan
+from pendel.simulate.beams import weak_beams
 from pendel.simulate.chebyshev import expansion_length
 from pendel.simulate.geometry import beam_axis_row
-from pendel.simulate.plan import chunk_size, largest_radius
+from pendel.simulate.plan import chunk_size, largest_radius, matrix_elements
 from pendel.simulate.thickness import NODES
 
 TANGENTS = 32  # of one site that inference pushes through a simulation together
@@ -35,6 +36,7 @@ class GroupCost:
 
     segments: int
     beams: int
+    folded: int  # weak beams that act on the others by second order
     tilts: int
     radius: float  # R [rad/Å]
     steps: int  # of the Chebyshev expansion at the given thickness
@@ -89,7 +91,8 @@ def memory_bytes(crystal: Crystal, plan: Plan) -> float:
         one = parts * beams**2 + 4 * beams * tilts  # matrix, diagonal, flux and two states
         sums = 8 * NODES * group.rows * tilts
         chunk = min(chunk_size(group, plan), segments)
-        largest = max(largest, number * chunk * (tangents * (2 * one + sums) + 4 * beams**2))
+        building = 4 * beams**2 + 2 * tangents * parts * beams * weak_beams(group)
+        largest = max(largest, number * chunk * (tangents * (2 * one + sums) + building))
         saved += number * segments * (one + sums)
     passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
     jacobian = 3 * 8 * passes * plan.measurements + tangents * 16 * float(np.prod(plan.box))
@@ -111,7 +114,8 @@ def within_memory(crystal: Crystal, plans: Sequence[Plan], gigabytes: float | No
 
 def _within(crystal: Crystal, plan: Plan, limit: float) -> Plan:
     beams = max(group.hkl.shape[1] for group in plan.groups)
-    while memory_bytes(crystal, plan) > limit and plan.matrix_numbers > beams**2:
+    smallest = max(map(matrix_elements, plan.groups))
+    while memory_bytes(crystal, plan) > limit and plan.matrix_numbers > smallest:
         plan = dataclasses.replace(plan, matrix_numbers=plan.matrix_numbers // 2)
     needed = memory_bytes(crystal, plan)
     if needed > limit:
@@ -147,6 +151,7 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
     return GroupCost(
         segments=segments,
         beams=beams,
+        folded=weak_beams(group),
         tilts=tilts,
         radius=radius,
         steps=steps,
@@ -156,7 +161,7 @@ def _group(group, radius: float, plan: Plan, thickness: float) -> GroupCost:
 
 def _operations(group, plan: Plan, steps: float) -> float:
     segments, beams = group.hkl.shape[:2]
-    return 8.0 * segments * _tilts(group, plan) * beams**2 * steps
+    return 8.0 * segments * beams**2 * (_tilts(group, plan) * steps + weak_beams(group))
 
 
 def _speed(group: GroupCost, dtype: str) -> float:

@@ -14,7 +14,7 @@ from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.illumination import Illumination
-from pendel.simulate.matrix import diagonal_and_flux, first_column, interaction_matrix
+from pendel.simulate.matrix import diagonal_and_flux, first_column, folded_interaction
 from pendel.simulate.mosaic import spread_tilts
 from pendel.simulate.plan import Plan, chunk_size, orientation_spread, plan_coupling
 
@@ -80,10 +80,10 @@ def exit_waves(
     """
     diagonal, flux = diagonal_and_flux(group, axis_row, plan.wavelength)
     dtype = jnp.result_type(plan.dtype, jnp.complex64 if jnp.iscomplexobj(coupling) else jnp.float32)
-    build = partial(interaction_matrix, box=plan.box)
+    build = partial(folded_interaction, box=plan.box)
     if plan.mode == "reverse":  # or the indices of all chunks would be kept, as large as the matrices
         build = jax.checkpoint(build)
-    interaction = build(coupling.astype(dtype), group)
+    interaction = build(coupling.astype(dtype), group, axis_row=axis_row, wavelength=plan.wavelength)
     nodes = thickness[group.frame]
     return propagate_chebyshev(
         interaction,

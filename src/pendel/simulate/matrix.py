@@ -1,5 +1,6 @@
 """The structure matrix of every segment: couplings from U_g, diagonal and flux factors from the geometry."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float
@@ -7,6 +8,8 @@ from jaxtyping import Complex, Float
 from pendel.base import Array
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.geometry import excitation_error, flux_factor
+
+NEAREST_FOLDED = 1e-3  # Å⁻¹, excitation error below which the effect of a folded beam falls again
 
 
 def coupling_box(
@@ -49,6 +52,45 @@ def interaction_matrix(
     index = place[:, None, :] - place[:, :, None] + _middle(box)
     both = group.present[:, :, None] & group.present[:, None, :]
     return jnp.where(both, coupling[jnp.where(both, index, _middle(box))], 0.0)
+
+
+def folded_interaction(
+    coupling: Complex[Array, " box"] | Float[Array, " box"],
+    group: SegmentGroup,
+    box: tuple[int, int, int],
+    axis_row: Float[Array, "frames 3"],
+    wavelength: Float[Array, ""] | float,
+) -> Complex[Array, "segments beams beams"] | Float[Array, "segments beams beams"]:
+    """`interaction_matrix` with the weak beams h of the group folded in to second order, as Bethe potentials.
+
+        V_gg' - sum_h V_gh V_hg' / (2 pi S_h)
+
+    S_h is the mean excitation error of h in the segment; 1 / S is taken as S / (S² + `NEAREST_FOLDED`²), so that a beam
+    that reaches the sphere when the frame tilts has no infinite effect. The flux factors M_h² of the sum and of
+    D_h = 2 pi S_h M_h² cancel. Without folded beams it is `interaction_matrix`.
+
+    Source: Bethe, Ann. Phys. 392, 55 (1928).
+    """
+    interaction, folded = interaction_matrix(coupling, group, box), group.folded
+    if folded is None:
+        return interaction
+    place, weak = jnp.asarray(group.hkl) @ _strides(box), jnp.asarray(folded.hkl) @ _strides(box)
+    both = group.present[:, :, None] & folded.present[:, None, :]
+    index = jnp.where(both, weak[:, None, :] - place[:, :, None], 0)
+    to_weak = jnp.where(both, coupling[_middle(box) + index], 0.0)
+    from_weak = jnp.where(both, coupling[_middle(box) - index], 0.0)
+    error = _folded_errors(folded, group.frame, axis_row, wavelength)
+    share = error / (2 * jnp.pi * (error**2 + NEAREST_FOLDED**2))
+    scaled = to_weak * share[:, None, :].astype(to_weak.dtype)
+    return interaction - jnp.einsum("sgw,shw->sgh", scaled, from_weak, precision=jax.lax.Precision.HIGHEST)
+
+
+def _folded_errors(folded, frame, axis_row, wavelength):
+    """Mean excitation error [Å⁻¹] of every folded beam in its segment."""
+    hkl = jnp.asarray(folded.hkl, dtype=jnp.float64)
+    vector = jnp.einsum("swj,sij->swi", hkl, folded.matrix)
+    g_z = jnp.einsum("swi,si->sw", vector, axis_row[frame])
+    return excitation_error(g_z, jnp.sum(vector**2, axis=-1), wavelength)
 
 
 def first_column(

@@ -13,10 +13,11 @@ from pendel.base import Array, InputError
 from pendel.crystal.form_factors import form_factors
 from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
-from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams
+from pendel.simulate.beams import SegmentGroup, difference_box, pad_segments, select_beams, weak_beams
 from pendel.simulate.chebyshev import absorption_spread, expansion_length, spectral_interval
 from pendel.simulate.geometry import beam_axis_row
-from pendel.simulate.matrix import coupling_box, diagonal_and_flux, interaction_matrix
+from pendel.simulate.influence import select_by_influence
+from pendel.simulate.matrix import coupling_box, diagonal_and_flux, folded_interaction
 from pendel.simulate.mosaic import OrientationSpread, spread_of, spread_tilts, tilts_beyond
 from pendel.simulate.scattering import absorption_factors, absorption_length, structure_factors
 
@@ -24,6 +25,8 @@ MATRIX_NUMBERS = 4_000_000  # elements of the matrices of a chunk, which bounds 
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
 FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
 CENTRIC = 1e-6  # imaginary part, relative to the largest coefficient, of what counts as real
+BEYOND = 1.1  # resolutions of the data, to which beams that are chosen by excitation error reach
+FAR_BEYOND = 1.45  # the same for those that are chosen by influence: most of them are folded in, which costs little
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
 TYPICAL_THICKNESS = 570.0  # Å, mean of the prior: 800 Å at the thickest place, taper 0.4
 ABSORBING = 10.0  # typical thicknesses; absorption matters where the mean absorption length is shorter
@@ -43,6 +46,8 @@ class PlanSettings:
     form_factor_table: str = "lobato"  # or "peng"
     mosaicity: float = 0.0  # deg, expected spread of the orientation; 0: the plan is for none
     nodes_across: int = 2  # of the spread across the path of the sweep, for every tilt
+    beam_error: float | None = None  # R of amplitudes; where given, it chooses the beams instead of sg_max
+    folded_sg_max: float = 0.0  # Å⁻¹; where sg_max chooses, beams between both are folded in
 
 
 @partial(
@@ -119,16 +124,20 @@ def make_plan(
     *,
     g_max: float | None = None,
     sg_max: float = 0.01,
+    beam_error: float | None = None,
     tilts: int | None = None,
     thickness_max: float = 3000.0,
     tilt: Float[Array, "frames 2"] | None = None,
     dtype: str = "float32",
 ) -> Plan:
-    """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, and pad them to few sizes.
+    """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, or by their influence on the measured
+    reflections, and pad them to few sizes.
 
     Args:
-        g_max: cutoff of the beams [Å⁻¹]; 1.1 x the resolution of the data when not given.
+        g_max: cutoff of the beams [Å⁻¹]; when not given 1.1 x the resolution of the data, with `beam_error` 1.45 x.
         sg_max: largest excitation error of a beam [Å⁻¹].
+        beam_error: R of amplitudes, e.g. 0.01, that leaving beams out may cost against a much larger set. When given,
+            beams are chosen by `select_by_influence`, and `sg_max` is not used.
         tilts: tilts per frame; see `default_tilts` when not given.
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         tilt: frame tilts around which the beams are selected [deg].
@@ -138,7 +147,8 @@ def make_plan(
         InputError: no measured reflection is among the beams.
     """
     chosen = {"g_max": g_max, "sg_max": sg_max, "tilts": tilts, "thickness_max": thickness_max}
-    return plan_with(crystal, experiment, dataclasses.replace(settings_of(experiment, **chosen), dtype=dtype), tilt)
+    settings = settings_of(experiment, **chosen, beam_error=beam_error)
+    return plan_with(crystal, experiment, dataclasses.replace(settings, dtype=dtype), tilt)
 
 
 def settings_of(
@@ -146,13 +156,15 @@ def settings_of(
     *,
     g_max: float | None = None,
     sg_max: float = 0.01,
+    beam_error: float | None = None,
     tilts: int | None = None,
     thickness_max: float = 3000.0,
 ) -> PlanSettings:
     """What `make_plan` makes a plan with, numbers for what follows from the data filled in."""
     return PlanSettings(
-        g_max=g_max or round(1.1 * experiment.dstar_max, 2),
+        g_max=g_max or round((BEYOND if beam_error is None else FAR_BEYOND) * experiment.dstar_max, 2),
         sg_max=sg_max,
+        beam_error=beam_error,
         tilts=tilts or default_tilts(experiment, thickness_max / 3),
         thickness_max=thickness_max,
     )
@@ -171,15 +183,7 @@ def plan_with(
         )
     beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
     row = beam_axis_row(start)
-    cutoffs = {"g_max": settings.g_max, "sg_max": settings.sg_max}
-    segments = select_beams(crystal, experiment, np.asarray(row), **cutoffs, tilts=settings.tilts, beyond=beyond)
-    if not any(len(segment["measurement"]) for segment in segments):
-        cutoffs = f"g_max {settings.g_max} Å⁻¹, sg_max {settings.sg_max} Å⁻¹"
-        raise InputError(
-            found=f"no measured reflection is among the beams ({cutoffs})",
-            expected="measured reflections inside the cutoffs",
-            do="raise --g-max or --sg-max, or examine cell and orientation with `pendel check`",
-        )
+    segments = _chosen_segments(crystal, experiment, settings, np.asarray(row), beyond)
     measurements = len(experiment.intensity)
     groups = pad_segments(segments, measurements)
     box, support = difference_box(groups)
@@ -211,6 +215,24 @@ def plan_with(
     growth = LARGEST_STRENGTH * max(largest_spread(crystal, plan, row)) * settings.thickness_max
     more = int(expansion_length(argument, plan.dtype, growth)) - steps
     return dataclasses.replace(plan, max_steps=steps, absorption_steps=more)
+
+
+def _chosen_segments(crystal, experiment, settings: PlanSettings, axis_row, beyond: int) -> list[dict]:
+    """Segments with their beams by excitation error or by influence; raises InputError if none of them is measured."""
+    cutoffs = {"g_max": settings.g_max, "tilts": settings.tilts, "beyond": beyond}
+    if settings.beam_error is None:
+        errors = {"sg_max": settings.sg_max, "folded_sg_max": settings.folded_sg_max}
+        segments = select_beams(crystal, experiment, axis_row, **errors, **cutoffs)
+    else:
+        segments = select_by_influence(crystal, experiment, axis_row, beam_error=settings.beam_error, **cutoffs)
+    if not any(len(segment["measurement"]) for segment in segments):
+        second = f"sg_max {settings.sg_max} Å⁻¹" if settings.beam_error is None else f"beam_error {settings.beam_error}"
+        raise InputError(
+            found=f"no measured reflection is among the beams (g_max {settings.g_max} Å⁻¹, {second})",
+            expected="measured reflections inside the cutoffs",
+            do="raise --g-max or --sg-max, or examine cell and orientation with `pendel check`",
+        )
+    return segments
 
 
 def absorbs(crystal: Crystal, wavelength: float) -> bool:
@@ -293,7 +315,7 @@ def _largest(plan, coupling, axis_row, measure):
         def one(index):
             segment = jax.tree.map(lambda x: jnp.asarray(x)[index][None], group)
             segment = segment if spread is None else spread_tilts(segment, spread, plan.settings.nodes_across)
-            interaction = interaction_matrix(coupling, segment, plan.box)
+            interaction = folded_interaction(coupling, segment, plan.box, axis_row, plan.wavelength)
             return measure(interaction, *diagonal_and_flux(segment, axis_row, plan.wavelength))
 
         return jnp.max(jax.lax.map(one, jnp.arange(len(group.frame))))
@@ -364,4 +386,10 @@ def inversion_centre(crystal: Crystal) -> tuple[float, float, float] | None:
 
 def chunk_size(group: SegmentGroup, plan: Plan) -> int:
     """Segments handled together, so that memory stays bounded."""
-    return max(1, plan.matrix_numbers // group.hkl.shape[1] ** 2)
+    return max(1, plan.matrix_numbers // matrix_elements(group))
+
+
+def matrix_elements(group: SegmentGroup) -> int:
+    """Elements of the structure matrix of one segment, and of the two matrices that fold weak beams into it."""
+    beams = group.hkl.shape[1]
+    return beams * (beams + 2 * weak_beams(group))

@@ -91,4 +91,5 @@ def _empty_segment(group: SegmentGroup, measurements: int) -> SegmentGroup:
         frame=np.zeros((), dtype=int),
         measurement=np.full(group.measurement.shape[1:], measurements),
         rows=group.rows,
+        folded=jax.tree.map(lambda x: np.zeros_like(np.asarray(x)[0]), group.folded),
     )

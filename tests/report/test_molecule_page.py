@@ -1,0 +1,79 @@
+"""The report of a molecule from a SHELX file, with hydrogen that rides and restraints, from the run folder alone."""
+
+from types import SimpleNamespace
+
+import gemmi
+import numpy as np
+import pytest
+
+import pendel
+from pendel.crystal.cell import direct_matrix
+from pendel.datasets import example
+from pendel.folder.reader import read_run_files
+from pendel.report.structure_tables import hydrogen_bond_rows, restraint_rows
+
+SETTINGS = {"model": "kinematic", "infer": "map", "frames": "::12", "g_max": 1.0, "sg_max": 0.004, "tilts": 5}
+CELL = (4.913, 4.913, 5.405, 90.0, 90.0, 120.0)  # of the example's data, which are of something else
+CARDS = "LATT -1\nSFAC C H O\nDFIX 1.43 0.02 C1 O1\nDFIX 1.43 0.00001 O1 C1\nSIMU 0.01 C1 O1\nFVAR 1.0\n"
+ATOMS = {  # methanol, Å
+    "C1 1": (0.0, 0.0, 0.0),
+    "O1 3": (0.0, 0.0, 1.43),
+    "H1 2": (0.92, 0.0, 1.74),
+    "H1A 2": (-0.51, 0.89, -0.36),
+    "H1B 2": (-0.51, -0.89, -0.36),
+    "H1C 2": (1.03, 0.0, -0.36),
+}
+
+
+def molecule(path):
+    inverse = np.linalg.inv(direct_matrix(CELL))
+    lines = [f"{name} {' '.join(f'{x:.4f}' for x in inverse @ np.array(xyz))} 11 0.03" for name, xyz in ATOMS.items()]
+    path.write_text(f"TITL methanol\nCELL 0.0251 {' '.join(map(str, CELL))}\n{CARDS}" + "\n".join(lines) + "\nEND\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("molecule")
+    pendel.refine(molecule(place / "molecule.res"), [example().data], place / "run", pendel.Settings(**SETTINGS))
+    return place / "run"
+
+
+def test_tables_of_a_molecule(folder):
+    run = read_run_files(folder)
+    rows = restraint_rows(run)
+    assert [row["card"] for row in rows] == ["DFIX", "DFIX", "SIMU"]
+    assert (rows[1]["atoms"], rows[1]["decided"]) == ("O1 C1", "restraint")
+    assert rows[1]["posterior"].startswith("1.4300")
+    assert rows[2]["target"] == ""
+    assert hydrogen_bond_rows(run) == []
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Restraints</h3>" in page
+
+
+def test_hydrogen_bonds_with_their_uncertainties(tmp_path):
+    """Draws in which the acceptor moves by a known amount along the bond."""
+    lines = [f"{name} {x / 9:.6f} 0 0 11 0.03\n" for name, x in {"O1 2": 0.0, "H1 1": 0.97, "O2 2": 2.7}.items()]
+    path = tmp_path / "bond.res"
+    path.write_text("CELL 0.0251 9 9 9 90 90 90\nLATT -1\nSFAC H O\n" + "".join(lines) + "END\n")
+    structure = pendel.read_crystal(path)
+    draws = np.tile(np.asarray(structure.fract), (200, 1, 1))
+    steps = np.random.default_rng(3).normal(size=200)
+    draws[:, 2, 0] += 0.03 / 9 * (steps - steps.mean()) / steps.std(ddof=1)
+    (row,) = hydrogen_bond_rows(SimpleNamespace(crystal=structure, draws=lambda name: draws))
+    assert row == {"atoms": "O1–H1···O2", "DH": "0.970", "HA": "1.73(3)", "DA": "2.70(3)", "angle": "180.0"}
+
+
+def test_the_written_cif_keeps_what_was_known(folder):
+    block = gemmi.cif.read(str(folder / "refined.cif")).sole_block()
+    assert block.find_value("_refine_ls_hydrogen_treatment") == "constr"
+    assert list(block.find_values("_restr_distance_target")) == ["1.43", "1.43"]
+    again = pendel.read_crystal(folder / "refined.cif")
+    assert [restraint.card for restraint in again.restraints] == ["DFIX", "DFIX", "SIMU"]
+
+
+def test_a_finished_run_is_taken_from_its_folder(folder):
+    """Groups and restraints come back from the checkpoint: the same numbers without a new fit."""
+    before = (folder / "summary.json").read_text()
+    pendel.refine(folder.parent / "molecule.res", [example().data], folder, pendel.Settings(**SETTINGS))
+    assert (folder / "summary.json").read_text()[:400] == before[:400]
