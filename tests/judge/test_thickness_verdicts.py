@@ -10,7 +10,7 @@ from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _thin
 def test_much_weight_at_no_thickness_is_a_warning(share, level):
     (verdict,) = _thin("one", {"thin_share": np.full((5, 3), share)})
     assert verdict.level == level
-    assert f"{100 * share:.0f} % of the lit crystal" in verdict.text
+    assert f"{100 * share:.0f} % of the lit area" in verdict.text
 
 
 def test_models_without_a_thickness_distribution_have_no_such_verdict():

@@ -119,6 +119,16 @@ def test_a_family_is_its_density_at_its_sites(name, data):
     assert {k for k, s in sites.items() if s.get("infer", {}).get("plate") == "frames"} == curves
 
 
+def test_mean_by_volume_and_thin_share_of_a_taper(data):
+    """t = T x^k with x uniform: T (1 + k) / (1 + 2 k), and x below (1/10)^(1/k) or (50 Å / T)^(1/k)."""
+    frames = data.plan.frames
+    fixed = {"log_thickness": jnp.full(frames, jnp.log(600.0)), "log_taper": jnp.full(frames, jnp.log(2.0))}
+    model = handlers.substitute(handlers.seed(sample_thickness, jax.random.key(2)), data=fixed)
+    sites = handlers.trace(model).get_trace(data, "taper")
+    np.testing.assert_allclose(sites["thickness_by_volume"]["value"], 600 * 3 / 5, rtol=1e-3)
+    np.testing.assert_allclose(sites["thin_share"]["value"], 0.1**0.5, atol=0.08)  # twelve nodes
+
+
 def test_a_family_of_ones_own_is_one_record(crystal, data):
     width = Curve(name="width", mean=0.2, spread=Spread(0.3, in_map=0.1), jump=Spread(0.1, in_map=0.05))
     own = Family(name="own", density=lognormal, parameters=(width,), expression="F(tau) = ?")

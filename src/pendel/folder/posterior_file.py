@@ -30,6 +30,7 @@ FRAME_SITES = (
     "log_odds",
     "thickness",
     "thickness_width",
+    "thickness_by_volume",
     "thin_share",
 )
 MEASURED = (

@@ -16,7 +16,7 @@ from pendel.folder.posterior_file import Posterior
 from pendel.folder.run_folder import DIFFERENCE_DATA, LAYOUT
 from pendel.folder.structure_group import GROUP, read_structure
 
-FRAME_SITES = ("thickness", "thickness_width", "thin_share", "scale", "tilt")
+FRAME_SITES = ("thickness", "thickness_width", "thickness_by_volume", "thin_share", "scale", "tilt")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -228,7 +228,9 @@ def _thin(name: str, of_frames: dict[str, Any]) -> Iterator[Verdict]:
     if "thin_share" not in of_frames:
         return
     share = float(np.median(of_frames["thin_share"]))
-    text = f"{name}: {100 * share:.0f} % of the lit crystal is thinner than 50 Å or a tenth of its thickest part"
+    text = f"{name}: {100 * share:.0f} % of the lit area is thinner than 50 Å or a tenth of its thickest part"
+    if "thickness_by_volume" in of_frames:
+        text += f"; mean thickness by volume {float(np.median(of_frames['thickness_by_volume'])):.0f} Å"
     advice = (
         "the thickness may stand for what the model lacks: background, absorption, mosaicity, a wrong thickness; "
         "compare with --thickness lens or single"
