@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import pendel
-from pendel.model.blocks import ABSORPTION
+from pendel.model.blocks import CHOICES
 from pendel.model.thickness_prior import FAMILIES
-from pendel.run.settings import ABSORPTION_CHOICES, THICKNESSES
+from pendel.run.settings import TERM_CHOICES, THICKNESSES
 
 SOURCE = Path(pendel.__file__).resolve()
 
@@ -58,4 +58,4 @@ def test_jax_has_64_bit_whichever_is_imported_first(imports):
 
 def test_choices_of_models_are_options():
     assert tuple(FAMILIES) == THICKNESSES
-    assert ABSORPTION == ABSORPTION_CHOICES
+    assert CHOICES == TERM_CHOICES

@@ -1,7 +1,5 @@
 """The report of a molecule from a SHELX file, with hydrogen that rides and restraints, from the run folder alone."""
 
-from types import SimpleNamespace
-
 import gemmi
 import numpy as np
 import pytest
@@ -49,19 +47,6 @@ def test_tables_of_a_molecule(folder):
     assert hydrogen_bond_rows(run) == []
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h3>Restraints</h3>" in page
-
-
-def test_hydrogen_bonds_with_their_uncertainties(tmp_path):
-    """Draws in which the acceptor moves by a known amount along the bond."""
-    lines = [f"{name} {x / 9:.6f} 0 0 11 0.03\n" for name, x in {"O1 2": 0.0, "H1 1": 0.97, "O2 2": 2.7}.items()]
-    path = tmp_path / "bond.res"
-    path.write_text("CELL 0.0251 9 9 9 90 90 90\nLATT -1\nSFAC H O\n" + "".join(lines) + "END\n")
-    structure = pendel.read_crystal(path)
-    draws = np.tile(np.asarray(structure.fract), (200, 1, 1))
-    steps = np.random.default_rng(3).normal(size=200)
-    draws[:, 2, 0] += 0.03 / 9 * (steps - steps.mean()) / steps.std(ddof=1)
-    (row,) = hydrogen_bond_rows(SimpleNamespace(crystal=structure, draws=lambda name: draws))
-    assert row == {"atoms": "O1–H1···O2", "DH": "0.970", "HA": "1.73(3)", "DA": "2.70(3)", "angle": "180.0"}
 
 
 def test_the_written_cif_keeps_what_was_known(folder):

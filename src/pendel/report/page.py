@@ -108,7 +108,7 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     plan = {name: value for name, value in derived.get("plan", {}).items() if name != "groups"}
     settings = []
     for name, value in record["settings"].items():
-        if value is None and name in plan:
+        if value is None and plan.get(name) is not None:
             settings.append((name, f"{plan[name]:g} (derived from the data)"))
         elif value is None:
             settings.append((name, "default of the model or the data"))

@@ -129,7 +129,7 @@ def sorted_out(
     """Which beams of every segment of a frame are kept, and which of the others are folded in.
 
     >>> one = np.array([[0.1, 0.02, 0.002, 1e-4]])
-    >>> kept, folded = sorted_out(Influence(one, 0.1 * one, 0 * one), 0.004)
+    >>> kept, folded = sorted_out(Influence(one, 0.1 * one, 0 * one), 0.005)
     >>> kept.tolist(), folded.tolist()
     ([[True, False, False, False]], [[False, True, False, False]])
     """
