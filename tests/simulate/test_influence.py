@@ -14,6 +14,7 @@ from pendel.check.beam_error import beam_error_line, measured_beam_error
 from pendel.crystal.form_factors import form_factors
 from pendel.datasets import example
 from pendel.model.dataset import DataSet
+from pendel.run.plans import describe_plans
 from pendel.run.rocking import spread_over_tilts, strongest
 from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.beams import FoldedBeams, SegmentGroup, difference_box
@@ -211,6 +212,13 @@ def test_the_check_measures_the_error(case, plans):
     assert found.beams < 0.5 * found.large_beams < 0.5 * found.large_folded
     assert found.work < 0.1
     assert "folded in" in beam_error_line(found).plain
+
+
+def test_the_record_of_a_run_has_the_setting_that_chose_the_beams(plans):
+    record = describe_plans([plans[0.02]])["plan"]
+    assert record["beam_error"] == 0.02
+    assert "sg_max" not in record
+    assert all(group["folded_beams"] > 0 for group in record["groups"])
 
 
 def test_coupling_table_holds_the_potential(case):

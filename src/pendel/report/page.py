@@ -133,7 +133,10 @@ def run_card(run: RunFiles) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def _simulation(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    beams = ", ".join(f"{g['segments']} × {g['beams']}" for g in plan.get("groups", []))
+    beams = ", ".join(
+        f"{g['segments']} × {g['beams']}" + (f" with {g['folded_beams']} folded in" if g.get("folded_beams") else "")
+        for g in plan.get("groups", [])
+    )
     rest = {name: value for name, value in plan.items() if name != "groups"}
     numbers = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rest.items()]
     return [("segments × beams", beams), *numbers]

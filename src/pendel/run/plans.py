@@ -92,7 +92,7 @@ def largest_step(problem: Problem, plans: Sequence[Plan], values: Mapping[str, A
 
 
 def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
-    """Every default that was derived from the data, for run.json."""
+    """Every default that was derived from the data, for run.json; of sg_max and beam_error the one that chose beams."""
     found = {}
     for number, plan in enumerate(plans):
         groups = [
@@ -100,5 +100,6 @@ def describe_plans(plans: Sequence[Plan]) -> dict[str, Any]:
             for group in plan.groups
         ]
         settings = dataclasses.asdict(plan.settings)
+        del settings["beam_error" if plan.settings.beam_error is None else "sg_max"]
         found[f"plan{suffix(number)}"] = {**settings, "max_steps": plan.max_steps, "groups": groups}
     return found
