@@ -146,8 +146,8 @@ def sample_thickness(data: DataSet, family: str | Family) -> Profile:
     Sites: log_thickness, log_thickness_mean, thickness_spread, thickness_jump, and those of the family's parameters;
     derived: thickness and thickness_width, mean and standard deviation in a frame [Å], thickness_by_volume, the mean
     with every thickness weighted by itself [Å], and thin_share, the part of a frame's lit area that is thinner than
-    THIN or a tenth of its thickest node. What is thin diffracts next to nothing, so the mean by volume is what data
-    determine.
+    THIN or a tenth of its thickest node. An intensity grows with the thickness, so thin parts count little in the data
+    and in the mean by volume.
 
     Raises InputError for a name that is no family.
     """

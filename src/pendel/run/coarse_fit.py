@@ -18,13 +18,13 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     target = few.target(final_plans(few.problem, few.settings, widest(start.values, near)))
     fit = fit_likely_basin(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
-    near = Chosen(values={**start.values, **fit.values}, basins=start.basins)
+    rough = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     if coarse.every == 1:
-        return near
+        return rough
     all_beams = dataclasses.replace(few, settings=run.settings)
-    plans = final_plans(few.problem, run.settings, near.values)
+    plans = final_plans(few.problem, run.settings, rough.values)
     target = few.target(plans)
-    fit = fit_structure(all_beams, target, near, rounds=0, tolerance=APPROXIMATE)
+    fit = fit_structure(all_beams, target, rough, rounds=0, tolerance=APPROXIMATE)
     crystal, datasets = target.data[0]
     return Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
 

@@ -16,7 +16,7 @@ from pendel.base import Array
 from pendel.model.thickness_prior import LENGTH_DEG
 
 SPREAD = 0.15  # s, standard deviation of the log thickness of a crystal around its mean
-TINY = 1e-200  # density, so that frames that contradict each other leave one
+TINY = 1e-200  # smallest density, so that frames that contradict each other have a finite misfit
 JUMP = 0.05  # standard deviation of the log thickness of a frame around the curve
 
 
