@@ -23,8 +23,10 @@ from pendel.run.inputs import read_problem
 from pendel.simulate import thickness_table
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.chebyshev import expansion_length
+from pendel.simulate.coupling import largest_radius
 from pendel.simulate.geometry import beam_axis_row
-from pendel.simulate.plan import PlanSettings, default_tilts, largest_radius, plan_with
+from pendel.simulate.plan import PlanSettings
+from pendel.simulate.planning import default_tilts, plan_with
 
 # Files, settings, largest thickness [Å].
 CRYSTALS = {

@@ -27,9 +27,9 @@ from pendel.crystal.form_factors import form_factors
 from pendel.run.processes import join_processes
 from pendel.simulate import beams as selection
 from pendel.simulate.chebyshev import expansion_length, propagate_chebyshev, spectral_interval
+from pendel.simulate.coupling import plan_coupling
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
-from pendel.simulate.plan import plan_coupling
 from pendel.simulate.shard import shard_plan
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -35,6 +35,7 @@ from pendel.infer.maximum.objective import differentiable
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
 from pendel.simulate import make_plan, simulate_intensities
+from pendel.simulate.planning import plan_with, settings_of
 from pendel.simulate.thickness import lens, lognormal, runout, single, wedge
 
 TRUE = {"g_max": 1.6, "sg_max": 0.02}  # of the simulation; TILTS resolve the fringes of 900 Å
@@ -106,7 +107,8 @@ def simulated(kind: str, seed: int, folder: Path, *, vacancy: float = 0.0, start
     start = np.where(np.array(crystal.labels) == "O1", start_occupancy, 1.0)
     nodes, weights = profile_of(kind, np.asarray(geometry.alpha))
     tilt = MISORIENTATION * generator.standard_normal((len(geometry.frame_id), 2))
-    plan = make_plan(truth, geometry, tilts=TILTS, thickness_max=1.01 * float(np.max(nodes)), tilt=tilt, **TRUE)
+    settings = settings_of(geometry, tilts=TILTS, thickness_max=1.01 * float(np.max(nodes)), **TRUE)
+    plan = plan_with(truth, geometry, settings, tilt)
     illumination = pendel.Illumination(tilt=tilt, thickness=nodes, weights=weights)
     exact = jax.jit(simulate_intensities)(truth, plan, illumination)
     intensity, sigma = measured(np.asarray(exact, dtype=float), ERRORS, generator)

@@ -8,7 +8,8 @@ import pendel
 from pendel.check.synthetic import simulate_experiment
 from pendel.model.load import with_options
 from pendel.simulate.mosaic import EXPECTED
-from pendel.simulate.plan import PlanSettings, plan_with
+from pendel.simulate.plan import PlanSettings
+from pendel.simulate.planning import plan_with
 from physics_cases import TRICLINIC, crystal_of, experiment_of, orientation_of, zone_beams
 
 THICKNESS = 400.0  # Å

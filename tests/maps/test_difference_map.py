@@ -94,7 +94,7 @@ def distance_to(crystal: Crystal, place, peak: Peak) -> float:
 
 def fitted(crystal: Crystal, experiment, *, relative_error=0.1, thickness, weights, tilt, **options) -> FittedData:
     """Data and a model of them; errors as a fit would find them, counting and relative."""
-    plan = pendel.make_plan(crystal, experiment, tilt=tilt, thickness_max=1.2 * float(thickness.max()), **options)
+    plan = pendel.make_plan(crystal, experiment, thickness_max=1.2 * float(thickness.max()), **options)
     illumination = Illumination(tilt=tilt, thickness=thickness, weights=weights)
     calculated = simulated(crystal, plan, illumination)
     intensity = np.maximum(np.asarray(experiment.intensity), 0.0)

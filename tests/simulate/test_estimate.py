@@ -12,7 +12,7 @@ from pendel.datasets import example
 from pendel.infer.maximum import normal_matrix
 from pendel.simulate import cost
 from pendel.simulate.cost import BASE_BYTES, memory_bytes, within_memory
-from pendel.simulate.plan import FRINGES, default_tilts, fringes_per_tilt
+from pendel.simulate.planning import FRINGES, default_tilts, fringes_per_tilt
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,11 @@ from pendel.run.rocking import spread_over_tilts, strongest
 from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.beams import FoldedBeams, SegmentGroup, difference_box
 from pendel.simulate.cost import operations
+from pendel.simulate.coupling import plan_coupling
 from pendel.simulate.influence import coupling_table
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, folded_interaction, interaction_matrix
-from pendel.simulate.plan import PlanSettings, matrix_elements, plan_coupling, plan_with
+from pendel.simulate.plan import PlanSettings, matrix_elements
+from pendel.simulate.planning import plan_with
 from pendel.simulate.scattering import structure_factors
 from physics_cases import (
     NEAR_ZONE,

@@ -15,7 +15,8 @@ from pendel.run.rocking import spread_over_tilts
 from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.forward import kinematic_intensities
 from pendel.simulate.mosaic import quantiles, spread_of, tilts_beyond
-from pendel.simulate.plan import PlanSettings, plan_with
+from pendel.simulate.plan import PlanSettings
+from pendel.simulate.planning import plan_with
 from physics_cases import (
     NEAR_ZONE,
     QUARTZ,

@@ -12,9 +12,10 @@ from oracles.dense_propagator import propagate_expm
 from oracles.read_sites import read_coefficients
 from pendel.simulate import Illumination, make_plan, simulate_intensities
 from pendel.simulate.chebyshev import propagate_chebyshev, spectral_interval
+from pendel.simulate.coupling import plan_coupling
 from pendel.simulate.matrix import diagonal_and_flux, interaction_matrix
 from pendel.simulate.native import is_native
-from pendel.simulate.plan import LARGEST_STRENGTH, absorbs, inversion_centre, plan_coupling
+from pendel.simulate.planning import LARGEST_STRENGTH, absorbs, inversion_centre
 from pendel.simulate.scattering import absorption_length, structure_factors
 from physics_cases import (
     NEAR_ZONE,

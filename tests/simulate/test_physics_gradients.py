@@ -9,7 +9,7 @@ import pytest
 
 import pendel.simulate.forward as forward_module
 from pendel.simulate import Illumination, make_plan, simulate_intensities
-from pendel.simulate.plan import plan_with
+from pendel.simulate.planning import plan_with
 from physics_cases import NEAR_ZONE, QUARTZ, along_axis, crystal_of, experiment_of, zone_beams
 
 NAMES = ("fract", "u_aniso", "occupancy", "tilt", "thickness", "weights")

@@ -13,7 +13,8 @@ from pendel.run.evaluate import klar_agreement
 from pendel.run.inputs import read_problem
 from pendel.run.rocking import spread_over_tilts, strongest
 from pendel.run.settings import Settings
-from pendel.simulate.plan import PlanSettings, plan_with
+from pendel.simulate.plan import PlanSettings
+from pendel.simulate.planning import plan_with
 from pendel.simulate.replan import replan
 
 OPTIONS = {"g_max": 1.2, "sg_max": 0.006, "tilts": 3, "thickness_max": 700.0, "form_factor_table": "peng"}

@@ -16,7 +16,7 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, thin
 from pendel.simulate import Illumination, Plan, simulate_intensities
 from pendel.simulate.cost import operations
-from pendel.simulate.plan import plan_with
+from pendel.simulate.planning import plan_with
 from pendel.simulate.replan import replan
 from pendel.simulate.thickness import tapered
 

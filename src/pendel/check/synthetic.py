@@ -18,7 +18,7 @@ from pendel.files.whole_file import write_text
 from pendel.run.inputs import read_rows, with_cell
 from pendel.run.settings import Settings, check_options, check_settings
 from pendel.simulate import Illumination, simulate_intensities
-from pendel.simulate.plan import plan_with, settings_of
+from pendel.simulate.planning import plan_with, settings_of
 from pendel.simulate.thickness import lognormal, wedge
 
 NODES = 16  # of the thickness distribution; a fit uses 12

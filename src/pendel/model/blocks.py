@@ -162,7 +162,7 @@ def sample_absorption(data: DataSet, choice: str, *, log_strength: float) -> Any
     Site: absorption.
 
     Args:
-        choice: "on", "off", or "auto": where it matters, see `pendel.simulate.plan.absorbs`.
+        choice: "on", "off", or "auto": where it matters, see `pendel.simulate.planning.absorbs`.
         log_strength: standard deviation s, no unit.
 
     Raises InputError for another choice.

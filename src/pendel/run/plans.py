@@ -13,7 +13,7 @@ from pendel.simulate import Plan, make_plan
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.cost import within_memory
 from pendel.simulate.mosaic import EXPECTED
-from pendel.simulate.plan import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
+from pendel.simulate.planning import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
 
 SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve

@@ -14,8 +14,9 @@ from pendel.crystal.structure import Crystal
 from pendel.simulate import Plan
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.chebyshev import expansion_length
+from pendel.simulate.coupling import largest_radius
 from pendel.simulate.geometry import beam_axis_row
-from pendel.simulate.plan import chunk_size, largest_radius, matrix_elements
+from pendel.simulate.plan import chunk_size, matrix_elements
 from pendel.simulate.thickness import NODES
 
 TANGENTS = 32  # of one site that inference pushes through a simulation together

@@ -12,11 +12,12 @@ from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.simulate.beams import SegmentGroup
 from pendel.simulate.chebyshev import propagate_chebyshev
+from pendel.simulate.coupling import orientation_spread, plan_coupling
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.illumination import Illumination
 from pendel.simulate.matrix import diagonal_and_flux, first_column, folded_interaction
 from pendel.simulate.mosaic import spread_tilts
-from pendel.simulate.plan import Plan, chunk_size, orientation_spread, plan_coupling
+from pendel.simulate.plan import Plan, chunk_size
 
 
 def simulate_intensities(

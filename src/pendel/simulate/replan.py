@@ -8,7 +8,8 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment
-from pendel.simulate.plan import Plan, plan_with
+from pendel.simulate.plan import Plan
+from pendel.simulate.planning import plan_with
 from pendel.simulate.shard import shard_plan
 
 
