@@ -23,7 +23,7 @@ from pendel.simulate.coupling import plan_coupling
 from pendel.simulate.influence import coupling_table
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, folded_interaction, interaction_matrix
 from pendel.simulate.plan import PlanSettings, matrix_elements
-from pendel.simulate.planning import plan_with
+from pendel.simulate.planning import plan_with, settings_of
 from pendel.simulate.scattering import structure_factors
 from physics_cases import (
     NEAR_ZONE,
@@ -221,6 +221,15 @@ def test_the_record_of_a_run_has_the_setting_that_chose_the_beams(plans):
     assert record["beam_error"] == 0.02
     assert "sg_max" not in record
     assert all(group["folded_beams"] > 0 for group in record["groups"])
+
+
+def test_beams_are_chosen_by_influence_unless_an_excitation_error_is_given(case):
+    experiment = case[1]
+    default, distance = settings_of(experiment), settings_of(experiment, sg_max=0.02)
+    assert (default.beam_error, default.g_max) == (0.01, round(1.45 * experiment.dstar_max, 2))
+    assert (distance.beam_error, distance.sg_max) == (None, 0.02)
+    assert distance.g_max == round(1.1 * experiment.dstar_max, 2)
+    assert settings_of(experiment, beam_error=0.03).beam_error == 0.03
 
 
 def test_coupling_table_holds_the_potential(case):

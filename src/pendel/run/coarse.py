@@ -58,10 +58,11 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings, 
             flags[np.asarray(experiment.frame_index) % every == 0]
             for flags, experiment in zip(used, problem.experiments, strict=True)
         )
-    if settings.beam_error is None:
-        beams = {"sg_max": rule.beams * min(plan.settings.sg_max for plan in plans)}
+    if settings.sg_max is not None:
+        beams = {"sg_max": rule.beams * settings.sg_max}
     else:
-        beams = {"beam_error": min(rule.errors * settings.beam_error, LARGEST_ERROR)}
+        errors = [plan.settings.beam_error or LARGEST_ERROR for plan in plans]
+        beams = {"beam_error": min(rule.errors * max(errors), LARGEST_ERROR)}
     return Coarse(
         problem=dataclasses.replace(problem, experiments=few, used=used),
         settings=dataclasses.replace(settings, **beams),

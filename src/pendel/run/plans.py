@@ -15,7 +15,6 @@ from pendel.simulate.cost import within_memory
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.planning import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
 
-SG_MAX = 0.01  # Å⁻¹, largest excitation error of a beam
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
 THICKNESS_ROOM = 2.2  # the expansion reaches this many times the thickest frame of the start
 
@@ -57,7 +56,7 @@ def _beams(settings: Settings) -> dict[str, Any]:
     """What decides on the beams, as `make_plan` takes it."""
     return {
         "g_max": settings.g_max,
-        "sg_max": settings.sg_max or SG_MAX,
+        "sg_max": settings.sg_max,
         "beam_error": settings.beam_error,
     }
 

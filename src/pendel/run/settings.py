@@ -95,10 +95,15 @@ class Settings:
     g_max: float | None = option(
         None, "cutoff of the beams [Å⁻¹]; from the data's resolution", bounds=POSITIVE, commands=READING
     )
-    sg_max: float | None = option(None, "largest excitation error of a beam [Å⁻¹]", bounds=POSITIVE, commands=READING)
+    sg_max: float | None = option(
+        None,
+        "choose the beams by their excitation error instead: the largest one [Å⁻¹], as in published settings",
+        bounds=POSITIVE,
+        commands=READING,
+    )
     beam_error: float | None = option(
         None,
-        "choose the beams by their influence instead: R of amplitudes that missing ones may cost, e.g. 0.01",
+        "R of amplitudes that missing beams may cost; 0.01 unless --sg-max is given",
         bounds=ERROR,
         commands=FITTING,
     )

@@ -19,14 +19,14 @@ class PlanSettings:
     """What a plan is made with: the arguments of `make_plan` with numbers for what follows from the data."""
 
     g_max: float  # Å⁻¹
-    sg_max: float  # Å⁻¹
+    sg_max: float = 0.0  # Å⁻¹; not used where `beam_error` chooses the beams
     tilts: int
     thickness_max: float  # Å
     dtype: str = "float32"
     form_factor_table: str = "lobato"  # or "peng"
     mosaicity: float = 0.0  # deg, expected spread of the orientation; 0: the plan is for none
     nodes_across: int = 2  # of the spread across the path of the sweep, for every tilt
-    beam_error: float | None = None  # R of amplitudes; where given, it chooses the beams instead of sg_max
+    beam_error: float | None = None  # R of amplitudes; None where sg_max chooses the beams
     folded_sg_max: float = 0.0  # Å⁻¹; where sg_max chooses, beams between both are folded in
 
 

@@ -22,6 +22,7 @@ from pendel.simulate.scattering import absorption_length
 
 ON_A_CARD = 60_000_000  # of them on a graphics card, which is idle with fewer
 FRINGES = 0.7  # from one tilt to the next; the rest is room for the ends of the sweep, where the curve ends
+BEAM_ERROR = 0.01  # R of amplitudes; docs/performance.md compares it with sg_max on five crystals
 BEYOND = 1.1  # resolutions of the data, to which beams that are chosen by excitation error reach
 FAR_BEYOND = 1.45  # the same for those that are chosen by influence: most of them are folded in, which costs little
 STEP_RESERVE = 1.25  # room in the step budget for couplings and excitation errors that grow during a fit
@@ -35,20 +36,20 @@ def make_plan(
     experiment: Experiment,
     *,
     g_max: float | None = None,
-    sg_max: float = 0.01,
+    sg_max: float | None = None,
     beam_error: float | None = None,
     tilts: int | None = None,
     thickness_max: float = 3000.0,
     dtype: str = "float32",
 ) -> Plan:
-    """Select beams with |g| < g_max and |S_g| < sg_max at any tilt of a segment, or by their influence on the measured
-    reflections, and pad them to few sizes. Frames are oriented as in the file; see `plan_with` for other tilts.
+    """Select beams by their influence on the measured reflections, or with |g| < g_max and |S_g| < sg_max at any tilt
+    of a segment, and pad them to few sizes. Frames are oriented as in the file; see `plan_with` for other tilts.
 
     Args:
-        g_max: cutoff of the beams [Å⁻¹]; when not given 1.1 x the resolution of the data, with `beam_error` 1.45 x.
-        sg_max: largest excitation error of a beam [Å⁻¹].
-        beam_error: R of amplitudes, e.g. 0.01, that leaving beams out may cost against a much larger set. When given,
-            beams are chosen by `select_by_influence`, and `sg_max` is not used.
+        g_max: cutoff of the beams [Å⁻¹]; when not given 1.45 x the resolution of the data, with `sg_max` 1.1 x.
+        sg_max: largest excitation error of a beam [Å⁻¹]. When given, it chooses the beams.
+        beam_error: R of amplitudes that leaving beams out may cost against a much larger set, 0.01 when not given; see
+            `select_by_influence`. Given with `sg_max`, it counts.
         tilts: tilts per frame; see `default_tilts` when not given.
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         dtype: precision of the propagator, "float32" or "float64".
@@ -65,15 +66,17 @@ def settings_of(
     experiment: Experiment,
     *,
     g_max: float | None = None,
-    sg_max: float = 0.01,
+    sg_max: float | None = None,
     beam_error: float | None = None,
     tilts: int | None = None,
     thickness_max: float = 3000.0,
 ) -> PlanSettings:
     """What `make_plan` makes a plan with, numbers for what follows from the data filled in."""
+    if sg_max is None and beam_error is None:
+        beam_error = BEAM_ERROR
     return PlanSettings(
         g_max=g_max or round((BEYOND if beam_error is None else FAR_BEYOND) * experiment.dstar_max, 2),
-        sg_max=sg_max,
+        sg_max=sg_max or 0.0,
         beam_error=beam_error,
         tilts=tilts or default_tilts(experiment, thickness_max / 3),
         thickness_max=thickness_max,
