@@ -9,7 +9,7 @@ import pytest
 from oracles import slow_bloch
 from oracles.read_sites import read_coefficients
 from pendel.crystal.form_factors import form_factors
-from pendel.simulate.scattering import structure_factors
+from pendel.simulate.scattering import PIECE, structure_factors
 from physics_cases import QUARTZ, TRICLINIC, WAVELENGTH, crystal_of, oracle_cell_of
 
 HKL = np.array(list(itertools.product(range(-3, 4), range(-3, 4), range(-4, 5))))
@@ -81,3 +81,15 @@ def test_space_group_symmetry():
     absent = np.abs(u_of(QUARTZ, along, "lobato")) < 1e-12
     assert absent.tolist() == [i % 3 != 0 for i in range(1, 9)]
     np.testing.assert_allclose(u_of(QUARTZ, -HKL, "lobato"), np.conj(reference), atol=1e-15)
+
+
+def test_many_reflections_are_summed_in_pieces():
+    crystal = crystal_of(TRICLINIC)
+    count = 2 * PIECE // len(crystal.atom_site) + 7
+    axis = np.arange(-1 - int(count ** (1 / 3) / 2), 2 + int(count ** (1 / 3) / 2))
+    hkl = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)[:count]
+    factors = 1 + np.random.default_rng(1).random((len(crystal.elements), count))
+    whole = np.asarray(structure_factors(crystal, hkl, factors, WAVELENGTH))
+    few = [slice(start, start + count // 8 + 1) for start in range(0, count, count // 8 + 1)]
+    parts = [np.asarray(structure_factors(crystal, hkl[part], factors[:, part], WAVELENGTH)) for part in few]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-12, atol=1e-14)

@@ -1,5 +1,8 @@
 """Fourier coefficients of the electron potential and of its absorption: atoms and form factors to U_g and U'_g."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Int
@@ -10,6 +13,7 @@ from pendel.crystal.structure import Crystal, expanded_atoms, reciprocal_matrix,
 from pendel.simulate.thermal import thermal_sums
 
 BOHR_RADIUS = 0.529177210903  # Å, CODATA 2018
+PIECE = 300_000  # terms (reflections x atoms) of a sum that are in memory together, with every tangent of each
 MOTT_BETHE = 1 / (8 * np.pi**2 * BOHR_RADIUS)  # C = 0.023934 Å⁻¹ of f_e = C (Z - f_x) / s²
 
 
@@ -30,12 +34,16 @@ def structure_factors(
 
     Source: Zuo & Spence, Advanced Transmission Electron Microscopy (2017), eqs. 5.26-5.30.
     """
-    exponent, phase, occupancy = _atoms(crystal, hkl)
-    form_factor, damping = jnp.asarray(form_factor), occupancy * jnp.exp(-exponent)
-    total = _sum_over_atoms(form_factor[jnp.asarray(crystal.atom_site)].T * damping, phase)
-    if crystal.cloud is not None:
-        total = total + cloud_factors(crystal, hkl, form_factor, damping, phase)
-    return _prefactor(crystal, wavelength) * total
+
+    def total(hkl, form_factor):
+        exponent, phase, occupancy = _atoms(crystal, hkl)
+        damping = occupancy * jnp.exp(-exponent)
+        found = _sum_over_atoms(form_factor[:, jnp.asarray(crystal.atom_site)] * damping, phase)
+        if crystal.cloud is not None:
+            found = found + cloud_factors(crystal, hkl, form_factor.T, damping, phase)
+        return found
+
+    return _prefactor(crystal, wavelength) * _in_pieces(total, crystal, hkl, jnp.asarray(form_factor).T)
 
 
 def absorption_factors(
@@ -57,13 +65,17 @@ def absorption_factors(
         wavelength: electron wavelength [Å].
         g_max: no |g| is larger [Å⁻¹].
     """
-    exponent, phase, occupancy = _atoms(crystal, hkl)
     site = jnp.asarray(crystal.atom_site)
     s = 0.5 * jnp.linalg.norm(jnp.asarray(hkl) @ reciprocal_matrix(crystal.cell).T, axis=1)
     b = 8 * jnp.pi**2 * u_equivalent(crystal.u_aniso, crystal.cell)
     whole, damped = thermal_sums(crystal.elements, s, b, wavelength, s_max=g_max / 2)
-    bracket = whole[:, site] * jnp.exp(-exponent) - damped[:, site] * jnp.exp(-0.5 * exponent)
-    return _prefactor(crystal, wavelength) * _sum_over_atoms(occupancy * bracket, phase)
+
+    def total(hkl, whole, damped):
+        exponent, phase, occupancy = _atoms(crystal, hkl)
+        bracket = whole[:, site] * jnp.exp(-exponent) - damped[:, site] * jnp.exp(-0.5 * exponent)
+        return _sum_over_atoms(occupancy * bracket, phase)
+
+    return _prefactor(crystal, wavelength) * _in_pieces(total, crystal, hkl, whole, damped)
 
 
 def absorption_length(crystal: Crystal, wavelength: float) -> float:
@@ -90,6 +102,29 @@ def _atoms(
         ]
     )
     return 2 * jnp.pi**2 * quadratic, phase, occupancy
+
+
+def _in_pieces(total: Callable[..., Array], crystal: Crystal, *by_hkl: Array) -> Complex[Array, " g"]:
+    """A sum over the atoms of the cell for every reflection, for so many at a time that memory stays bounded.
+
+    Without this the tangents of all coordinates of a molecule take tens of gigabytes.
+
+    Args:
+        total: of some rows of every array of `by_hkl` the sums.
+    """
+    count, largest = len(by_hkl[0]), max(1, PIECE // len(crystal.atom_site))
+    pieces = -(-count // largest)
+    if pieces <= 1:
+        return total(*by_hkl)
+    size = -(-count // pieces)
+
+    def in_rows(values):
+        values = jnp.asarray(values)
+        filled = jnp.concatenate([values, jnp.repeat(values[-1:], pieces * size - count, axis=0)])
+        return filled.reshape(pieces, size, *values.shape[1:])
+
+    found = jax.lax.map(jax.checkpoint(lambda rows: total(*rows)), tuple(map(in_rows, by_hkl)))
+    return found.reshape(-1)[:count]
 
 
 def _prefactor(crystal, wavelength):
