@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from pendel.crystal.refined import Refined
 from pendel.datasets import example
@@ -45,6 +46,10 @@ def make_run(path: Path, *, seed: int = 0, crystal=None, name: str = "quartz", s
             "calculated": calculated,
         },
         "prior": prior,
+        "log_prior": {
+            "displacement": norm.logpdf(moves, scale=PRIOR).sum(axis=1),
+            "b": norm.logpdf(np.log(posterior["b"]), -2, 1) - np.log(posterior["b"]),
+        },
         "log_likelihood": {"intensity": -0.5 * z**2 - np.log(scatter)},
     }
     refined = Refined(

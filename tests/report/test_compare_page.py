@@ -58,7 +58,9 @@ def test_differences_are_in_milli_angstrom_with_both_uncertainties(runs):
 
 def test_whole_cells_are_no_difference(runs):
     crystal = runs[1].crystal
-    moved = dict(vars(runs[1])) | {"crystal": type(crystal)(**vars(crystal) | {"fract": crystal.fract + [1, 0, -1]})}
+    moved = dict(vars(runs[1])) | {
+        "crystal": type(crystal)(**vars(crystal) | {"fract": crystal.fract + np.array([1, 0, -1])})
+    }
     one, other = coordinates(runs[1], runs[0]), coordinates(type(runs[1])(**moved), runs[0])
     assert [x.difference for x in one.values] == pytest.approx([x.difference for x in other.values])
 

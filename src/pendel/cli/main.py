@@ -192,6 +192,30 @@ def compare(
 
 
 @app.command()
+def reweight(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished stage")],
+    prior: Annotated[
+        list[str], option("SITE=FAMILY(numbers), e.g. 'displacement=Normal(0, 0.1)'; for several sites again")
+    ],
+    out: Annotated[Path | None, option("also write all parameters as CSV")] = None,
+) -> None:
+    """Show the structure of a finished run for another prior of some sites, without a refit.
+
+    The command refuses where the draws are too few for it.
+    """
+    from pendel.files.parameters_csv import write_parameters
+    from pendel.folder.reader import read_run_files
+    from pendel.judge.reweight import reweighted
+    from pendel.report.reweighting import reweighted_table
+
+    with plain_errors():
+        found = reweighted(read_run_files(run).tree, prior)
+        if out is not None:
+            write_parameters(out, found.after)
+        Console(markup=False).print(reweighted_table(found))
+
+
+@app.command()
 @with_options("demo")
 def demo(
     settings: Settings,

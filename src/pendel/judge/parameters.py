@@ -35,10 +35,11 @@ def parameter_facts(tree: xr.DataTree, weights: Float[Array, " draws"] | None = 
 
     Args:
         tree: the contents of posterior.nc.
-        weights: of the draws, chains one after the other, when they stand for another posterior; equal if not given.
+        weights: of the draws, chains one after the other, when they stand for the posterior of another prior, of which
+            nothing is known then; equal if not given.
     """
     posterior: Any = tree["posterior"]
-    prior: Any = tree["prior"] if "prior" in tree.children else {}
+    prior: Any = tree["prior"] if "prior" in tree.children and weights is None else {}
     found = [one for name in posterior.data_vars for one in _site(tree, str(name), posterior, prior, weights)]
     if "occupancy" not in posterior:
         found += list(_fixed_occupancies(tree))

@@ -175,6 +175,6 @@ def _thickness(runs: Sequence[RunFiles]) -> Figure | None:
         label = None if number in labelled else _letter(number)
         labelled.add(number)
         ax.plot(data.alpha[order], middle, line, color=colour, label=label)
-        ax.fill_between(data.alpha[order], low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(data.alpha[order], low, high, color=colour, alpha=0.1, linewidth=0)
     ax.legend(loc="lower center", ncols=min(len(runs), 8), bbox_to_anchor=(0.5, 1.0))
     return figure

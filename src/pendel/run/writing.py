@@ -18,7 +18,7 @@ from pendel.files.parameters_csv import write_parameters
 from pendel.files.refined_cif import write_refined_cif
 from pendel.files.reflections_csv import write_reflections
 from pendel.folder.posterior_file import Posterior, posterior_tree
-from pendel.infer.predict import Predicted, derive, predict, prior_draws
+from pendel.infer.predict import Predicted, derive, log_prior, predict, prior_draws
 from pendel.judge.parameters import parameter_facts
 from pendel.judge.restraints import restraint_facts
 from pendel.model.load import diffraction_theory, model_options
@@ -160,6 +160,7 @@ def _tree(run: Run, plans: Plans, result: StageResult, found: _Derived, summary:
         "sample_stats": dict(result.statistics or {"lp": predicted.log_density}),
         "posterior_predictive": {**predicted.replicated, **calculated},
         "prior": prior,
+        "log_prior": log_prior(run.model, run.args(plans), result.draws),
         "log_likelihood": predicted.log_likelihood,
         **_further(run, plans, result),
     }
