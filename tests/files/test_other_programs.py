@@ -32,7 +32,7 @@ def crystal_in(symbol):
     sites = Sites(
         labels=("Si1", "O1"),
         elements=("Si", "O"),
-        fract=np.array([(0.0, 0.0, 0.0), (0.11, 0.23, 0.37)]),
+        fract=np.array([(0.0, 0.0, 0.0), (0.44, 0.39, 0.03)]),
         u_aniso=np.tile(0.01 * np.eye(3), (2, 1, 1)),
         occupancy=np.ones(2),
         isotropic=(True, True),
