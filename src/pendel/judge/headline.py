@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pendel.base import Array
 from pendel.crystal.cell import direct_matrix
 from pendel.folder.reader import RunFiles
 from pendel.judge.parameters import FIXED
@@ -69,13 +70,13 @@ def mean_position_su(run: RunFiles) -> float | None:
     return float(1000 * su[chosen].mean()) if chosen.any() else None
 
 
-def _covariances(positions: Float[np.ndarray, "draws sites 3"]) -> Float[np.ndarray, "sites 3 3"]:
-    away = positions - positions.mean(axis=0)
+def _covariances(positions: Float[Array, "draws sites 3"]) -> Float[np.ndarray, "sites 3 3"]:
+    away = np.asarray(positions - positions.mean(axis=0))
     return np.einsum("dsi,dsj->sij", away, away) / (len(away) - 1)
 
 
-def _thickness(name: str, draws: Float[np.ndarray, "draws frames"]) -> Thickness:
-    mean = draws.mean(axis=1)
+def _thickness(name: str, draws: Float[Array, "draws frames"]) -> Thickness:
+    mean = np.asarray(draws).mean(axis=1)
     low, high = np.percentile(mean, BAND)
     return Thickness(data_set=name, mean=float(mean.mean()), low=float(low), high=float(high))
 

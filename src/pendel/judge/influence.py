@@ -1,6 +1,7 @@
 """Which measurements move the structure: what leaving one of them out would do to the coordinates."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -40,11 +41,11 @@ def influences(tree: xr.DataTree, most: int = MOST) -> list[Influence]:
     Empty where nothing is refined.
     """
     units, weights = unit_weights(tree)
-    drawn = tree["log_likelihood"]["draw"].values
-    fract = tree["posterior"]["fract"].sel(draw=drawn)
+    everything: Any = tree["posterior"]["fract"]
+    fract: Any = everything.sel(draw=tree["log_likelihood"]["draw"].values)
     labels = [f"{site} {axis}" for site in fract["site"].values for axis in fract["axis"].values]
     draws = fract.values.reshape(len(weights), -1)
-    su = tree["posterior"]["fract"].values.reshape(-1, draws.shape[1]).std(axis=0, ddof=1)
+    su = everything.values.reshape(-1, draws.shape[1]).std(axis=0, ddof=1)
     free = np.flatnonzero(su > FIXED)
     if not len(free):
         return []

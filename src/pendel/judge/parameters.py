@@ -119,6 +119,6 @@ def _label(values: xr.DataArray, index: tuple[int, ...]) -> str:
 def _fixed_occupancies(tree: Any) -> Iterator[Parameter]:
     group = tree[GROUP] if GROUP in tree.children else {}
     for label, value in zip(group["site"].values, group["occupancy"].values, strict=True) if group else ():
-        same = {name: float(value) for name in ("mean", "low", "high")}
-        kind = {"is_refined": False, "is_structure": True, "is_of_frame": False}
+        same: Any = {name: float(value) for name in ("mean", "low", "high")}
+        kind: Any = {"is_refined": False, "is_structure": True, "is_of_frame": False}
         yield Parameter(site="occupancy", label=str(label), data_set="", unit="", sd=0.0, **kind, **same)

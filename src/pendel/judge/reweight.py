@@ -54,7 +54,8 @@ def reweighted(tree: xr.DataTree, texts: Sequence[str]) -> Reweighted:
     """
     ratio: Array = np.zeros(())
     for site, prior in _priors(tree, texts).items():
-        ratio = ratio + _log_density(prior, tree["posterior"][site].values) - tree["log_prior"][site].values
+        values, before = (np.asarray(tree[group][site]) for group in ("posterior", "log_prior"))
+        ratio = ratio + _log_density(prior, values) - before
     k, weights, efficiency = _smoothed(tree, np.ravel(ratio), texts)
     good = largest_good_k(int(efficiency * len(weights)))
     if k > good:
@@ -132,8 +133,9 @@ def _smoothed(
     tree: Any, ratio: Float[np.ndarray, " draws"], texts: Sequence[str]
 ) -> tuple[float, Float[np.ndarray, " draws"], float]:
     """Pareto k, normalised weights, and how many independent draws one draw is worth."""
-    from arviz_stats.base.array import array_stats  # half a second: not before it is needed
+    from arviz_stats.base.array import array_stats as stats  # half a second: not before it is needed
 
+    array_stats: Any = stats
     allowed = np.isfinite(ratio)
     if not allowed.any():
         raise InputError(

@@ -84,12 +84,12 @@ def _distrust(conclusions: Sequence[Headline]) -> list[tuple[str, list[str], lis
         [text for text in getattr(conclusions[0], name) if all(text in getattr(one, name) for one in conclusions)]
         for name in ("failed", "doubted")
     ]
-    rows = [("all", *shared)] if any(shared) else []
+    rows = [("all", shared[0], shared[1])] if any(shared) else []
     for number, one in enumerate(conclusions):
         own = [
             [x for x in texts if x not in known] for texts, known in zip((one.failed, one.doubted), shared, strict=True)
         ]
-        rows += [(_letter(number), *own)] if any(own) else []
+        rows += [(_letter(number), own[0], own[1])] if any(own) else []
     return rows
 
 
