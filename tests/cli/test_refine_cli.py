@@ -75,7 +75,7 @@ def model(crystal, datasets, *, intensities=None, mask=None):
             infer={"plate": "frames", "frame": experiment.frame_index},
         )
 """
-FILES = {"summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "run.json"}
+FILES = {"summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "parameters.csv", "run.json"}
 SMALL = {"frames": "::11", "g_max": 0.9, "sg_max": 0.004, "tilts": 5}
 COSTLY = Tuning(coarse=Coarsening(worth=0.0))  # every problem begins with few frames and beams
 

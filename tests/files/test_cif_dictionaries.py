@@ -16,6 +16,7 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
+from pendel.files.cif_facts import write_difference
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
 from pendel.files.pets import read_pets
@@ -210,6 +211,7 @@ def test_refined_files_follow_the_dictionaries(tmp_path, dictionary, crystal, mi
         written(tmp_path / "3.cif", crystal, [rotation], least_squares),
         written(tmp_path / "4.cif", mixed, [experiment], {}, everything=False),
     ]
+    write_difference(cases[0], highest=2.0, lowest=-1.0, rms=0.3)
     names: set[str] = set()
     for path in cases:
         assert faults(path, dictionary) == []
@@ -258,6 +260,7 @@ def test_units(dictionary, tmp_path, crystal, experiment):
     """What has a unit is written in the unit of the dictionary."""
     units = {
         "_refine_ls.sample_thickness": "nanometres",
+        "_refine_diff.potential_max": "electrons_per_angstrom",
         "_cell_length_a": "angstroms",
         "_diffrn_radiation_wavelength": "angstroms",
         "_diffrn.precession_semi_angle": "degrees",

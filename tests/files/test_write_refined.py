@@ -15,7 +15,7 @@ from pendel.datasets import example
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import select, thin
 from pendel.files.cif import read_crystal
-from pendel.files.cif_facts import write_hand
+from pendel.files.cif_facts import write_difference, write_hand
 from pendel.files.cif_flags import COLUMNS
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
@@ -399,3 +399,14 @@ def test_without_hydrogen_and_restraints_nothing_is_told(tmp_path, quartz, exper
     block = write(tmp_path / "refined.cif", quartz, [experiment])
     assert block.find_value("_refine_ls_hydrogen_treatment") is None
     assert not len(block.find_values("_atom_site_calc_flag"))
+
+
+def test_extremes_of_the_difference_potential_are_in_electrons_per_angstrom(tmp_path, quartz, experiment):
+    """A charge e makes a potential of 14.3996 V at 1 Å, which is 1 e/Å."""
+    path = tmp_path / "refined.cif"
+    before = write(path, quartz, [experiment])
+    write_difference(path, highest=14.39965, lowest=-7.2, rms=0.72)
+    block = gemmi.cif.read(str(path)).sole_block()
+    numbers = [float(block.find_value(f"_refine_diff.potential_{name}")) for name in ("max", "min", "RMS")]
+    assert numbers == pytest.approx([1.0, -0.5, 0.05], abs=1e-4)
+    assert len(block.find_values("_atom_site_label")) == len(before.find_values("_atom_site_label"))

@@ -14,7 +14,7 @@ from scipy import stats
 import pendel
 from pendel.datasets import example
 from pendel.folder.posterior_file import Posterior, to_datatree
-from pendel.infer.predict import derive, predict, prior_draws
+from pendel.infer.predict import derive, log_prior, predict, prior_draws
 from pendel.model.load import diffraction_theory
 from pendel.run.writing import refined_structure
 
@@ -99,6 +99,23 @@ def test_prior_is_as_wide_as_the_model_says():
     prior = prior_draws(line, (X,), key=jax.random.key(0), draws=2000, leave_out=("calculated", "intensity"))
     assert set(prior) == {"slope", "spread", "double"}
     assert abs(prior["slope"].std() - 3) < 5 * 3 / np.sqrt(2 * 2000)
+
+
+def test_log_prior_is_that_of_each_draw():
+    """Of latent sites only, with parameters of the same draw, and summed over the numbers of a site."""
+
+    def model(*, intensities=None):
+        width = numpyro.sample("width", dist.HalfNormal(1.0))
+        numpyro.sample("moves", dist.Normal(0, width).expand([3]))
+        numpyro.sample("restraint", dist.Normal(width, 1.0), obs=jnp.asarray(2.0))
+
+    rng = np.random.default_rng(5)
+    draws = {"width": rng.uniform(0.5, 2, DRAWS), "moves": rng.normal(size=(DRAWS, 3))}
+    found = log_prior(model, (), draws)
+    assert set(found) == {"width", "moves"}
+    np.testing.assert_allclose(found["width"], stats.halfnorm.logpdf(draws["width"]), rtol=1e-10)
+    expected = stats.norm.logpdf(draws["moves"], 0, draws["width"][:, None]).sum(axis=1)
+    np.testing.assert_allclose(found["moves"], expected, rtol=1e-10)
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,8 @@ def test_the_map_of_a_run_shows_the_atom_it_lacks(lacking):
     assert found["misfit_after"] < found["misfit_before"]
     grid = gemmi.read_ccp4_map(str(lacking / "difference.ccp4"), setup=True).grid
     assert np.asarray(grid.array).max() == pytest.approx(found["peaks"][0]["potential"], rel=0.1)
+    written = gemmi.cif.read(str(lacking / "refined.cif")).sole_block().find_value("_refine_diff.potential_max")
+    assert float(written) == pytest.approx(np.asarray(grid.array).max() / 14.39965, rel=1e-3)
     whole = pendel.read_crystal(example().structure)
     oxygen = np.asarray(whole.fract)[list(whole.elements).index("O")]
     equivalent = np.asarray(images(oxygen, whole.rotations, whole.translations))

@@ -36,6 +36,15 @@ def several_crystals(text: str, out: Path) -> None:
         assert float(found) == pytest.approx(float(simulated), rel=0.1)
 
 
+def crystal_series(text: str, out: Path) -> None:
+    rows = re.findall(rf"^(Si1|O1) [xyz] .*?{NUMBER} +{NUMBER}$", text, re.MULTILINE)
+    assert len(rows) == 4
+    assert all(float(pooled) > float(weighted) for _, pooled, weighted in rows)  # the crystals differ, too
+    mean, low, high = (first_number(words, text) for words in ("spread between crystals", "mÅ, 95 %", " to"))
+    assert 0 <= low < mean < high
+    assert all((out / f"run_{number}" / "parameters.csv").is_file() for number in range(3))
+
+
 def from_dials(text: str, out: Path) -> None:
     assert float(re.search(rf"{NUMBER} % in the frame", text)[1]) > 99
     assert first_number("the same within", text) < 1e-9  # Å⁻¹
@@ -78,6 +87,7 @@ def make_example(text: str, out: Path) -> None:
 CHECKS = (
     refine_quartz,
     several_crystals,
+    crystal_series,
     from_dials,
     own_model,
     compare_models,
@@ -102,6 +112,8 @@ def quick_compilation(tmp_path_factory):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_script_runs_and_prints_what_it_promises(check, tmp_path: Path):
+    if check is crystal_series:
+        pytest.importorskip("distributed", reason="Dask is not installed; it is in the extra `dev`")
     script = ROOT / "examples" / f"{check.__name__}.py"
     out = tmp_path / "out"
     command = [sys.executable, str(script), "--quick"]

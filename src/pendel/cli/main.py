@@ -160,19 +160,26 @@ def invert(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs on the same measurements")],
+    html: Annotated[Path | None, option("also write a page with the runs side by side, of other crystals, too")] = None,
 ) -> None:
     """Compare finished runs: predictive density left out by measurement and by frame, held out, and the hand.
 
     The comparison is added to the report of every run.
     """
-    from pendel.judge.compare import comparison, hands, read_run
-    from pendel.report.comparison import comparison_report, keep_comparison
+    from pendel.judge.compare import comparison, hands, have_same_measurements, read_run
+    from pendel.report.comparison import comparison_report, keep_comparison, write_side_by_side
 
     with plain_errors():
         if len(runs) < 2:
             raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
+        if html is not None and not have_same_measurements(read):
+            write_side_by_side(html, runs, None)
+            print(html)
+            return
         found = comparison(read)
+        if html is not None:
+            write_side_by_side(html, runs, found)
         Console(markup=False).print(comparison_report(found))
         both = hands(read)
         for run in read:
@@ -180,6 +187,32 @@ def compare(
                 keep_comparison(run, found, both)
             except (InputError, OSError) as error:  # an archive, or a folder of an older version
                 print(f"note: the report of {run.path} stays as it is: {error}", file=sys.stderr)
+        if html is not None:
+            print(html)
+
+
+@app.command()
+def reweight(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run with a finished stage")],
+    prior: Annotated[
+        list[str], option("SITE=FAMILY(numbers), e.g. 'displacement=Normal(0, 0.1)'; for several sites again")
+    ],
+    out: Annotated[Path | None, option("also write all parameters as CSV")] = None,
+) -> None:
+    """Show the structure of a finished run for another prior of some sites, without a refit.
+
+    The command refuses where the draws are too few for it.
+    """
+    from pendel.files.parameters_csv import write_parameters
+    from pendel.folder.reader import read_run_files
+    from pendel.judge.reweight import reweighted
+    from pendel.report.reweighting import reweighted_table
+
+    with plain_errors():
+        found = reweighted(read_run_files(run).tree, prior)
+        if out is not None:
+            write_parameters(out, found.after)
+        Console(markup=False).print(reweighted_table(found))
 
 
 @app.command()

@@ -10,11 +10,13 @@ import gemmi
 import numpy as np
 
 from pendel.base import NO_HYDROGEN, kind_of
+from pendel.constants import VOLT_PER_ELECTRON_PER_ANGSTROM
 from pendel.experiment.frames import Experiment
 from pendel.files.numbers import format_su, set_item
 from pendel.files.whole_file import write_text
 
 Z_SCORE = "_refine_ls.abs_structure_z-score"
+POTENTIAL = "_refine_diff.potential"
 NUMBERS = {  # item -> number of a summary, and its decimals
     "_refine_ls_R_factor_gt": ("r_obs_pooled", 4),
     "_refine_ls_wR_factor_ref": ("wr2_pooled", 4),
@@ -58,6 +60,18 @@ def write_hand(path: str | os.PathLike[str], z_score: float) -> None:
     """
     document = gemmi.cif.read(os.fspath(path))
     set_item(document.sole_block(), Z_SCORE, f"{z_score:.2f}")
+    write_text(path, document.as_string())
+
+
+def write_difference(path: str | os.PathLike[str], *, highest: float, lowest: float, rms: float) -> None:
+    """Put the extremes and the rms of the difference potential [V] into a refined structure that is already written.
+
+    The unit of the dictionary is e/Å, the potential of one elementary charge at 1 Å in Gaussian units: 14.3996 V.
+    Raises InputError when the file cannot be written.
+    """
+    document = gemmi.cif.read(os.fspath(path))
+    for name, value in (("max", highest), ("min", lowest), ("RMS", rms)):
+        set_item(document.sole_block(), f"{POTENTIAL}_{name}", f"{value / VOLT_PER_ELECTRON_PER_ANGSTROM:.4f}")
     write_text(path, document.as_string())
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 
 from pendel.base import Array
 from pendel.experiment.frames import Experiment
+from pendel.files.csv_table import text_cell
 from pendel.files.whole_file import write_text
 
 
@@ -32,7 +33,7 @@ def write_reflections(
         z = (experiment.intensity - mean[index]) / scatter[index]
         fitted = np.ones(len(frames), dtype=bool) if used is None else used[index]
         reals = np.column_stack([experiment.intensity, experiment.sigma, mean[index], sd[index], z])
-        name = experiment.name.replace(",", "_").replace('"', "_")
+        name = text_cell(experiment.name.replace(",", "_").replace('"', "_"))
         for frame, hkl, row, weight, flag in zip(
             frames, np.asarray(experiment.hkl), reals, np.asarray(experiment.weight), np.asarray(fitted), strict=True
         ):

@@ -108,7 +108,7 @@ def posterior_tree(
         for name, value in summary.items()
         if isinstance(value, str | int | float)
     }
-    of_chains = {"posterior", "sample_stats", "posterior_predictive", "log_likelihood", HELD_OUT}
+    of_chains = {"posterior", "log_prior", "sample_stats", "posterior_predictive", "log_likelihood", HELD_OUT}
     tree = to_datatree(
         content,
         dims=_known_dims(experiments, {**groups["prior"], **groups["posterior"]}),
@@ -204,7 +204,11 @@ def to_datatree(
             local["draw"] = own["draw"]
         dataset = dict_to_dataset(
             arrays,
-            dims={name: list(dims[name]) for name in arrays if name in dims},
+            dims={
+                name: list(dims[name])
+                for name, x in arrays.items()
+                if name in dims and x.ndim == len(dims[name]) + (0 if constant else 2)
+            },
             coords=local,
             sample_dims=[] if constant else None,
         )

@@ -20,7 +20,7 @@ DIFFERENCE_MAP, DIFFERENCE_DATA = "difference.ccp4", "difference.json"
 DIFFERENCE = (DIFFERENCE_MAP, DIFFERENCE_DATA)
 OUTPUTS = (
     *("summary.json", "posterior.nc", "refined.cif", "ensemble.cif", "reflections.csv", "report.html"),
-    *(*DIFFERENCE, RECORD),
+    *("parameters.csv", *DIFFERENCE, RECORD),
 )
 STAGE_NAMES = ("coarse", "start", "map", "svi", "nuts", "mclmc", "basins", "smc")
 CHECKPOINTS = tuple(name for stage in STAGE_NAMES for name in (f"stage_{stage}.npz", f"unfinished_{stage}*.npz"))

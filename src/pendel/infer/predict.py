@@ -105,6 +105,25 @@ def _derive(model, leave_out, args, fixed, draws):
     return jax.vmap(one)(draws)
 
 
+def log_prior(model: Callable, args: tuple, draws: Draws) -> dict[str, np.ndarray]:
+    """Log density of the prior of every latent site at every draw [draws], summed over the numbers of the site.
+
+    What a prior depends on has the values of the draw; nothing is simulated.
+    """
+    values = {name: jnp.asarray(value) for name, value in draws.items()}
+    return jax.tree.map(np.asarray, _log_prior(model, args, spread_values(model, args, {}), values))
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_prior(model, args, fixed, draws):
+    def one(draw):
+        sites = _trace(skipped(model), args, {}, {**fixed, **draw}, jax.random.key(0))
+        latent = {name: site for name, site in sites.items() if site["type"] == "sample" and name in draws}
+        return {name: jnp.sum(site["fn"].log_prob(site["value"])) for name, site in latent.items()}
+
+    return jax.vmap(one)(draws)
+
+
 def prior_draws(
     model: Callable, args: tuple, *, key: Array, draws: int, leave_out: tuple[str, ...]
 ) -> dict[str, np.ndarray]:

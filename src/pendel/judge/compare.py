@@ -98,6 +98,14 @@ def difference(one: Loo, other: Loo) -> Difference:
     return Difference(value=float(each.sum()), se=float(np.sqrt(len(each) * np.var(each))))
 
 
+def have_same_measurements(runs: Sequence[Run]) -> bool:
+    """Whether all runs were fitted to the same measurements, so that `comparison` can compare their predictions."""
+    first = runs[0]
+    return all(
+        run.measurement.units == first.measurement.units and run.frame.units == first.frame.units for run in runs
+    )
+
+
 def hand(one: Run, other: Run) -> Hand | None:
     """Comparison of two hands, None when the structures are not each other's inverse or differ in SAME_FIT.
 

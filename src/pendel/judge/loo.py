@@ -90,6 +90,12 @@ def left_out_ranks(tree: xr.DataTree) -> tuple[Float[np.ndarray, " measurements"
     return tuple(ranks)
 
 
+def unit_weights(tree: xr.DataTree) -> tuple[tuple[tuple, ...], Float[np.ndarray, "draws units"]]:
+    """Every unique (data set, hkl, I, sigma), and the weights of the draws that leave it out, see `left_out_ranks`."""
+    units, values, _ = _units(tree, "log_likelihood", _measurement)
+    return units, _truncated_weights(values)
+
+
 def held_out(tree: xr.DataTree) -> Loo | None:
     """Predictive density of every held-out unique hkl, None without a hold-out."""
     if "log_likelihood_heldout" not in tree.children:

@@ -1,6 +1,7 @@
 """Pass, warn or fail: what a reader should know before believing a refinement, with the number and what to do."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,20 +28,34 @@ FEW_REPEATS = 0.02  # of the rows
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
 PASS, WARN, FAIL = "pass", "warn", "fail"
+END_OF_GIST = re.compile(r" \(|, |; |: | and one run ")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """level: pass, warn or fail; text: what was found, with its number; advice: what to do, empty when nothing."""
+    """level: pass, warn or fail; text: what was found, with its number; advice: what to do, empty when nothing.
+
+    brief: the text in few words, where `in_few_words` cannot take its beginning.
+    """
 
     level: str
     text: str
     advice: str = ""
+    brief: str = ""
 
 
-def judged(good: bool | np.bool, text: str, advice: str, bad: str = WARN) -> Verdict:
+def judged(good: bool | np.bool, text: str, advice: str, bad: str = WARN, brief: str = "") -> Verdict:
     """Pass, or else a warning, or failure, with the advice."""
-    return Verdict(PASS, text) if good else Verdict(bad, text, advice)
+    return Verdict(PASS, text) if good else Verdict(bad, text, advice, brief)
+
+
+def in_few_words(verdict: Verdict) -> str:
+    """The text up to its first limit, number behind a colon, or further clause.
+
+    >>> in_few_words(Verdict(WARN, "largest R-hat 1.034 (b; good below 1.01)", "look at traces"))
+    'largest R-hat 1.034'
+    """
+    return verdict.brief or END_OF_GIST.split(verdict.text, maxsplit=1)[0]
 
 
 def verdicts(run: RunFiles) -> list[Verdict]:
@@ -181,7 +196,8 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         "predicted distribution of I_obs: leave-one-out ranks depart from uniform by "
         f"{found.statistic:.3f} (p = {found.pvalue:.2g})"
     )
-    yield judged(bool(found.pvalue > 0.01), text, "the error model is not this data's: see the PIT figure")
+    brief = "predicted distribution of I_obs is not that of the data"
+    yield judged(bool(found.pvalue > 0.01), text, "the error model is not this data's: see the PIT figure", brief=brief)
 
 
 def _sampling(run: RunFiles) -> Iterator[Verdict]:
@@ -204,7 +220,9 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         text = f"{data.name}: {len(flagged)} of {len(data.frame_id)} frames stand out" + (
             f" ({named})" if flagged else ""
         )
-        yield judged(share <= 0.05, text, "see the table of frames: a bad orientation, another grain, shadowing?")
+        advice = "see the table of frames: a bad orientation, another grain, shadowing?"
+        brief = f"{len(flagged)} of {len(data.frame_id)} frames stand out"
+        yield judged(share <= 0.05, text, advice, brief=brief)
         yield from _thin(data.name, data.of_frames)
     yield from _basins_of_start(run.record)
 
@@ -235,7 +253,8 @@ def _thin(name: str, of_frames: dict[str, Any]) -> Iterator[Verdict]:
         "the thickness may stand for what the model lacks: background, absorption, mosaicity, a wrong thickness; "
         "compare with --thickness lens or single"
     )
-    yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice)
+    brief = f"{100 * share:.0f} % of the lit area is almost without thickness"
+    yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice, brief=brief)
 
 
 def _structure(run: RunFiles) -> Iterator[Verdict]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from pendel.base import Array, InputError
 from pendel.crystal.structure import Crystal
 from pendel.files.ccp4 import write_ccp4_map
+from pendel.files.cif_facts import write_difference
 from pendel.folder.run_folder import DIFFERENCE_DATA, DIFFERENCE_MAP, RECORD, RunFolder
 from pendel.folder.stage_keys import file_hash
 from pendel.maps.difference_map import Map, Peak, Section, difference_map, map_holes, map_peaks, map_sections
@@ -37,6 +38,8 @@ HELD_OUT = 1e6  # times its scatter: a measurement that does not count
 def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tuple[Peak, ...]]:
     """Solve for the difference potential at the maximum of a run, and write map, peaks and sections into its folder.
 
+    refined.cif, where it is there, gets the highest, lowest and root mean square value.
+
     Args:
         resolution: largest |g| of the map [Å⁻¹]; that of the data when not given.
 
@@ -59,6 +62,9 @@ def map_run(folder: Path, *, resolution: float | None = None) -> tuple[Map, tupl
         label=LABEL,
     )
     run.write(DIFFERENCE_DATA, (json.dumps(_content(difference, crystal, peaks)) + "\n").encode())
+    refined, values = folder / "refined.cif", np.asarray(difference.values)
+    if refined.is_file():
+        write_difference(refined, highest=float(values.max()), lowest=float(values.min()), rms=difference.rms)
     return difference, peaks
 
 

@@ -1,14 +1,17 @@
 """A comparison of runs for the terminal and for the pages of the runs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pendel.files.cif_facts import write_hand
+from pendel.folder.reader import read_run_files
 from pendel.folder.run_folder import RunFolder
 from pendel.judge.compare import COLUMNS, Hand, Run
+from pendel.report.compare_page import write_comparison
 from pendel.report.page import write_page
 
 
@@ -30,3 +33,8 @@ def keep_comparison(run: Run, found: dict[str, list], compared: Sequence[Hand] =
     if seen:
         write_hand(run.path / "refined.cif", min(seen)[1])  # against the best fit of the other hand
     write_page(run.path)
+
+
+def write_side_by_side(path: Path, runs: Sequence[Path], found: dict[str, list] | None) -> None:
+    """Write the page that shows the runs in these folders side by side, see `write_comparison`."""
+    write_comparison(path, [read_run_files(run) for run in runs], found)

@@ -14,14 +14,16 @@ from pendel.base import Array
 from pendel.files.whole_file import write_text
 from pendel.folder.reader import Measured, RunFiles, read_run_files
 from pendel.judge.frames import frame_rows
+from pendel.judge.headline import headline
 from pendel.judge.loo import left_out_ranks
+from pendel.judge.parameters import parameter_facts
 from pendel.judge.verdicts import verdicts
 from pendel.report import figures_fit as fit_figures
 from pendel.report import figures_map as map_figures
 from pendel.report import figures_sampling as sampling_figures
 from pendel.report import figures_structure as structure_figures
 from pendel.report import figures_thickness as thickness_figures
-from pendel.report import structure_tables
+from pendel.report import parameter_tables, structure_tables
 from pendel.report.style import as_svg, drawing
 
 PAGE = "report.html"
@@ -41,12 +43,16 @@ def write_page(folder: Path) -> Path:
 
 def page(run: RunFiles) -> str:
     """The page as HTML; every text that comes from files is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    judged = verdicts(run)
+    conclusion = headline(run, judged)
     with drawing():
         bonds, angles = structure_tables.bond_rows(run)
         content = {
             "title": f"{_name(run)}: {run.summary['model']}, {run.summary['stage']}",
-            "verdicts": verdicts(run),
+            "headline": parameter_tables.headline_rows(conclusion),
+            "failed": conclusion.failed,
+            "doubted": conclusion.doubted,
+            "verdicts": judged,
             "card": dict(run_card(run)),
             "story": run.record.get("derived", {}).get("model_story"),
             "structure": with_captions("structure", _structure(run)),
@@ -58,7 +64,8 @@ def page(run: RunFiles) -> str:
             "restraints": structure_tables.restraint_rows(run),
             "ellipsoids": structure_tables.ellipsoid_rows(run),
             "cell": run.crystal,
-            "scalars": run.summary["scalars"],
+            "priors": parameter_tables.prior_tables(parameter_facts(run.tree)),
+            "influence": parameter_tables.influence_rows(run),
             "data": [_data_content(run, data, number) for number, data in enumerate(run.data)],
             "difference": run.difference,
             "sections": with_captions("difference", _sections(run)),
@@ -67,9 +74,14 @@ def page(run: RunFiles) -> str:
             "sd_over_laplace": run.summary.get("sd_over_laplace"),
             "comparison": run.record.get("comparison"),
             "glossary": json.loads(_text("glossary.json")),
-            "style": Markup(_text("page.css")),
         }
-    return environment.from_string(_text("page.html")).render(**content)
+    return rendered("page.html", content)
+
+
+def rendered(name: str, content: dict[str, Any]) -> str:
+    """A template of the report with its content, which is escaped, and the style sheet of all pages."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_text(name)).render(**content, style=Markup(_text("page.css")))
 
 
 def _text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a stage leaves in the run folder: summary.json, posterior.nc, refined.cif, ensemble.cif and reflections.csv."""
+"""What a stage leaves in the run folder: summary.json, posterior.nc, CIFs, parameters.csv and reflections.csv."""
 
 import dataclasses
 import json
@@ -14,10 +14,12 @@ from pendel.crystal.refined import Refined
 from pendel.crystal.structure import Crystal, u_equivalent
 from pendel.files.cif_reflections import Calculated
 from pendel.files.ensemble_cif import write_ensemble_cif
+from pendel.files.parameters_csv import write_parameters
 from pendel.files.refined_cif import write_refined_cif
 from pendel.files.reflections_csv import write_reflections
 from pendel.folder.posterior_file import Posterior, posterior_tree
-from pendel.infer.predict import Predicted, derive, predict, prior_draws
+from pendel.infer.predict import Predicted, derive, log_prior, predict, prior_draws
+from pendel.judge.parameters import parameter_facts
 from pendel.judge.restraints import restraint_facts
 from pendel.model.load import diffraction_theory, model_options
 from pendel.model.thickness_prior import thickness_facts
@@ -80,6 +82,7 @@ def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, R
         return {**summary, **run.clock.read()}, refined
     folder = run.folder.path
     Posterior(tree).save(folder / "posterior.nc")
+    write_parameters(folder / "parameters.csv", parameter_facts(tree))
     write_refined_cif(
         folder / "refined.cif",
         refined,
@@ -157,6 +160,7 @@ def _tree(run: Run, plans: Plans, result: StageResult, found: _Derived, summary:
         "sample_stats": dict(result.statistics or {"lp": predicted.log_density}),
         "posterior_predictive": {**predicted.replicated, **calculated},
         "prior": prior,
+        "log_prior": log_prior(run.model, run.args(plans), result.draws),
         "log_likelihood": predicted.log_likelihood,
         **_further(run, plans, result),
     }
