@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import gemmi
 
@@ -67,7 +68,8 @@ def extract_pets(
 
 def _items(block: gemmi.cif.Block) -> dict[str, str]:
     """The single items of a block, by tag in lower case."""
-    return {item.pair[0].lower(): gemmi.cif.as_string(item.pair[1]) for item in block if item.pair is not None}
+    pairs = [cast(tuple[str, str], item.pair) for item in block if item.pair is not None]
+    return {tag.lower(): gemmi.cif.as_string(text) for tag, text in pairs}
 
 
 def _pets_text(name: str, block_name: str, texts: dict[str, str], geometry: str | None) -> str:
