@@ -3,12 +3,14 @@
     python examples/studies/fuzz.py --cases 5000 --seed 1 [--inputs FOLDER] [--run RUN]
 
 Structures and data of the example, and those of a folder with further ones, are changed in bytes, lines and words, then
-read; so are run.json, summary.json, posterior.nc and the checkpoints of a finished run where one is given. Case n of a
+read; so are run.json, summary.json, posterior.nc and the checkpoints of a finished run where one is given. A process of
+its own reads them under a limit of memory; where it hangs or dies, the next one goes on with the next case. Case n of a
 seed is always the same: `--only n` shows its traceback and keeps the file as fuzz_case_n.
 """
 
 import argparse
 import collections
+import multiprocessing
 import re
 import resource
 import shutil
@@ -18,13 +20,15 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
 import pendel
 from pendel.datasets import example
+from pendel.files.jana import extract_pets
 from pendel.folder.checkpoint import read_checkpoint
 from pendel.folder.reader import read_run_files
 from pendel.folder.run_folder import check_folder
@@ -118,6 +122,11 @@ def read_data(path: Path) -> None:
     pendel.select(pendel.read_pets(path), minimum_observed=1)
 
 
+def read_embedded(path: Path) -> None:
+    """Measurements inside a published CIF."""
+    extract_pets(path, path.with_name("extracted.cif_pets"))
+
+
 def read_folder(path: Path) -> None:
     """A run folder with a spoiled file in it: by the report, and as the place of a further run."""
     read_run_files(path.parent)
@@ -134,9 +143,11 @@ def subjects(inputs: Path | None, run: Path | None) -> list[tuple[str, bytes, Ca
     files = example()
     structures, data = [files.structure], [files.data]
     if inputs is not None:
-        structures += [path for path in sorted(inputs.glob("*.cif")) if not path.name.startswith("data_")]
-        data += sorted(inputs.glob("*.cif_pets"))
+        found = sorted(path for path in inputs.iterdir() if path.suffix in (".cif", ".res", ".ins", ".cif_pets"))
+        structures += [path for path in found if path.suffix != ".cif_pets" and not path.name.startswith("data_")]
+        data += [path for path in found if path not in structures]
     found = [(path.name, path.read_bytes()[:BYTES_READ], read_structure) for path in structures]
+    found += [(name, content, read_embedded) for name, content, _ in found if b"_Jana_m90_file" in content]
     found += [(path.name, path.read_bytes()[:BYTES_READ], read_data) for path in data]
     if run is not None:
         names = [name for name in ("run.json", "summary.json", "posterior.nc") if (run / name).is_file()]
@@ -168,26 +179,18 @@ def outcome(read: Callable[[Path], None], path: Path) -> tuple[str, str]:
         signal.alarm(0)
 
 
-def main() -> None:
-    """Run the cases, print counts and one line for each kind of fault; exit 1 with faults."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inputs", type=Path, help="folder of further structures and data")
-    parser.add_argument("--run", type=Path, help="folder of a finished run")
-    parser.add_argument("--only", type=int, help="one case, with its traceback")
-    options = parser.parse_args()
+def cases(options: argparse.Namespace, first: int, tell: Connection) -> None:
+    """Read the spoiled files from case `first` on; tell of each case its number, file, reader, change and outcome."""
 
     def stop(*_: object) -> None:
         raise TooLong
 
     signal.signal(signal.SIGALRM, stop)
+    limit = int(GIGABYTES * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     files = subjects(options.inputs, options.run)
-    counts: collections.Counter[str] = collections.Counter()
-    faults: dict[str, list[int]] = {}
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        for case in range(options.cases) if options.only is None else (options.only,):
+        for case in range(first, options.cases) if options.only is None else (options.only,):
             random = np.random.default_rng([options.seed, case])
             name, content, read = files[int(random.integers(len(files)))]
             change = (of_bytes, of_lines, of_words, of_values, of_values, of_values)[int(random.integers(6))]
@@ -200,19 +203,67 @@ def main() -> None:
             if options.only is not None:
                 shutil.copy(path, f"fuzz_case_{case}")
                 read(path)
-            found, why = outcome(read, path)
-            counts[f"{read.__name__.removeprefix('read_')}: {found}"] += 1
-            if found in ("fault", "hang"):
-                faults.setdefault(why, []).append(case)
-                if len(faults[why]) == 1:
-                    print(f"case {case}, {name}, {change.__name__}: {why}", flush=True)
+            about = (case, name, read.__name__.removeprefix("read_"), change.__name__)
+            tell.send((*about, "begun", ""))
+            tell.send((*about, *outcome(read, path)))
             path.unlink()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str, str, str, str, str]]:
+    """What every case gave, whatever happens to the process that reads it."""
+    first, about = 0, (0, "", "", "")
+    while first < options.cases:
+        hear, tell = multiprocessing.Pipe(duplex=False)
+        worker = multiprocessing.Process(target=cases, args=(options, first, tell))
+        worker.start()
+        tell.close()
+        why = "died"
+        try:
+            while hear.poll(3 * SECONDS):  # the worker stops itself, unless it is in a loop of a library
+                *about, found, reason = hear.recv()
+                if found != "begun":
+                    first = about[0] + 1
+                    yield (*about, found, reason)
+            why = "hang"
+        except EOFError:
+            if first == options.cases:
+                worker.join()
+                return
+        worker.kill()
+        worker.join()
+        yield (*about, "fault" if why == "died" else why, f"the process {why}, exit code {worker.exitcode}")
+        first = about[0] + 1
+
+
+def main() -> None:
+    """Run the cases, print counts and one line for each kind of fault; exit 1 with faults."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=Path, help="folder of further structures and data")
+    parser.add_argument("--run", type=Path, help="folder of a finished run")
+    parser.add_argument("--only", type=int, help="one case, with its traceback")
+    options = parser.parse_args()
+    if options.only is not None:
+        cases(options, 0, multiprocessing.Pipe(duplex=False)[1])
+        return
+    counts: collections.Counter[str] = collections.Counter()
+    faults: dict[str, list[int]] = {}
+    began = time.monotonic()
+    for case, name, read, change, found, why in outcomes(options):
+        counts[f"{read}: {found}"] += 1
+        if found in ("fault", "hang"):
+            faults.setdefault(why, []).append(case)
+            if len(faults[why]) == 1:
+                print(f"case {case}, {name}, {change}: {why}", flush=True)
+        if case % 1000 == 999:
+            print(f"{case + 1} cases, {time.monotonic() - began:.0f} s, {dict(counts)}", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
     print(f"{options.cases} cases of seed {options.seed} in {time.monotonic() - began:.0f} s, at most {peak:.2f} GB")
     for kind, number in sorted(counts.items()):
         print(f"  {kind} {number}")
-    for why, cases in faults.items():
-        print(f"  {len(cases)} times {why}; cases {cases[:5]}")
+    for why, numbers in faults.items():
+        print(f"  {len(numbers)} times {why}; cases {numbers[:5]}")
     sys.exit(bool(faults) or peak > GIGABYTES)
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from pendel.base import suffix
 from pendel.crystal.refined import Refined
+from pendel.folder.one_writer import one_writer
 from pendel.folder.run_folder import Key, RunFolder, check_folder, claim_folder, run_key
 from pendel.model.load import load_model, model_file, with_options
 from pendel.run.clock import CompileClock
@@ -56,7 +58,8 @@ def refine(
         tuning: numbers that decide how a run spends its time; they do not decide whether it resumes.
 
     Raises:
-        InputError: unusable input, or an `out` that cannot be written; nothing half-written is left.
+        InputError: unusable input, or an `out` that cannot be written or has a run that still goes on; nothing
+            half-written is left.
     """
     settings = settings or Settings()
     structure, data, out = Path(structure), [Path(path) for path in data], Path(out)
@@ -67,7 +70,7 @@ def refine(
     inputs |= {f"data{suffix(number)}": path for number, path in enumerate(data)}
     key = run_key(inputs, dataclasses.asdict(settings))
     check_folder(out, key, force=force)
-    with clock, compile_cache() as notes:
+    with clock, compile_cache() as notes, one_writer(out) if is_first() else nullcontext():
         plans = bounded(problem, settings, first_plans(problem, settings))
         folder = _claim(out, key, force=force, seed=settings.seed)
         run = Run(
@@ -81,8 +84,8 @@ def refine(
         )
         summary, refined = run_stages(run, plans, key)
         folder.update(compilation=clock.compilation())
-    if folder.writes:
-        _write_page(out)
+        if folder.writes:
+            _write_page(out)
     return Outcome(folder=out, summary=summary, refined=refined, notes=(*problem.notes, *notes))
 
 

@@ -43,7 +43,7 @@ def test_help_shows_every_option_with_its_default_and_units(command):
                 line = shown.pop(option_name(field)[2:])
                 assert field.metadata["help"] in line
                 assert field.default in (None, False) or f"[default: {field.default}]" in line
-    assert set(shown) <= {"out", "force", "distributed", "progress", "converge", "help"}
+    assert set(shown) <= {"out", "force", "distributed", "progress", "converge", "help", "quick"}
 
 
 def test_square_brackets_are_not_taken_for_markup():

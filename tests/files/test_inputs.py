@@ -475,3 +475,14 @@ _atom_site_occupancy
 C1 C 0.11 0.22 0.33 0.02 1
 O1 O 0.31 0.12 0.43 0.02 1
 """
+
+
+@pytest.mark.parametrize("axis", ["1e20", "99999999999999999999", "20000", "0"])
+def test_an_axis_that_is_none(written, axis):
+    refusal(lambda: written(STRUCTURE.replace("8.2", axis)), "Impossible cell", "0.5 to 10000")
+
+
+def test_infinite_numbers_in_a_shelx_file(inputs, tmp_path):
+    path = tmp_path / "spoilt.res"
+    path.write_text((inputs / "shelx.res").read_text().replace("LATT ", "LATT 1e400 ", 1))
+    refusal(lambda: read_crystal(path), "spoilt.res cannot be read")

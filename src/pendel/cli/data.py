@@ -1,4 +1,4 @@
-"""`pendel data list` and `pendel data fetch NAME`: published data sets on the command line."""
+"""`pendel data`: published data sets, and measurements that stand inside a published CIF."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from pendel.cli.options import option
 if TYPE_CHECKING:
     from pendel.datasets import DataSet
 
-data_app = typer.Typer(help="Published data sets: list them, fetch them.", no_args_is_help=True)
+data_app = typer.Typer(help="Published data: list them, fetch them, extract them from a CIF.", no_args_is_help=True)
 
 
 @data_app.command("list")
@@ -36,6 +36,23 @@ def fetch_dataset(
         for file in fetch(dataset, to if to is not None else Path(name)):
             print(f"{file.path} ({'new' if file.is_new else 'was there'})")
         print(f"source: {dataset.source}; licence: {dataset.licence}")
+
+
+@data_app.command("extract")
+def extract_dataset(
+    cif: Annotated[Path, typer.Argument(metavar="FILE.cif", help="CIF of Jana2020 with embedded data")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.cif_pets", help="the file to write")],
+    block: Annotated[str | None, option("name or number of the data block, where several have data")] = None,
+    geometry: Annotated[str | None, option("rotation or precession, where the CIF does not say it")] = None,
+) -> None:
+    """Write the frames and intensities that Jana2020 embedded in a CIF as a .cif_pets file."""
+    from pendel.files.jana import extract_pets
+
+    with plain_errors():
+        experiment = extract_pets(cif, out, block=block, geometry=geometry)
+        for note in experiment.notes:
+            print(f"note: {note}")
+        print(f"{len(experiment.hkl)} rows on {len(experiment.frame_id)} frames in {out}")
 
 
 def described(dataset: "DataSet") -> str:

@@ -3,13 +3,15 @@
 Every command imports what it needs when it runs, so that help and slips of the user are answered at once.
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,6 +27,8 @@ from pendel.run.settings import Settings
 if TYPE_CHECKING:
     from pendel.refinement import Outcome
 
+QUICK_DEMO: dict[str, Any] = {"infer": "map", "frames": "::5", "g_max": 1.2, "sg_max": 0.01, "tilts": 21}
+
 app = typer.Typer(
     help="Refine crystal structures against electron diffraction, with posteriors.",
     no_args_is_help=True,
@@ -37,6 +41,14 @@ Structure = Annotated[Path, typer.Argument(metavar="STRUCTURE.cif", help="start 
 Data = Annotated[list[Path], typer.Argument(metavar="DATA.cif_pets...", help="one file per measured crystal")]
 OneData = Annotated[Path, typer.Argument(metavar="DATA.cif_pets", help="measured frames and reflections")]
 Progress = Annotated[str, option("auto, quiet, or json: one object a line on standard error")]
+
+
+@app.callback(invoke_without_command=True)
+def pendel(version: Annotated[bool, option("the version of pendel", "--version")] = False) -> None:
+    """Refine crystal structures against electron diffraction, with posteriors."""
+    if version:
+        print(f"pendel {metadata.version('pendel')}")
+        raise typer.Exit
 
 
 @app.command()
@@ -220,6 +232,7 @@ def reweight(
 def demo(
     settings: Settings,
     out: Annotated[Path, option("run folder; pendel's own files in it are replaced")] = Path("pendel-demo"),
+    quick: Annotated[bool, option("six of the thirty frames, fewer beams, the maximum alone", "--quick")] = False,
     progress: Progress = "auto",
 ) -> None:
     """Refine the embedded example, a synthetic quartz experiment, and compare the result with the truth."""
@@ -229,6 +242,8 @@ def demo(
 
     with plain_errors(out):
         files = example()
+        if quick:
+            settings = dataclasses.replace(settings, **QUICK_DEMO)
         outcome = _refine_and_print(files.structure, [files.data], out, settings, force=True, progress=progress)
         Console(markup=False).print(comparison_table(demo_rows(files.structure, files.data, outcome.refined)))
 

@@ -14,16 +14,18 @@ from pendel.crystal.sites import Sites
 SHORTEST_DISTANCE = 0.5  # Å between two atoms that are not alternatives of each other
 FULL_OCCUPANCY = 1.01  # rounding of published occupancies is forgiven
 CELL_NOTE, CELL_LIMIT = 1e-3, 0.02  # relative misfit of the metric from the symmetry: reported, refused
+SHORTEST_AXIS, LONGEST_AXIS = 0.5, 1e4  # Å; beyond them a number is no axis, and rounding spoils the matrices
 
 
 def check_cell(name: str, cell: Cell) -> Float[Array, "3 3"]:
     """The direct matrix [Å] of a possible cell; raises InputError for lengths or angles that close no volume."""
     lengths, cosines = np.array(cell[:3]), np.cos(np.radians(cell[3:]))
     squared = 1 - np.sum(cosines**2) + 2 * np.prod(cosines)
-    if not (np.all(np.isfinite(cell)) and np.all(lengths > 0.5) and min(cell[3:]) > 0 and squared > 1e-6):
+    are_axes = np.all(np.isfinite(cell)) and np.all((lengths > SHORTEST_AXIS) & (lengths < LONGEST_AXIS))
+    if not (are_axes and min(cell[3:]) > 0 and squared > 1e-6):
         raise InputError(
             found=f"impossible cell {' '.join(f'{value:g}' for value in cell)} in {name}",
-            expected="three lengths in Å and three angles in degrees that enclose a volume",
+            expected="three lengths in Å, 0.5 to 10000, and three angles in degrees that enclose a volume",
             do="correct _cell_length_ and _cell_angle_ in that file (zeros mean unknown)",
         )
     return direct_matrix(cell)

@@ -19,10 +19,10 @@ from pendel.files.cif_sites import read_sites
 from pendel.files.contents import Contents, Found, Site
 from pendel.files.document import find_block, read_cif
 from pendel.files.numbers import CELL_ITEMS
-from pendel.files.shelx import is_shelx, read_shelx
 from pendel.files.spacegroup import read_spacegroup
 
 _NEEDED = ("_cell_", "_cell.", "_symmetry_", "_space_group", "_atom_site")  # items that must not contradict themselves
+SHELX_SUFFIXES = (".ins", ".res")
 
 
 def read_crystal(
@@ -45,7 +45,8 @@ def read_crystal(
     symmetry or numbers, unknown elements, and everything that `make_crystal` refuses.
     """
     path = Path(path)
-    contents = read_shelx(path, block) if is_shelx(path) else _read_cif(path, block, hydrogen=hydrogen)
+    is_shelx = path.suffix.lower() in SHELX_SUFFIXES
+    contents = _read_shelx(path, block) if is_shelx else _read_cif(path, block, hydrogen=hydrogen)
     notes = [*contents.notes]
     sites = settled_sites(contents.sites, contents.group, contents.cell, notes)
     if not hydrogen:
@@ -69,6 +70,18 @@ def read_crystal(
     )
     restraints, told = contents.finish(crystal)
     return replace(crystal, restraints=restraints, notes=(*crystal.notes, *told))
+
+
+def _read_shelx(path: Path, block: str | None) -> Contents:
+    try:
+        from pendel.files.shelx import read_shelx  # an environment of conda may lack the package for it
+    except ImportError as error:
+        raise InputError(
+            found=f"the package {error.name} for SHELX files such as {path.name} is not installed",
+            expected="shelxfile of PyPI",
+            do="install it with `pip install shelxfile`, or give the structure as a CIF",
+        ) from error
+    return read_shelx(path, block)
 
 
 def _read_cif(path: Path, name: str | None, *, hydrogen: bool) -> Contents:

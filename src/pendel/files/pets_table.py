@@ -14,6 +14,7 @@ from pendel.files.document import CifFile, find_block, read_cif
 
 LARGEST = 1e9  # of an integer in a loop
 _GIVE = "give the frame-wise file: ..._dyn.cif_pets of PETS2, or that of `dials.export format=pets`"
+_EXTRACT = "take the data that Jana2020 embedded out of it with `pendel data extract FILE.cif OUT.cif_pets`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +132,11 @@ def open_pets(path: Path, block: str | None = None) -> PetsTable:
         (found, table) for found, table in zip(blocks, tables, strict=True) if table.has("refln_intensity_meas")
     ]
     if not measured:
+        embedded = any("jana_m90_file" in table.pairs for table in tables)
         raise InputError(
             found=f"{path.name}: no reflections (no rows of _refln_intensity_meas){_instead(tables)}",
             expected="frame-wise intensities in a _refln_ loop",
-            do=_GIVE,
+            do=_EXTRACT if embedded else _GIVE,
         )
     if len(measured) > 1:
         raise InputError(

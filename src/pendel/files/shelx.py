@@ -24,10 +24,9 @@ from pendel.files.shelx_lines import Line, is_number, structure_lines
 from pendel.files.shelx_restraints import find_restraints
 from pendel.files.spacegroup import SpaceGroup, group_of
 
-SUFFIXES = (".ins", ".res")
 _FAILURES = (
     *(ParseNumError, ParseOrderError, ParseParamError, ParseSyntaxError, ParseUnknownParam),
-    *(ValueError, LookupError, AttributeError, TypeError, NameError, ZeroDivisionError),
+    *(ValueError, LookupError, AttributeError, TypeError, NameError, ZeroDivisionError, OverflowError),
 )
 _CENTRING = {
     1: [(0, 0, 0)],
@@ -196,8 +195,3 @@ def _site(atom, cell: Cell, group: SpaceGroup, name: str) -> Site:
     occupancy = round(float(atom.occupancy) * int(np.sum(fixed)), 6)
     disorder = ("", str(atom.part.n) if atom.part.n else "")
     return Site(label, element, fract, tensor, occupancy, isotropic, disorder)
-
-
-def is_shelx(path: Path) -> bool:
-    """Whether a file is a SHELX file by its name."""
-    return path.suffix.lower() in SUFFIXES

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pendel.failures import InputError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's making
+UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # names of temporary files: that of the target and the process
 
 
 @contextlib.contextmanager
@@ -42,6 +44,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file as `whole_file` does."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Remove the temporary files of `whole_file` in a folder into which no other process writes now."""
+    for temporary in folder.glob(".*.tmp"):
+        if UNFINISHED.fullmatch(temporary.name):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def cannot_write(path: Path, error: Exception, do: str = "choose another place or make room") -> InputError:
