@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -143,11 +142,11 @@ def data_of(truth, rows: Experiment, thickness: float, errors: Imperfections):
     return dataclasses.replace(rows, intensity=intensity, sigma=sigma), start
 
 
-def fitted(crystal, experiment: Experiment, start: dict, thickness: float, **options) -> tuple[dict, dict]:
+def fitted(crystal, experiment: Experiment, start: dict, *, thickness: float, beam_error: float, **options):
     """Draws of the structure around the maximum, and facts of the fit."""
     began = time.monotonic()
     model = partial(MODEL, **options)
-    plan = pendel.make_plan(crystal, experiment, beam_error=0.02, thickness_max=1.5 * thickness)
+    plan = pendel.make_plan(crystal, experiment, beam_error=beam_error, thickness_max=1.5 * thickness)
     data = (crystal, (pendel.DataSet(experiment, plan),))
     fit = pendel.fit_map(pendel.make_target(model, *data, intensities=(experiment.intensity,)), start=start)
     draws = pendel.laplace_draws(fit, jax.random.key(1), DRAWS)
@@ -199,7 +198,7 @@ def cloud(out: Path, frames: int) -> dict:
         errors = Imperfections(model_error=0.02, counts=1e5)
         experiment, start = data_of(truth, rows, 400.0, errors)
         for clouds in ("shifted", "spherical"):
-            draws, facts = fitted(crystal, experiment, start, 400.0, clouds=clouds)
+            draws, facts = fitted(crystal, experiment, start, thickness=400.0, beam_error=0.005, clouds=clouds)
             lengths = bond_lengths(crystal, bonds, draws["fract"])
             true = bond_lengths(crystal, bonds, np.asarray(truth.fract))
             facts["excess_mA"] = (1000 * (lengths.mean(axis=0) - true)).tolist()
@@ -227,7 +226,7 @@ def organic(out: Path, frames: int) -> dict:
     length = 1 / np.linalg.norm(central_vectors(rows), axis=1)
     rows = take_rows(rows, np.flatnonzero((length < 1.8) | (length > 2.2)))
     experiment, start = data_of(truth, rows, 250.0, Imperfections(model_error=0.04, counts=1e5))
-    draws, facts = fitted(crystal, experiment, start, 250.0)
+    draws, facts = fitted(crystal, experiment, start, thickness=250.0, beam_error=0.02)
     facts["cards"] = [restraint.card for restraint in crystal.restraints]
     facts["cloud"] = [float(draws["hydrogen_cloud"].mean()), float(draws["hydrogen_cloud"].std())]
     return reported("organic", facts | scores(crystal, draws, truth))
@@ -279,7 +278,9 @@ def molecule() -> tuple[list[str], np.ndarray]:
     atoms["C8"] = atoms["C7"] + towards(0, 1.51)
     for name, turn in zip("XYZ", (0, 120, 240), strict=True):
         ring = np.array([0.0, np.cos(np.radians(turn)), np.sin(np.radians(turn))])
-        atoms[f"H{name}"] = atoms["C8"] + 1.089 * (towards(0, np.cos(np.radians(70.5))) + np.sin(np.radians(70.5)) * ring)
+        atoms[f"H{name}"] = atoms["C8"] + 1.089 * (
+            towards(0, np.cos(np.radians(70.5))) + np.sin(np.radians(70.5)) * ring
+        )
     positions = np.array(list(atoms.values()))
     return list(atoms), positions - positions.mean(axis=0)
 

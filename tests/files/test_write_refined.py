@@ -7,7 +7,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from made_crystals import mixed_site_crystal
+from made_crystals import hydrogen_bonded_crystal, mixed_site_crystal
 from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
@@ -399,3 +399,16 @@ def test_without_hydrogen_and_restraints_nothing_is_told(tmp_path, quartz, exper
     block = write(tmp_path / "refined.cif", quartz, [experiment])
     assert block.find_value("_refine_ls_hydrogen_treatment") is None
     assert not len(block.find_values("_atom_site_calc_flag"))
+
+
+def test_hydrogen_bonds_with_su_and_symmetry(tmp_path, experiment):
+    """The acceptor is in the next cell, and only it moves in the draws."""
+    crystal = hydrogen_bonded_crystal()
+    draws = np.tile(np.asarray(crystal.fract), (300, 1, 1))
+    steps = np.random.default_rng(8).normal(size=300)
+    draws[:, 2, 0] += 0.03 / 9 * (steps - steps.mean()) / steps.std(ddof=1)
+    block = write(tmp_path / "refined.cif", crystal, [experiment], fract_draws=draws)
+    names = ["atom_site_label_D", "atom_site_label_H", "atom_site_label_A", "site_symmetry_H", "site_symmetry_A"]
+    names += ["distance_DH", "distance_HA", "distance_DA", "angle_DHA"]
+    (row,) = block.find("_geom_hbond_", names)
+    assert list(row) == ["O1", "H1", "O2", ".", "1_655", "0.970", "1.73(3)", "2.70(3)", "180.0"]

@@ -107,8 +107,15 @@ def bond_lengths(
     crystal: Crystal, bonds: tuple[Bond, ...], fract: Float[Array, "*draws sites 3"]
 ) -> Float[Array, "*draws bonds"]:
     """Length |A (x_2 - x_1)| [Å] of each bond at fractional coordinates of one structure or of many draws."""
+    return np.linalg.norm(bond_vectors(crystal, bonds, fract), axis=-1)
+
+
+def bond_vectors(
+    crystal: Crystal, bonds: tuple[Bond, ...], fract: Float[Array, "*draws sites 3"]
+) -> Float[Array, "*draws bonds 3"]:
+    """Cartesian vector A (x_2 - x_1) [Å] of each bond at fractional coordinates of one structure or of many draws."""
     first, second = (_positions(crystal, [bond.atoms[end] for bond in bonds], fract) for end in (0, 1))
-    return np.linalg.norm((second - first) @ direct_matrix(crystal.cell).T, axis=-1)
+    return (second - first) @ direct_matrix(crystal.cell).T
 
 
 def bond_angles(
