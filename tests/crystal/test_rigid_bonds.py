@@ -8,7 +8,7 @@ from test_crystal import crystal
 
 from pendel.crystal.bonds import find_bonds
 from pendel.crystal.cell import direct_matrix, u_cartesian, u_from_cartesian
-from pendel.crystal.rigid_bonds import rigid_bond_differences, bonds_to_test
+from pendel.crystal.rigid_bonds import bonds_to_test, rigid_bond_differences
 
 CELL = (9.0, 10.0, 11.0, 81.0, 95.0, 103.0)
 DIRECT = np.asarray(direct_matrix(CELL))

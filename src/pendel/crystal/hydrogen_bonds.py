@@ -13,6 +13,7 @@ from pendel.crystal.bonds import (
     bond_lengths,
     contacts,
     find_neighbours,
+    there_together,
 )
 from pendel.crystal.structure import Crystal, expanded_atoms
 
@@ -40,7 +41,10 @@ def find_hydrogen_bonds(crystal: Crystal) -> tuple[Angle, ...]:
             continue
         hydrogen = atom_at(crystal, site, centre)
         sites, positions = contacts(crystal, atoms, centre, np.zeros(len(limits)), np.where(apart[site], 0.0, limits))
-        ends = [atom_at(crystal, int(other), at) for other, at in zip(sites, positions, strict=True)]
+        together = there_together(crystal, site, sites, positions)
+        ends = [
+            atom_at(crystal, int(other), at) for other, at in zip(sites[together], positions[together], strict=True)
+        ]
         found += [Angle((bonded[0], hydrogen, end)) for end in ends if end not in neighbours[site]]
     angles = bond_angles(crystal, tuple(found), np.asarray(crystal.fract))
     return tuple(angle for angle, value in zip(found, angles, strict=True) if value > SMALLEST_ANGLE)

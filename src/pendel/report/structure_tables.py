@@ -6,7 +6,7 @@ from pendel.base import Array
 from pendel.crystal.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.crystal.cell import TENSOR, u_equivalent
 from pendel.crystal.hydrogen_bonds import find_hydrogen_bonds, hydrogen_bond_numbers
-from pendel.crystal.rigid_bonds import rigid_bond_differences, bonds_to_test
+from pendel.crystal.rigid_bonds import bonds_to_test, rigid_bond_differences
 from pendel.crystal.structure import Crystal
 from pendel.files.numbers import format_su
 from pendel.folder.reader import RunFiles
@@ -81,7 +81,9 @@ def rigid_bond_rows(run: RunFiles) -> Rows:
         mean, su = float(np.mean(draws[:, row])), float(np.std(draws[:, row], ddof=1))
         fails = abs(mean) > max(NOT_RIGID, SURE * su)
         difference = _interval(draws[:, row], 4)["mean"]
-        rows.append({"atoms": _chain(crystal, bond.atoms), "difference": difference, "verdict": "fails" if fails else ""})
+        rows.append(
+            {"atoms": _chain(crystal, bond.atoms), "difference": difference, "verdict": "fails" if fails else ""}
+        )
     return rows
 
 
