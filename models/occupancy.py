@@ -4,7 +4,8 @@ The generative story, for measurement m of hkl r in frame f:
 
     displacement ~ Normal(0, 0.05 Å)            along the directions the site symmetry allows
     log_strain   ~ Normal(0, 1)                 U = sqrt(U_0) exp(log_strain) sqrt(U_0), positive definite
-    logit_occupancy ~ Normal(logit(start), 1.5) of every site that starts below 1; the others stay as they are
+    logit_occupancy ~ Normal(logit(start), 1.5) of every site that starts below 1, one for a group of disordered atoms
+                                                and 1 - p for its alternative; the others stay as they are
     hydrogen and restraints of the start structure: see `pendel.model.sample_structure`
     tilt_f       ~ Normal(0, tilt_spread)       small rotation about x and y of the laboratory
     log_scale_f  ~ Normal(log_scale_mean, scale_spread)

@@ -39,6 +39,23 @@ def mixed_site_crystal() -> Crystal:
     )
 
 
+def hydrogen_bonded_crystal() -> Crystal:
+    """O1-H1...O2 along a in a cell of 9 Å, across its face: 0.97, 1.73 and 2.7 Å."""
+    return make_crystal(
+        name="hydrogen bond.cif",
+        cell=(9.0, 9.0, 9.0, 90.0, 90.0, 90.0),
+        **symmetry_of("P 1"),
+        sites=Sites(
+            labels=("O1", "H1", "O2"),
+            elements=("O", "H", "O"),
+            fract=np.array([(0.9, 0.3, 0.3), (0.9 + 0.97 / 9, 0.3, 0.3), (0.2, 0.3, 0.3)]),
+            u_aniso=np.tile(0.02 * np.eye(3), (3, 1, 1)),
+            occupancy=np.ones(3),
+            isotropic=(False, True, False),
+        ),
+    )
+
+
 def remade(crystal: Crystal, **changes) -> Crystal:
     """The crystal made anew by `make_crystal` with some arguments, or columns of its sites, replaced."""
     columns = {column.name: changes.pop(column.name) for column in fields(Sites) if column.name in changes}

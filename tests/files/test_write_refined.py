@@ -7,7 +7,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from made_crystals import mixed_site_crystal
+from made_crystals import hydrogen_bonded_crystal, mixed_site_crystal
 from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
@@ -410,3 +410,16 @@ def test_extremes_of_the_difference_potential_are_in_electrons_per_angstrom(tmp_
     numbers = [float(block.find_value(f"_refine_diff.potential_{name}")) for name in ("max", "min", "RMS")]
     assert numbers == pytest.approx([1.0, -0.5, 0.05], abs=1e-4)
     assert len(block.find_values("_atom_site_label")) == len(before.find_values("_atom_site_label"))
+
+
+def test_hydrogen_bonds_with_su_and_symmetry(tmp_path, experiment):
+    """The acceptor is in the next cell, and only it moves in the draws."""
+    crystal = hydrogen_bonded_crystal()
+    draws = np.tile(np.asarray(crystal.fract), (300, 1, 1))
+    steps = np.random.default_rng(8).normal(size=300)
+    draws[:, 2, 0] += 0.03 / 9 * (steps - steps.mean()) / steps.std(ddof=1)
+    block = write(tmp_path / "refined.cif", crystal, [experiment], fract_draws=draws)
+    names = ["atom_site_label_D", "atom_site_label_H", "atom_site_label_A", "site_symmetry_H", "site_symmetry_A"]
+    names += ["distance_DH", "distance_HA", "distance_DA", "angle_DHA"]
+    (row,) = block.find("_geom_hbond_", names)
+    assert list(row) == ["O1", "H1", "O2", ".", "1_655", "0.970", "1.73(3)", "2.70(3)", "180.0"]

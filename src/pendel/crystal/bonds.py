@@ -3,7 +3,8 @@
 Two atoms are bonded when they are between 0.5 Å and the sum of their covalent radii plus 0.4 Å apart. Two metals are
 bonded only in a crystal of nothing but metals: their radii are so large that the rule would join the cations of most
 oxides. Sites that cannot both be there (occupancies below one that add up to at most one) are alternatives, not bonded,
-where they are closer than 0.7 of the sum of their radii; sites of different disorder groups are never bonded.
+where they are closer than 0.7 of the sum of their radii; sites of different disorder groups are never bonded. Atoms of
+a negative group, as SHELX files have them for disorder about a special position, are not bonded to images of a group.
 Uncertainties come from posterior draws: every function takes coordinates of any number of draws at once.
 """
 
@@ -51,7 +52,7 @@ def find_bonds(crystal: Crystal) -> tuple[Bond, ...]:
     limits, shortest = _limits(crystal), _shortest(crystal)
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
+        sites, positions = _bonded(crystal, atoms, site, shortest[site], limits[site])
         left = np.flatnonzero(sites >= site).tolist()
         while left:
             second, position = int(sites[left[0]]), positions[left[0]]
@@ -84,6 +85,7 @@ def find_angles(crystal: Crystal, bonds: tuple[Bond, ...]) -> tuple[Angle, ...]:
         positions = _positions(crystal, ends, np.asarray(crystal.fract))
         sites = [end.site for end in ends]
         apart = _distances(crystal, positions[:, None], positions) > shortest[np.ix_(sites, sites)]
+        apart &= _of_one_image(crystal, ends)
         seen: set[frozenset[int]] = set()
         for first, last in itertools.combinations(range(len(ends)), 2):
             if apart[first, last] and frozenset((first, last)) not in seen:
@@ -97,8 +99,8 @@ def find_neighbours(crystal: Crystal) -> tuple[tuple[Atom, ...], ...]:
     limits, shortest = _limits(crystal), _shortest(crystal)
     atoms = np.asarray(expanded_atoms(crystal, crystal.fract, crystal.u_aniso, crystal.occupancy)[0])
     found = []
-    for site, centre in enumerate(np.asarray(crystal.fract)):
-        sites, positions = contacts(crystal, atoms, centre, shortest[site], limits[site])
+    for site in range(len(crystal.labels)):
+        sites, positions = _bonded(crystal, atoms, site, shortest[site], limits[site])
         found.append(tuple(atom_at(crystal, int(other), at) for other, at in zip(sites, positions, strict=True)))
     return tuple(found)
 
@@ -107,8 +109,15 @@ def bond_lengths(
     crystal: Crystal, bonds: tuple[Bond, ...], fract: Float[Array, "*draws sites 3"]
 ) -> Float[Array, "*draws bonds"]:
     """Length |A (x_2 - x_1)| [Å] of each bond at fractional coordinates of one structure or of many draws."""
+    return np.linalg.norm(bond_vectors(crystal, bonds, fract), axis=-1)
+
+
+def bond_vectors(
+    crystal: Crystal, bonds: tuple[Bond, ...], fract: Float[Array, "*draws sites 3"]
+) -> Float[Array, "*draws bonds 3"]:
+    """Cartesian vector A (x_2 - x_1) [Å] of each bond at fractional coordinates of one structure or of many draws."""
     first, second = (_positions(crystal, [bond.atoms[end] for bond in bonds], fract) for end in (0, 1))
-    return np.linalg.norm((second - first) @ direct_matrix(crystal.cell).T, axis=-1)
+    return (second - first) @ direct_matrix(crystal.cell).T
 
 
 def bond_angles(
@@ -184,6 +193,40 @@ def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
     return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
 
 
+def are_negative(crystal: Crystal) -> Bool[np.ndarray, " sites"]:
+    """Whether each site is of a disorder group with a minus: its alternative is an image of itself."""
+    return np.array([group.startswith("-") for _, group in crystal.disorder] or [False] * len(crystal.labels))
+
+
+def there_together(
+    crystal: Crystal, site: int, sites: Int[Array, " atoms"], positions: Float[Array, "atoms 3"]
+) -> Bool[np.ndarray, " atoms"]:
+    """Whether atoms at some positions are there with a site as it stands in the list.
+
+    Of a site in a negative group, images of atoms in any group are not, and its own images are not with other groups.
+    """
+    negative = are_negative(crystal)
+    if not negative.any():
+        return np.ones(len(sites), dtype=bool)
+    grouped = np.array([bool(group) for _, group in crystal.disorder])
+    apart = grouped[site] & grouped[sites] & (negative[site] | negative[sites])
+    is_image = _distances(crystal, positions, np.asarray(crystal.fract)[sites]) > SAME_ATOM
+    return ~(apart & is_image)
+
+
+def _bonded(
+    crystal: Crystal,
+    atoms: Float[Array, "atoms 3"],
+    site: int,
+    shortest: Float[Array, " sites"],
+    limits: Float[Array, " sites"],
+) -> tuple[Int[Array, " bonded"], Float[Array, "bonded 3"]]:
+    """Sites and positions of the atoms that are bonded to a site, nearest first."""
+    sites, positions = contacts(crystal, atoms, np.asarray(crystal.fract)[site], shortest, limits)
+    together = there_together(crystal, site, sites, positions)
+    return sites[together], positions[together]
+
+
 def contacts(
     crystal: Crystal,
     atoms: Float[Array, "atoms 3"],
@@ -200,6 +243,15 @@ def contacts(
     rows, copies = np.nonzero((distances > shortest[site][:, None]) & (distances < limits[site][:, None]))
     order = np.argsort(distances[rows, copies].round(6), kind="stable")
     return site[rows[order]], positions[rows[order], copies[order]]
+
+
+def _of_one_image(crystal: Crystal, ends: list[Atom]) -> Bool[np.ndarray, "ends ends"]:
+    """Whether two atoms can be there together: of groups, one of them negative, only atoms of the same image are."""
+    negative, count = are_negative(crystal)[[end.site for end in ends]], len(ends)
+    grouped = np.array([bool(crystal.disorder and crystal.disorder[end.site][1]) for end in ends], dtype=bool)
+    same = np.array([[(a.operation, a.shift) == (b.operation, b.shift) for b in ends] for a in ends], dtype=bool)
+    both = (grouped[:, None] & grouped) & (negative[:, None] | negative)
+    return ~both | same.reshape(count, count)
 
 
 def _onto(crystal: Crystal, start: Float[Array, "3"], other: Float[Array, "3"], site: int) -> Float[Array, "images 3"]:

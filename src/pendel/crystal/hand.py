@@ -73,8 +73,10 @@ def _inverted_restraints(crystal: Crystal, cells: Int[Array, "ops 3"]) -> tuple[
 def are_opposite_hands(one: Crystal, other: Crystal) -> bool:
     """Whether `one` agrees with the inverse of `other` within 0.3 Å at every site, and better than with `other` itself.
 
-    Sites are compared by label, after the origin shift that the space group allows and that suits best. Polar
-    structures that are nearly centrosymmetric agree with both hands of the other; then the closer one counts.
+    Sites are compared by label, after the origin shift that the space group allows and that suits best. Hydrogen does
+    not count where there are other atoms: torsions of methyl groups, and which hydrogen has which label, differ between
+    fits. Polar structures that are nearly centrosymmetric agree with both hands of the other; then the closer one
+    counts.
     """
     if is_centrosymmetric(one):
         return False
@@ -85,15 +87,18 @@ def are_opposite_hands(one: Crystal, other: Crystal) -> bool:
 
 
 def _distances(one: Crystal, other: Crystal) -> Float[np.ndarray, " sites"] | None:
-    """Distance [Å] of every site to the nearest image of the same site of the other crystal, at the best origin.
+    """Distance [Å] of every compared site to the nearest image of that site of the other crystal, at the best origin.
 
     None in different space groups or with other sites.
     """
     if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or other.labels != one.labels:
         return None
     direct = np.asarray(direct_matrix(one.cell))
-    sites, rotations = np.asarray(one.fract), np.asarray(one.rotations)
-    images = np.einsum("oij,sj->soi", rotations, np.asarray(other.fract)) + np.asarray(one.translations)
+    rotations = np.asarray(one.rotations)
+    heavy = np.array([element != "H" for element in one.elements])
+    compared = np.flatnonzero(heavy if heavy.any() else ~heavy)
+    sites, turned = np.asarray(one.fract)[compared], np.asarray(other.fract)[compared]
+    images = np.einsum("oij,sj->soi", rotations, turned) + np.asarray(one.translations)
     polar = symmetry.polar_directions(rotations, direct)
     floating = np.linalg.inv(direct) @ polar.T @ polar @ direct  # projects a fractional shift on the polar directions
     candidates = [

@@ -18,3 +18,4 @@ class Sites:
     occupancy: Float[Array, " sites"]
     isotropic: tuple[bool, ...]
     disorder: tuple[tuple[str, str], ...] = ()  # assembly and group of every site, or empty
+    free_variable: tuple[int, ...] = ()  # that an occupancy follows, its complement if negative, 0: none; or empty

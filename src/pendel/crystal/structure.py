@@ -58,6 +58,7 @@ class Crystal:
     partly_occupied: tuple[int, ...] = field(metadata=STATIC)  # sites whose occupancy is below 1 in the start structure
     notes: tuple[str, ...] = field(metadata=STATIC)
     disorder: tuple[tuple[str, str], ...] = field(default=(), metadata=STATIC)  # assembly and group of sites, if any
+    free_variable: tuple[int, ...] = field(default=(), metadata=STATIC)  # that occupancies follow, if any
     fract: Float[Array, "sites 3"]
     u_aniso: Float[Array, "sites 3 3"]  # CIF U_ij, Å²
     occupancy: Float[Array, " sites"]

@@ -109,6 +109,7 @@ def _read_cif(path: Path, name: str | None, *, hydrogen: bool) -> Contents:
 
 def _columns(rows: list[Site]) -> Sites:
     disorder = tuple(row.disorder for row in rows)
+    variables = tuple(row.free_variable for row in rows)
     return Sites(
         labels=tuple(row.label for row in rows),
         elements=tuple(row.element for row in rows),
@@ -117,6 +118,7 @@ def _columns(rows: list[Site]) -> Sites:
         occupancy=np.array([row.occupancy for row in rows]),
         isotropic=tuple(row.isotropic for row in rows),
         disorder=disorder if any(map(any, disorder)) else (),
+        free_variable=variables if any(variables) else (),
     )
 
 

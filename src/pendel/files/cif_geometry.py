@@ -1,4 +1,4 @@
-"""Bond lengths and angles with their uncertainties as loops of a CIF block."""
+"""Bond lengths, angles and hydrogen bonds with their uncertainties as loops of a CIF block."""
 
 import gemmi
 import numpy as np
@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.crystal.bonds import INCREMENT, SHORTEST_BOND, Atom, bond_angles, bond_lengths, find_angles, find_bonds
+from pendel.crystal.hydrogen_bonds import find_hydrogen_bonds, hydrogen_bond_numbers
 from pendel.crystal.structure import Crystal
 from pendel.files.cif_structure import operation_numbers
 from pendel.files.numbers import format_su, set_item
@@ -19,7 +20,7 @@ that correlations between all coordinates count; those of the cell do not."""
 
 
 def add_geometry(block: gemmi.cif.Block, crystal: Crystal, fract_draws: Float[Array, "draws sites 3"]) -> None:
-    """Add the symmetry-unique bonds and angles of a crystal.
+    """Add the symmetry-unique bonds and angles of a crystal, and its hydrogen bonds.
 
     fract_draws: coordinates of posterior draws; a standard uncertainty is the standard deviation over them, and values
     that do not vary have none. An atom more than four cells away has no symmetry code; its bonds are left out.
@@ -42,6 +43,23 @@ def add_geometry(block: gemmi.cif.Block, crystal: Crystal, fract_draws: Float[Ar
         values = _with_su(bond_angles(crystal, angles, crystal.fract), bond_angles(crystal, angles, fract_draws), 2)
         for angle, value in zip(angles, values, strict=True):
             loop.add_row([*_names(crystal, angle.atoms, numbers), value])
+    _add_hydrogen_bonds(block, crystal, fract_draws, numbers)
+
+
+def _add_hydrogen_bonds(
+    block: gemmi.cif.Block, crystal: Crystal, fract_draws: Float[Array, "draws sites 3"], numbers: list[int]
+) -> None:
+    """Distances and the angle of every hydrogen bond D-H...A."""
+    found = tuple(one for one in find_hydrogen_bonds(crystal) if _has_code(one.atoms))
+    if not found:
+        return
+    best, draws = (hydrogen_bond_numbers(crystal, found, fract) for fract in (np.asarray(crystal.fract), fract_draws))
+    values = [_with_su(best[name], draws[name], 1 if name == "angle" else 3) for name in ("DH", "HA", "DA", "angle")]
+    columns = [f"{item}_{end}" for item in ("atom_site_label", "site_symmetry") for end in "DHA"]
+    names = [*columns, "distance_DH", "distance_HA", "distance_DA", "angle_DHA"]
+    loop = block.init_loop("_geom_hbond_", names)
+    for one, *row in zip(found, *values, strict=True):
+        loop.add_row([*_names(crystal, one.atoms, numbers), *row])
 
 
 def _with_su(values: Float[Array, " n"], draws: Float[Array, "draws n"], decimals: int) -> list[str]:

@@ -26,6 +26,7 @@ class Site:
     isotropic: bool
     disorder: tuple[str, str] = ("", "")  # assembly and group
     symmetry: tuple[int, int] = (0, 0)  # stated order and multiplicity of the site symmetry, 0 where not given
+    free_variable: int = 0  # that the occupancy follows, its complement if negative, 0: none
 
 
 @dataclass(frozen=True)

@@ -194,4 +194,5 @@ def _site(atom, cell: Cell, group: SpaceGroup, name: str) -> Site:
     tensor = np.asarray(u_from_cartesian(atom.ueq * np.eye(3), cell)) if isotropic else np.array(atom.ucif, dtype=float)
     occupancy = round(float(atom.occupancy) * int(np.sum(fixed)), 6)
     disorder = ("", str(atom.part.n) if atom.part.n else "")
-    return Site(label, element, fract, tensor, occupancy, isotropic, disorder)
+    variable = int(atom.fvar) if abs(atom.fvar) > 1 else 0
+    return Site(label, element, fract, tensor, occupancy, isotropic, disorder, free_variable=variable)

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Bool, Float
 from numpyro.distributions.transforms import AffineTransform
 
 from pendel.base import Array, InputError
+from pendel.crystal.occupancies import free_occupancies
 from pendel.crystal.parameters import with_parameters
 from pendel.crystal.structure import Crystal
 from pendel.model.dataset import DataSet
@@ -49,7 +49,8 @@ def sample_structure(
     Args:
         displacement: standard deviation along every direction that the site symmetry allows [Å].
         log_strain: standard deviation, no unit.
-        logit_occupancy: standard deviation, no unit, for the sites that start below 1; None: no occupancy is free.
+        logit_occupancy: standard deviation, no unit, for the sites that start below 1, one number for all sites that
+            are there together (`pendel.crystal.occupancies`); None: no occupancy is free.
         clouds: "shifted" or "spherical", the electron clouds of hydrogen, see `sample_hydrogen`.
 
     Raises InputError when occupancies are to be free and none, or all, of them start below 1, and for other clouds.
@@ -68,17 +69,20 @@ def sample_structure(
 
 def _sample_occupancy(crystal: Crystal, deviation: float) -> Any:
     """Occupancies [sites] between 0 and 1, free where they start below 1; one must stay: the scale moves them all."""
-    free, sites = np.array(crystal.partly_occupied, dtype=int), len(crystal.labels)
-    if not 0 < len(free) < sites:
+    free, sites = free_occupancies(crystal), len(crystal.labels)
+    if not 0 < len(free.sites) < sites:
         raise InputError(
-            found=f"{len(free)} of {sites} sites with an occupancy below 1",
+            found=f"{len(free.sites)} of {sites} sites with an occupancy below 1",
             expected="at least one to refine and at least one to stay fixed",
             do="write a start value such as 0.9 for the occupancies to refine into the CIF, and 1 for the others",
         )
     start = jnp.asarray(crystal.occupancy)
-    guess = dist.Normal(jnp.log(start[free] / (1 - start[free])), deviation).to_event(1)
+    first = start[free.leaders]
+    guess = dist.Normal(jnp.log(first / (1 - first)), deviation).to_event(1)
     logit: Any = numpyro.sample("logit_occupancy", guess)
-    return numpyro.deterministic("occupancy", start.at[free].set(jax.nn.sigmoid(logit)))
+    group = jax.nn.sigmoid(logit)[free.parameter]
+    values = jnp.where(free.complement, 1 - group, group)
+    return numpyro.deterministic("occupancy", start.at[free.sites].set(values))
 
 
 def sample_errors(suffix: str = "", /, *, a: float, b: float, nu: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from matplotlib.patches import Ellipse
 
 from pendel.base import Array
 from pendel.crystal.cell import direct_matrix
-from pendel.crystal.molecules import whole_molecules
+from pendel.crystal.molecules import never_together, whole_molecules
 from pendel.crystal.structure import Crystal, expanded_atoms
 from pendel.report.style import BLUE, GREEN, INK, MUTED, ORANGE, axes
 
@@ -26,23 +26,24 @@ def cell_picture(crystal: Crystal, along: int, bonded: dict[frozenset[str], floa
     """
     direct = direct_matrix(crystal.cell)
     across = _view(np.asarray(direct), along)
-    site, position, tensor = _drawn_atoms(crystal)
+    atom, position, tensor = _drawn_atoms(crystal)
+    site = np.asarray(crystal.atom_site)[atom]
     flat = position @ direct.T @ across.T
     depth = position @ direct.T @ np.cross(*across)
     figure, ax = axes(height=4.0)
     _draw_cell(ax, direct, across, along)
-    _draw_bonds(ax, crystal, site, position @ direct.T, flat, bonded)
+    _draw_bonds(ax, crystal, atom, position @ direct.T, flat, bonded)
     elements = list(dict.fromkeys(crystal.elements))
-    for atom in np.argsort(depth):
-        element = crystal.elements[site[atom]]
+    for row in np.argsort(depth):
+        element = crystal.elements[site[row]]
         colour = COLOURS[elements.index(element) % len(COLOURS)]
-        value, vector = np.linalg.eigh(across @ tensor[atom] @ across.T)
+        value, vector = np.linalg.eigh(across @ tensor[row] @ across.T)
         width, height = 2 * PROBABILITY_HALF * np.sqrt(np.maximum(value, 0))
         angle = np.degrees(np.arctan2(vector[1, 0], vector[0, 0]))
         if element == "H":
             width = height = HYDROGEN
         ax.add_patch(
-            Ellipse(tuple(flat[atom]), width, height, angle=angle, facecolor=colour, edgecolor=INK, linewidth=0.6)
+            Ellipse(tuple(flat[row]), width, height, angle=angle, facecolor=colour, edgecolor=INK, linewidth=0.6)
         )
     for element in elements:
         colour = COLOURS[elements.index(element) % len(COLOURS)]
@@ -65,7 +66,7 @@ def _view(direct: Float[np.ndarray, "3 3"], along: int) -> Float[np.ndarray, "2 
 
 
 def _drawn_atoms(crystal: Crystal) -> tuple[np.ndarray, Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3 3"]]:
-    """Site, fractional position and Cartesian tensor [Å²] of all atoms of the cell: molecules whole, others within it.
+    """Number, fractional position and Cartesian tensor [Å²] of all atoms of the cell; molecules are whole.
 
     Atoms of frameworks on a face are drawn twice.
     """
@@ -73,15 +74,15 @@ def _drawn_atoms(crystal: Crystal) -> tuple[np.ndarray, Float[np.ndarray, "atoms
     fract, is_molecule = whole_molecules(crystal)
     direct = direct_matrix(crystal.cell)
     tensor = direct @ np.asarray(star) @ direct.T
-    site, position, tensors = [], [], []
+    numbers, position, tensors = [], [], []
     for moved in np.ndindex(3, 3, 3):
         copy = fract + np.array(moved) - 1
         inside = np.all((copy > -BORDER) & (copy < 1 + BORDER), axis=1)
         inside = np.where(is_molecule, moved == (1, 1, 1), inside)
-        site.append(np.asarray(crystal.atom_site)[inside])
+        numbers.append(np.flatnonzero(inside))
         position.append(copy[inside])
         tensors.append(tensor[inside])
-    return np.concatenate(site), np.concatenate(position), np.concatenate(tensors)
+    return np.concatenate(numbers), np.concatenate(position), np.concatenate(tensors)
 
 
 def _draw_cell(ax, direct: Array, across: Array, along: int) -> None:
@@ -100,11 +101,12 @@ def _draw_cell(ax, direct: Array, across: Array, along: int) -> None:
             ax.text(x, y, "abc"[axis], ha="center", va="center", color=MUTED)
 
 
-def _draw_bonds(ax, crystal: Crystal, site, cartesian, flat, bonded: dict[frozenset[str], float]) -> None:
+def _draw_bonds(ax, crystal: Crystal, atom, cartesian, flat, bonded: dict[frozenset[str], float]) -> None:
     distance = np.linalg.norm(cartesian[:, None] - cartesian[None], axis=-1)
+    site, apart = np.asarray(crystal.atom_site)[atom], never_together(crystal)[np.ix_(atom, atom)]
     lines = []
     for i, j in zip(*np.triu_indices(len(site), 1), strict=True):
         longest = bonded.get(frozenset((crystal.elements[site[i]], crystal.elements[site[j]])), 0.0)
-        if 0.1 < distance[i, j] < longest + 0.02:
+        if 0.1 < distance[i, j] < longest + 0.02 and not apart[i, j]:
             lines.append((flat[i], flat[j]))
     ax.add_collection(LineCollection(lines, colors=INK, linewidths=1.0, alpha=0.5))

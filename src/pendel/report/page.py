@@ -61,6 +61,7 @@ def page(run: RunFiles) -> str:
             "bonds": bonds,
             "angles": angles,
             "hydrogen_bonds": structure_tables.hydrogen_bond_rows(run),
+            "rigid_bonds": structure_tables.rigid_bond_rows(run),
             "restraints": structure_tables.restraint_rows(run),
             "ellipsoids": structure_tables.ellipsoid_rows(run),
             "cell": run.crystal,

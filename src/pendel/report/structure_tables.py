@@ -3,9 +3,10 @@
 import numpy as np
 
 from pendel.base import Array
-from pendel.crystal.bonds import Atom, Bond, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
+from pendel.crystal.bonds import Atom, bond_angles, bond_lengths, find_angles, find_bonds, principal_axes
 from pendel.crystal.cell import TENSOR, u_equivalent
-from pendel.crystal.hydrogen_bonds import find_hydrogen_bonds
+from pendel.crystal.hydrogen_bonds import find_hydrogen_bonds, hydrogen_bond_numbers
+from pendel.crystal.rigid_bonds import bonds_to_test, rigid_bond_differences
 from pendel.crystal.structure import Crystal
 from pendel.files.numbers import format_su
 from pendel.folder.reader import RunFiles
@@ -14,6 +15,7 @@ from pendel.judge.restraints import decided_by
 
 BAND = (2.5, 97.5)
 FIXED = 1e-9  # a number that varies less than this is fixed
+NOT_RIGID, SURE = 0.01, 3.0  # Å² and standard uncertainties; beyond both, a bond fails the rigid-bond test
 
 type Rows = list[dict[str, str]]
 
@@ -55,12 +57,7 @@ def hydrogen_bond_rows(run: RunFiles) -> Rows:
     """D-H, H...A and D...A [Å] and the angle at H [deg] of every hydrogen bond, with uncertainties from the draws."""
     crystal, fract = run.crystal, run.draws("fract")
     found = find_hydrogen_bonds(crystal)
-    ends = {"DH": (0, 1), "HA": (1, 2), "DA": (0, 2)}
-    numbers = {
-        name: bond_lengths(crystal, tuple(Bond((one.atoms[i], one.atoms[j]), 1) for one in found), fract)
-        for name, (i, j) in ends.items()
-    }
-    numbers["angle"] = bond_angles(crystal, found, fract)
+    numbers = hydrogen_bond_numbers(crystal, found, fract)
     return [
         {
             "atoms": _chain(crystal, one.atoms).replace(" – ", "–", 1).replace(" – ", "···"),
@@ -68,6 +65,26 @@ def hydrogen_bond_rows(run: RunFiles) -> Rows:
         }
         for row, one in enumerate(found)
     ]
+
+
+def rigid_bond_rows(run: RunFiles) -> Rows:
+    """Difference of the mean-square displacements along every bond [Å²], with its uncertainty from the draws.
+
+    A bond fails where the difference is larger than 0.01 Å² and than three standard uncertainties: a large one that is
+    not significant says nothing, and a small one does no harm.
+    """
+    crystal = run.crystal
+    bonds = bonds_to_test(crystal)
+    draws = rigid_bond_differences(crystal, bonds, run.draws("fract"), run.draws("U_aniso"))
+    rows: Rows = []
+    for row, bond in enumerate(bonds):
+        mean, su = float(np.mean(draws[:, row])), float(np.std(draws[:, row], ddof=1))
+        fails = abs(mean) > max(NOT_RIGID, SURE * su)
+        difference = _interval(draws[:, row], 4)["mean"]
+        rows.append(
+            {"atoms": _chain(crystal, bond.atoms), "difference": difference, "verdict": "fails" if fails else ""}
+        )
+    return rows
 
 
 def restraint_rows(run: RunFiles) -> Rows:
