@@ -110,7 +110,14 @@ def quick_compilation(tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+SLOW_CHECKS = (crystal_series,)  # two processes compile the same at the same time
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, marks=pytest.mark.slow) if check in SLOW_CHECKS else check for check in CHECKS],
+    ids=lambda check: check.__name__,
+)
 def test_script_runs_and_prints_what_it_promises(check, tmp_path: Path):
     if check is crystal_series:
         pytest.importorskip("distributed", reason="Dask is not installed; it is in the extra `dev`")
