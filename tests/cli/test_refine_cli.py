@@ -516,6 +516,7 @@ def check_files(out: Path, outcome: pendel.Outcome) -> None:
     posterior = pendel.Posterior.load(out / "posterior.nc").data
     groups = {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior", "observed_data"}
     groups |= {"constant_data", "log_likelihood_heldout", "laplace", "svi_data", "rocking_data", "structure_data"}
+    groups |= {"log_prior"}
     assert groups == set(posterior.children)
     fract = posterior["posterior"]["fract"]
     assert fract.dims == ("chain", "draw", "site", "axis")

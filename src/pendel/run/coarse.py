@@ -22,6 +22,7 @@ from pendel.run.settings import Settings
 from pendel.run.tuning import Coarsening
 from pendel.simulate import Plan
 from pendel.simulate.cost import operations
+from pendel.simulate.planning import BEAM_ERROR
 
 LARGEST_ERROR = 0.1  # by beams of a coarse problem; with more it is no coarse form of the same
 STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
@@ -61,8 +62,7 @@ def coarse_problem(problem: Problem, plans: Sequence[Plan], settings: Settings, 
     if settings.sg_max is not None:
         beams = {"sg_max": rule.beams * settings.sg_max}
     else:
-        errors = [plan.settings.beam_error or LARGEST_ERROR for plan in plans]
-        beams = {"beam_error": min(rule.errors * max(errors), LARGEST_ERROR)}
+        beams = {"beam_error": min(rule.errors * (settings.beam_error or BEAM_ERROR), LARGEST_ERROR)}
     return Coarse(
         problem=dataclasses.replace(problem, experiments=few, used=used),
         settings=dataclasses.replace(settings, **beams),
