@@ -64,7 +64,7 @@ def citation() -> dict:
 
 
 def recipe() -> dict:
-    return yaml.safe_load((ROOT / "packaging" / "conda" / "recipe" / "recipe.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((ROOT / ".ci" / "recipe.yaml").read_text(encoding="utf-8"))
 
 
 def test_the_citation_has_what_its_format_requires():

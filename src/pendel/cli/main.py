@@ -185,13 +185,13 @@ def compare(
         if len(runs) < 2:
             raise InputError(found="only one run is named", expected="at least two", do="name the folders to compare")
         read = [read_run(path) for path in runs]
-        if html is not None and not have_same_measurements(read):
-            write_side_by_side(html, runs, None)
-            print(html)
-            return
-        found = comparison(read)
+        is_page_alone = html is not None and not have_same_measurements(read)
+        found = None if is_page_alone else comparison(read)
         if html is not None:
             write_side_by_side(html, runs, found)
+            print(html)
+        if found is None:
+            return
         Console(markup=False).print(comparison_report(found))
         both = hands(read)
         for run in read:
@@ -199,8 +199,6 @@ def compare(
                 keep_comparison(run, found, both)
             except (InputError, OSError) as error:  # an archive, or a folder of an older version
                 print(f"note: the report of {run.path} stays as it is: {error}", file=sys.stderr)
-        if html is not None:
-            print(html)
 
 
 @app.command()

@@ -193,9 +193,19 @@ def _shortest(crystal: Crystal) -> Float[np.ndarray, "sites sites"]:
     return np.where(partly, np.maximum(ALTERNATIVES * (radii[:, None] + radii), SHORTEST_BOND), SHORTEST_BOND)
 
 
-def are_negative(crystal: Crystal) -> Bool[np.ndarray, " sites"]:
-    """Whether each site is of a disorder group with a minus: its alternative is an image of itself."""
-    return np.array([group.startswith("-") for _, group in crystal.disorder] or [False] * len(crystal.labels))
+def depend_on_image(
+    crystal: Crystal, one: Int[Array, "..."] | int, other: Int[Array, "..."]
+) -> Bool[np.ndarray, "..."]:
+    """Whether two sites are both of disorder groups, one of them with a minus: its alternative is an image of itself.
+
+    Only atoms of the same image are there together then. `one` and `other`: numbers of sites, which are broadcast.
+    """
+    if not crystal.disorder:
+        return np.zeros(np.broadcast_shapes(np.shape(one), np.shape(other)), dtype=bool)
+    groups = np.array([group for _, group in crystal.disorder])
+    first, second = groups[one], groups[other]
+    negative = np.char.startswith(first, "-") | np.char.startswith(second, "-")
+    return np.asarray((first != "") & (second != "") & negative)
 
 
 def there_together(
@@ -205,13 +215,8 @@ def there_together(
 
     Of a site in a negative group, images of atoms in any group are not, and its own images are not with other groups.
     """
-    negative = are_negative(crystal)
-    if not negative.any():
-        return np.ones(len(sites), dtype=bool)
-    grouped = np.array([bool(group) for _, group in crystal.disorder])
-    apart = grouped[site] & grouped[sites] & (negative[site] | negative[sites])
     is_image = _distances(crystal, positions, np.asarray(crystal.fract)[sites]) > SAME_ATOM
-    return ~(apart & is_image)
+    return ~(depend_on_image(crystal, site, sites) & is_image)
 
 
 def _bonded(
@@ -247,11 +252,9 @@ def contacts(
 
 def _of_one_image(crystal: Crystal, ends: list[Atom]) -> Bool[np.ndarray, "ends ends"]:
     """Whether two atoms can be there together: of groups, one of them negative, only atoms of the same image are."""
-    negative, count = are_negative(crystal)[[end.site for end in ends]], len(ends)
-    grouped = np.array([bool(crystal.disorder and crystal.disorder[end.site][1]) for end in ends], dtype=bool)
+    sites = np.array([end.site for end in ends], dtype=int)
     same = np.array([[(a.operation, a.shift) == (b.operation, b.shift) for b in ends] for a in ends], dtype=bool)
-    both = (grouped[:, None] & grouped) & (negative[:, None] | negative)
-    return ~both | same.reshape(count, count)
+    return ~depend_on_image(crystal, sites[:, None], sites) | same.reshape(len(ends), len(ends))
 
 
 def _onto(crystal: Crystal, start: Float[Array, "3"], other: Float[Array, "3"], site: int) -> Float[Array, "images 3"]:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pendel.base import Array
-from pendel.crystal.bonds import are_alternatives, are_negative, find_neighbours
+from pendel.crystal.bonds import are_alternatives, depend_on_image, find_neighbours
 from pendel.crystal.residuals import atom_positions
 from pendel.crystal.structure import Crystal, direct_matrix, expanded_atoms
 
@@ -36,9 +36,7 @@ def whole_molecules(crystal: Crystal) -> tuple[Float[Array, "atoms 3"], Bool[np.
 def never_together(crystal: Crystal) -> Bool[np.ndarray, "atoms atoms"]:
     """Whether two atoms of the cell are alternatives: of two disorder groups, or two images of a negative group."""
     site, image = np.asarray(crystal.atom_site), np.asarray(crystal.atom_op)
-    grouped = np.array([bool(group) for _, group in crystal.disorder] or [False] * len(crystal.labels))[site]
-    negative = are_negative(crystal)[site]
-    images = (grouped[:, None] & grouped) & (negative[:, None] | negative) & (image[:, None] != image)
+    images = depend_on_image(crystal, site[:, None], site) & (image[:, None] != image)
     return are_alternatives(crystal)[np.ix_(site, site)] | images
 
 

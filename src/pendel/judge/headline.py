@@ -9,10 +9,8 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.crystal.cell import direct_matrix
 from pendel.folder.reader import RunFiles
-from pendel.judge.parameters import FIXED
+from pendel.judge.parameters import BAND, FIXED
 from pendel.judge.verdicts import FAIL, WARN, Verdict, in_few_words, verdicts
-
-BAND = (2.5, 97.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pendel.crystal.cell import TENSOR
 from pendel.files.parameters_csv import Parameter
 from pendel.folder.structure_group import AXES, GROUP
 
-BAND = (0.025, 0.975)
+BAND = (2.5, 97.5)  # percent of the draws
 FIXED = 1e-9  # a number that varies less than this is fixed
 STRUCTURE = ("fract", "U_aniso", "occupancy")  # what users look for first
 UNITS = {
@@ -83,13 +83,13 @@ def _site(tree: Any, name: str, posterior: Any, prior: Any, weights: Array | Non
 def _moments(draws: Float[np.ndarray, "draws numbers"], weights: Array | None) -> tuple[np.ndarray, ...]:
     """Mean, standard deviation and quantiles of every number."""
     if weights is None:
-        return draws.mean(axis=0), draws.std(axis=0, ddof=1), *np.quantile(draws, BAND, axis=0)
+        return draws.mean(axis=0), draws.std(axis=0, ddof=1), *np.percentile(draws, BAND, axis=0)
     share = np.asarray(weights) / np.sum(weights)
     mean = share @ draws
     sd = np.sqrt(share @ (draws - mean) ** 2 / (1 - np.sum(share**2)))  # n - 1 for equal weights
     order = np.argsort(draws, axis=0)
     reached = np.cumsum(share[order], axis=0)
-    rows = [np.argmax(reached >= min(level, 1 - 1e-12), axis=0) for level in BAND]
+    rows = [np.argmax(reached >= min(level / 100, 1 - 1e-12), axis=0) for level in BAND]
     ordered = np.take_along_axis(draws, order, axis=0)
     return mean, sd, *(ordered[row, np.arange(draws.shape[1])] for row in rows)
 

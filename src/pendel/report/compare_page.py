@@ -13,7 +13,7 @@ from pendel.files.numbers import format_su
 from pendel.files.whole_file import write_text
 from pendel.folder.reader import RunFiles
 from pendel.judge.headline import Headline, headline
-from pendel.judge.parameters import FIXED
+from pendel.judge.parameters import BAND, FIXED
 from pendel.judge.side_by_side import Coordinates, coordinates, different_settings
 from pendel.report.page import rendered, with_captions
 from pendel.report.parameter_tables import percent
@@ -170,7 +170,7 @@ def _thickness(runs: Sequence[RunFiles]) -> Figure | None:
     labelled: set[int] = set()
     for number, data in curves:
         order = np.argsort(data.alpha)
-        low, middle, high = np.percentile(data.of_frames["thickness"], (2.5, 50, 97.5), axis=0)[:, order]
+        low, middle, high = np.percentile(data.of_frames["thickness"], (BAND[0], 50, BAND[1]), axis=0)[:, order]
         colour, line = colours[number % len(colours)], LINES[number // len(colours) % len(LINES)]
         label = None if number in labelled else _letter(number)
         labelled.add(number)

@@ -11,10 +11,9 @@ from pendel.crystal.structure import Crystal
 from pendel.files.numbers import format_su
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import site_quality
+from pendel.judge.parameters import BAND, FIXED
 from pendel.judge.restraints import decided_by
 
-BAND = (2.5, 97.5)
-FIXED = 1e-9  # a number that varies less than this is fixed
 NOT_RIGID, SURE = 0.01, 3.0  # Å² and standard uncertainties; beyond both, a bond fails the rigid-bond test
 
 type Rows = list[dict[str, str]]

@@ -47,9 +47,9 @@ def make_plan(
 
     Args:
         g_max: cutoff of the beams [Å⁻¹]; when not given 1.45 x the resolution of the data, with `sg_max` 1.1 x.
-        sg_max: largest excitation error of a beam [Å⁻¹]. When given, it chooses the beams.
-        beam_error: R of amplitudes that leaving beams out may cost against a much larger set, 0.01 when not given; see
-            `select_by_influence`. Given with `sg_max`, it counts.
+        sg_max: largest excitation error of a beam [Å⁻¹]; when given without `beam_error`, it chooses the beams.
+        beam_error: R of amplitudes that leaving beams out may cost against a much larger set, see
+            `select_by_influence`; 0.01 when neither is given.
         tilts: tilts per frame; see `default_tilts` when not given.
         thickness_max: largest thickness node the expansion must reach [Å]; beyond it intensities become NaN.
         dtype: precision of the propagator, "float32" or "float64".

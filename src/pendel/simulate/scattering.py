@@ -13,8 +13,8 @@ from pendel.crystal.structure import Crystal, expanded_atoms, reciprocal_matrix,
 from pendel.simulate.thermal import thermal_sums
 
 BOHR_RADIUS = 0.529177210903  # Å, CODATA 2018
-PIECE = 300_000  # terms (reflections x atoms) of a sum that are in memory together, with every tangent of each
 MOTT_BETHE = 1 / (8 * np.pi**2 * BOHR_RADIUS)  # C = 0.023934 Å⁻¹ of f_e = C (Z - f_x) / s²
+PIECE = 300_000  # terms (reflections x atoms) of a sum in memory together: 2.4 MB, and as much for each tangent
 
 
 def structure_factors(
