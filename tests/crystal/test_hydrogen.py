@@ -5,11 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy.spatial.transform import Rotation
 from test_crystal import crystal
 
 from pendel.crystal.cell import direct_matrix, u_cartesian, u_equivalent, u_from_cartesian
-from pendel.crystal.hydrogen import NUCLEAR_DISTANCES
+from pendel.crystal.hydrogen import NUCLEAR_DISTANCES, turned
 from pendel.crystal.parameters import displaced
 from pendel.crystal.recognise import find_groups, with_hydrogen, with_shifted_clouds
 from pendel.crystal.riding import with_clouds, with_riding, with_tied_tensors
@@ -247,3 +248,13 @@ def test_a_simulated_crystal_keeps_its_nuclei():
     assert np.array_equal(shifted.fract, start.fract)
     lengths = np.linalg.norm(cartesian(start, shifted.cloud), axis=1)
     assert np.allclose(lengths, [0, 0, 0, 0.12])
+
+
+@pytest.mark.parametrize("length", [0.0, 0.05, 0.09999, 0.10001, 1.0, 3.0])
+def test_turns_by_a_rotation_vector(length):
+    """The matrix of scipy on both sides of the series' end; second derivatives are finite, at zero too."""
+    vector = length * np.array([2.0, -1.0, 2.0]) / 3
+    directions = jnp.asarray(Rotation.random(rng=np.random.default_rng(1)).as_matrix())
+    expected = np.asarray(directions) @ Rotation.from_rotvec(vector).as_matrix().T
+    assert np.allclose(turned(directions, jnp.asarray(vector)), expected, atol=1e-14)
+    check_grads(lambda v: turned(directions, v), (jnp.asarray(vector),), order=2, modes=["fwd", "rev"], rtol=1e-4)

@@ -6,7 +6,6 @@ Electrons see the nucleus and the electron cloud of hydrogen, and in a bond the 
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +25,7 @@ NUCLEAR_DISTANCES = {
 }
 CLOUD_SHIFT = (0.12, 0.03)  # Å, mean and standard deviation of the distance from nucleus to cloud, towards the parent
 U_FACTORS = (1.2, 1.5)  # U_H over U_eq of the parent; 1.5 where the group can turn
+SERIES = 1e-2  # rad²; below, four terms of the series of a rotation are exact
 FREE_SD = 0.1  # Å, of the distance of a free hydrogen from its parent
 
 
@@ -81,15 +81,29 @@ def local_axes(
 
 
 def turned(directions: Float[Array, "hydrogens 3"], angles: Float[Array, " turns"]) -> Float[Array, "hydrogens 3"]:
-    """Directions after a turn by an angle about z, or by a rotation vector (three angles) [rad]."""
+    """Directions after a turn by an angle about z, or by a rotation vector (three angles) [rad].
+
+    R d = d + a v x d + b v x (v x d),   a = sin t / t, b = (1 - cos t) / t^2, t = |v|    (Rodrigues)
+    """
     if len(angles) == 0:
         return directions
-    vector = angles if len(angles) == 3 else jnp.concatenate([jnp.zeros(2), angles])
-    x, y, z = vector
-    generator = jnp.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]) * z
-    generator += jnp.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]) * y
-    generator += jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]) * x
-    return directions @ jax.scipy.linalg.expm(generator).T
+    if len(angles) == 1:
+        x, y, z = directions.T
+        sine, cosine = jnp.sin(angles[0]), jnp.cos(angles[0])
+        return jnp.stack([cosine * x - sine * y, sine * x + cosine * y, z], axis=1)
+    a, b = _rodrigues(jnp.vdot(angles, angles))
+    across = jnp.cross(angles, directions)
+    return directions + a * across + b * jnp.cross(angles, across)
+
+
+def _rodrigues(square: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """sin t / t and (1 - cos t) / t^2 of t^2, smooth at zero, where series take their place."""
+    is_small = square < SERIES
+    safe = jnp.where(is_small, 1.0, square)
+    t = jnp.sqrt(safe)
+    a = jnp.where(is_small, 1 - square / 6 + square**2 / 120 - square**3 / 5040, jnp.sin(t) / t)
+    b = jnp.where(is_small, 1 / 2 - square / 24 + square**2 / 720 - square**3 / 40320, (1 - jnp.cos(t)) / safe)
+    return a, b
 
 
 def _unit(vector: Float[Array, "3"]) -> Float[Array, "3"]:
