@@ -39,11 +39,12 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-# Two workers, a file of tests each: compilation, most of the time, uses one core; it is a fifth shorter without most of
-# XLA's optimisations. Tests of the physics that are marked `optimized` have them, as the program does.
+# Two workers, a file of tests each, the longest files first: compilation, most of the time, uses one core; it is a fifth
+# shorter without most of XLA's optimisations. Tests of the physics that are marked `optimized` have them, as the
+# program does. What was compiled is kept in build/xla, see tests/conftest.py.
 test: check
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not optimized"
-	$(BIN)/pytest -n 2 --dist loadfile -m "optimized and not slow and not gpu" tests
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not optimized"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "optimized and not slow and not gpu" tests
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -30,8 +30,8 @@ def test_the_smallest_value_that_agrees_with_the_largest_is_recommended():
 
 def test_undersampled_fringes_are_found_out(capsys):
     crystal = read_crystal(example().data)  # the truth
-    experiment = thin(select(read_pets(example().data)), slice(None, None, 6))
-    plan = make_plan(crystal, experiment, tilts=7)
+    experiment = thin(select(read_pets(example().data)), slice(None, None, 12))
+    plan = make_plan(crystal, experiment, g_max=1.0, sg_max=0.006, tilts=7)
     trials = convergence(crystal, experiment, plan)
     assert recommended(trials, plan_settings(plan))["tilts"][0] > 7
     moved = {t.value: t.moved for t in trials if t.setting == "tilts"}

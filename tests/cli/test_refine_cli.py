@@ -431,9 +431,22 @@ def test_a_costly_problem_goes_from_coarse_to_fine(inputs, tmp_path: Path, with_
     # alike only: this model simulates nothing, so its structure is refitted to all frames with the scales
     np.testing.assert_allclose(start["values/displacement"], few["values/displacement"], atol=0.05)
     assert len(start["values/log_scale"]) == outcome.summary["n_frames"]
-    direct = Tuning(coarse=Coarsening(worth=1e15))
-    pendel.refine(inputs[0], [inputs[1]], tmp_path / "direct", settings, tuning=direct)
-    assert "coarse" not in json.loads((tmp_path / "direct" / "run.json").read_text())
+
+
+def test_a_cheap_problem_begins_with_all_frames_and_beams(inputs, tmp_path: Path):
+    (tmp_path / "model.py").write_text(KINEMATIC)
+    settings = pendel.Settings(model=str(tmp_path / "model.py"), infer="map", **{**SMALL, "frames": ":20"})
+    direct, out = Tuning(coarse=Coarsening(worth=1e15)), tmp_path / "direct"
+
+    def stop_in_map(stage, step, total, info):
+        if stage == "map":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pendel.refine(inputs[0], [inputs[1]], out, settings, progress=stop_in_map, tuning=direct)
+    record = json.loads((out / "run.json").read_text())
+    assert "coarse" not in record
+    assert set(record["stages"]) == {"start"}
 
 
 def test_a_costly_problem_of_few_frames_begins_with_fewer_beams(inputs, tmp_path: Path):

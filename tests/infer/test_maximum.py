@@ -37,7 +37,7 @@ def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
     compiled = []
 
     def listen(name, seconds, **_):
-        if name == "/jax/core/compile/backend_compile_duration" and seconds > 0.1:
+        if name == "/jax/core/compile/backend_compile_duration":  # or reading from the cache
             compiled.append(seconds)
 
     objective._functions.clear()

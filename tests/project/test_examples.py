@@ -101,12 +101,10 @@ def first_number(words: str, text: str) -> float:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation(tmp_path_factory):
-    """Nearly all time goes into compilation: done with less care, and once for scripts that compile the same."""
+def quick_compilation():
+    """Nearly all time goes into compilation: done with less care; scripts share what they compile, see conftest.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         yield
 
 
