@@ -20,7 +20,7 @@ type Rows = list[dict[str, str]]
 
 
 def coordinate_rows(run: RunFiles) -> Rows:
-    """Every coordinate, U_ij, U_eq and free occupancy: mean(su), median, 95 % of the draws, R-hat and ESS."""
+    """Coordinates, U_eq, U_ij where they are free, occupancy: mean(su), median, 95 % of the draws, R-hat and ESS."""
     rows: Rows = []
     posterior = run.tree["posterior"]
     fract, tensor = posterior["fract"].values, posterior["U_aniso"].values
@@ -29,7 +29,7 @@ def coordinate_rows(run: RunFiles) -> Rows:
         for axis, name in enumerate("xyz"):
             rows.append(_row(label, name, fract[:, :, site, axis], 6))
         rows.append(_row(label, "U_eq / Å²", spheres[:, :, site], 5))
-        for i, j in TENSOR:
+        for i, j in () if run.crystal.isotropic[site] else TENSOR:
             rows.append(_row(label, f"U_{i + 1}{j + 1} / Å²", tensor[:, :, site, i, j], 5))
         if "occupancy" in posterior and posterior["occupancy"].shape[2:] == (len(run.crystal.labels),):
             rows.append(_row(label, "occupancy", posterior["occupancy"].values[:, :, site], 4))
@@ -112,10 +112,12 @@ def longest_bonds(crystal: Crystal) -> dict[frozenset[str], float]:
 
 
 def ellipsoid_rows(run: RunFiles) -> Rows:
-    """Root-mean-square amplitudes [Å] along the axes of every displacement ellipsoid, with uncertainties."""
+    """Root-mean-square amplitudes [Å] along the axes of every ellipsoid that is no sphere, with uncertainties."""
     amplitude, _ = principal_axes(run.draws("U_aniso"), run.crystal.cell)
     rows = []
     for site, label in enumerate(run.crystal.labels):
+        if run.crystal.isotropic[site]:
+            continue
         axes = [format_su(float(x.mean()), float(x.std()), decimals=4) for x in amplitude[:, site].T]
         ratio = amplitude[:, site, 0] / amplitude[:, site, 2]
         row = {"site": label, "largest": axes[0], "middle": axes[1], "smallest": axes[2]}
