@@ -1,9 +1,11 @@
 """Several runs on one page: numbers, differences in mÅ, settings that differ, no network, hostile names."""
 
+import io
 import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from made_runs import SPREAD, make_run
@@ -16,6 +18,7 @@ from pendel.folder.reader import read_run_files
 from pendel.judge.compare import comparison, have_same_measurements, read_run
 from pendel.judge.side_by_side import OTHER_GROUP, OTHER_HAND, coordinates, different_settings
 from pendel.report.compare_page import comparison_page
+from pendel.report.comparison import comparison_report
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,16 @@ def test_the_command_writes_the_page(paths, tmp_path):
     assert str(out) in done.stdout.replace("\n", "")
     for path, content in zip(paths, before, strict=False):
         (path / "run.json").write_bytes(content)
+
+
+def test_a_narrow_terminal_cuts_nothing_off():
+    words = ["first_run_with_a_long_name", "-24468.1", "997 of 4114"]
+    found = {"columns": ["run", "elpd", "unreliable"], "rows": [words], "hands": []}
+    console = Console(width=30, record=True, file=io.StringIO())
+    console.print(comparison_report(found))
+    lines = [line.split("│")[1:4] for line in console.export_text().splitlines() if "│" in line]
+    cells = [" ".join(part.strip() for part in column).strip() for column in zip(*lines, strict=True)]
+    assert [cell.replace(" ", "") for cell in cells] == [word.replace(" ", "") for word in words]
 
 
 def test_other_measurements_are_noticed(paths):
