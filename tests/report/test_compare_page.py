@@ -16,7 +16,7 @@ from pendel.datasets import example
 from pendel.files.cif import read_crystal
 from pendel.folder.reader import read_run_files
 from pendel.judge.compare import comparison, have_same_measurements, read_run
-from pendel.judge.side_by_side import OTHER_GROUP, OTHER_HAND, coordinates, different_settings
+from pendel.judge.side_by_side import OTHER_GROUP, OTHER_HAND, OTHER_SITES, coordinates, different_settings
 from pendel.report.compare_page import comparison_page
 from pendel.report.comparison import comparison_report
 
@@ -73,6 +73,24 @@ def test_structures_that_cannot_be_compared_say_why(runs):
     crystal = type(runs[0].crystal)(**vars(runs[0].crystal) | {"spacegroup": "P 1"})
     other = type(runs[0])(**vars(runs[0]) | {"crystal": crystal})
     assert coordinates(other, runs[0]).reason == OTHER_GROUP
+
+
+def test_sites_that_one_run_lacks_stand_alone(runs):
+    """A run with hydrogen and one without share their other sites."""
+    shared, own = runs[1].crystal.labels
+    crystal = type(runs[1].crystal)(**vars(runs[1].crystal) | {"labels": (shared, "other")})
+    other = type(runs[1])(**vars(runs[1]) | {"crystal": crystal})
+    found = coordinates(other, runs[0])
+    assert found.reason == ""
+    whole = {one.label: one for one in coordinates(runs[1], runs[0]).values}
+    assert found.values[0] == whole[f"{shared} x"]
+    assert [(one.difference, one.difference_su) for one in found.values[3:]] == [(0.0, 0.0)] * 3
+    z = [one.difference / one.difference_su for one in found.values[:3] if one.difference_su > 1e-6]
+    assert found.rms_z == pytest.approx(np.sqrt(np.mean(np.square(z))))
+    text = comparison_page([runs[0], other], None)
+    assert all(re.search(rf'<th scope="row">{label} [xyz]</th>', text) for label in (shared, own, "other"))
+    apart = type(crystal)(**vars(crystal) | {"labels": ("one", "other")})
+    assert coordinates(type(other)(**vars(other) | {"crystal": apart}), runs[0]).reason == OTHER_SITES
 
 
 def test_settings_that_differ_are_listed(runs):

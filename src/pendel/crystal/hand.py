@@ -73,10 +73,10 @@ def _inverted_restraints(crystal: Crystal, cells: Int[Array, "ops 3"]) -> tuple[
 def are_opposite_hands(one: Crystal, other: Crystal) -> bool:
     """Whether `one` agrees with the inverse of `other` within 0.3 Å at every site, and better than with `other` itself.
 
-    Sites are compared by label, after the origin shift that the space group allows and that suits best. Hydrogen does
-    not count where there are other atoms: torsions of methyl groups, and which hydrogen has which label, differ between
-    fits. Polar structures that are nearly centrosymmetric agree with both hands of the other; then the closer one
-    counts.
+    Sites that both have are compared by label, after the origin shift that the space group allows and that suits best.
+    Hydrogen does not count where there are other atoms: torsions of methyl groups, and which hydrogen has which label,
+    differ between fits. Polar structures that are nearly centrosymmetric agree with both hands of the other; then the
+    closer one counts.
     """
     if is_centrosymmetric(one):
         return False
@@ -89,15 +89,16 @@ def are_opposite_hands(one: Crystal, other: Crystal) -> bool:
 def _distances(one: Crystal, other: Crystal) -> Float[np.ndarray, " sites"] | None:
     """Distance [Å] of every compared site to the nearest image of that site of the other crystal, at the best origin.
 
-    None in different space groups or with other sites.
+    None in different space groups or without a label that both have.
     """
-    if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or other.labels != one.labels:
+    shared = [site for site, label in enumerate(one.labels) if label in other.labels]
+    if other.spacegroup.replace(" ", "") != one.spacegroup.replace(" ", "") or not shared:
         return None
     direct = np.asarray(direct_matrix(one.cell))
     rotations = np.asarray(one.rotations)
-    heavy = np.array([element != "H" for element in one.elements])
-    compared = np.flatnonzero(heavy if heavy.any() else ~heavy)
-    sites, turned = np.asarray(one.fract)[compared], np.asarray(other.fract)[compared]
+    compared = [site for site in shared if one.elements[site] != "H"] or shared
+    same = [other.labels.index(one.labels[site]) for site in compared]
+    sites, turned = np.asarray(one.fract)[compared], np.asarray(other.fract)[same]
     images = np.einsum("oij,sj->soi", rotations, turned) + np.asarray(one.translations)
     polar = symmetry.polar_directions(rotations, direct)
     floating = np.linalg.inv(direct) @ polar.T @ polar @ direct  # projects a fractional shift on the polar directions

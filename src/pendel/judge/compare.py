@@ -107,12 +107,13 @@ def have_same_measurements(runs: Sequence[Run]) -> bool:
 
 
 def hand(one: Run, other: Run) -> Hand | None:
-    """Comparison of two hands, None when the structures are not each other's inverse or differ in SAME_FIT.
+    """Comparison of two hands, None when the structures are not each other's inverse or sites or SAME_FIT differ.
 
     Source: Klar et al. (2023), Nature Chemistry 15, 848, with the count of Le Page, Gabe & Gainsford (1990), J. Appl.
     Cryst. 23, 406.
     """
-    alike = all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
+    alike = one.crystal.labels == other.crystal.labels
+    alike &= all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
     if not (alike and are_opposite_hands(one.crystal, other.crystal)):
         return None
     shared = one.calculated.keys() & other.calculated.keys()

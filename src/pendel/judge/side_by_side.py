@@ -19,7 +19,10 @@ MILLI = 1000.0  # mÅ in an Å
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coordinate:
-    """One coordinate in one run; `difference` and `difference_su` [mÅ] are those to the first run, along the axis."""
+    """One coordinate in one run; `difference` and `difference_su` [mÅ] are those to the first run, along the axis.
+
+    Both are zero for a site that the first run does not have.
+    """
 
     label: str
     value: float
@@ -41,7 +44,7 @@ class Coordinates:
 
 
 def coordinates(run: RunFiles, first: RunFiles) -> Coordinates:
-    """Coordinates of a run, with differences to those of the first run.
+    """Coordinates of a run, with differences to those of the first run for the sites that have the same label there.
 
     The su of a difference is sqrt(su_1² + su_2²), which holds for independent measurements. Two fits to the same
     measurements have correlated errors, so it is an upper bound there. Whole cells are taken off; no other origin.
@@ -52,15 +55,18 @@ def coordinates(run: RunFiles, first: RunFiles) -> Coordinates:
     lengths = MILLI * np.array(first.crystal.cell[:3])
     found, z = [], []
     (value, su), (before, before_su) = _numbers(run), _numbers(first)
-    away = (value - before - np.round(value - before)) * lengths
-    away_su = np.hypot(su, before_su) * lengths
     for site, label in enumerate(run.crystal.labels):
+        away, away_su = np.zeros(3), np.zeros(3)
+        if label in first.crystal.labels:
+            own = first.crystal.labels.index(label)
+            fraction = value[site] - before[own]
+            away, away_su = (fraction - np.round(fraction)) * lengths, np.hypot(su[site], before_su[own]) * lengths
         for axis, name in enumerate(AXES):
             one = {"value": float(value[site, axis]), "su": float(su[site, axis])}
-            one |= {"difference": float(away[site, axis]), "difference_su": float(away_su[site, axis])}
+            one |= {"difference": float(away[axis]), "difference_su": float(away_su[axis])}
             found.append(Coordinate(label=f"{label} {name}", **one))
-            if away_su[site, axis] > FIXED * lengths[axis]:
-                z.append(away[site, axis] / away_su[site, axis])
+            if away_su[axis] > FIXED * lengths[axis]:
+                z.append(away[axis] / away_su[axis])
     rms = float(np.sqrt(np.mean(np.square(z)))) if z and run is not first else None
     return Coordinates(values=tuple(found), rms_z=rms)
 
@@ -71,7 +77,7 @@ def _numbers(run: RunFiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reason(one: Crystal, other: Crystal) -> str:
-    if one.labels != other.labels:
+    if not set(one.labels) & set(other.labels):
         return OTHER_SITES
     if one is not other and are_opposite_hands(one, other):
         return OTHER_HAND

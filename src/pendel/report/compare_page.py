@@ -142,11 +142,12 @@ def _density_rows(runs: Sequence[RunFiles], found: dict[str, list]) -> list[tupl
 def _coordinate_rows(runs: Sequence[RunFiles], compared: Sequence[Coordinates]) -> list[dict[str, Any]]:
     """For every coordinate that some run refines: value(su), difference to the first run, and whether it is large."""
     rows = []
-    for number, one in enumerate(compared[0].values):
-        cells = [found.values[number] if found.values else None for found in compared]
+    by_label = [{one.label: one for one in found.values} for found in compared]
+    for label in dict.fromkeys(label for found in by_label for label in found):
+        cells = [found.get(label) for found in by_label]
         if not any(cell and cell.su > FIXED for cell in cells):
             continue
-        rows.append({"label": one.label, "cells": [_cell(cell, is_first=not k) for k, cell in enumerate(cells)]})
+        rows.append({"label": label, "cells": [_cell(cell, is_first=not k) for k, cell in enumerate(cells)]})
     return rows
 
 
