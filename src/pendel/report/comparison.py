@@ -20,7 +20,8 @@ def comparison_report(found: dict[str, list]) -> RenderableType:
     table = Table(title="expected log predictive density, measurement by measurement left out")
     for column in found["columns"]:
         justify = "left" if column in COLUMNS[:3] else "right"
-        table.add_column(column, justify=justify, overflow="fold")  # a name or number that is cut off says nothing
+        whole = column in ("stage", "elpd", "se")
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=whole)  # what is cut off says nothing
     for row in found["rows"]:
         table.add_row(*row)
     return Group(table, *map(Text, found["hands"]))
