@@ -67,7 +67,7 @@ TUNING = Tuning(
 )
 TIMES = ("elapsed_s", "compile_s", "seconds", "finished", "compilation")
 LONGEST = 600  # s of one process
-ROUNDING = 1e-11  # of the largest number of an array
+ROUNDING = 1e-11  # of the largest number of an array of a netCDF file
 
 
 def refine(out: Path, model: Path, infer: str) -> None:
@@ -93,7 +93,9 @@ def finished(process: subprocess.Popen) -> None:
 
 
 def timeless(value: object) -> object:
-    """JSON without the entries that are times."""
+    """JSON without the entries that are times; numbers to 12 digits, because sums may be taken in another order."""
+    if isinstance(value, float):
+        return float(f"{value:.12g}")
     if isinstance(value, dict):
         return {name: timeless(entry) for name, entry in value.items() if name not in TIMES}
     return [timeless(entry) for entry in value] if isinstance(value, list) else value
@@ -104,7 +106,7 @@ def content(path: Path) -> object:
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".npz":
-        return read_arrays(path)
+        return {name: array.tobytes() for name, array in read_arrays(path).items()}
     if path.suffix == ".nc":
         tree = xr.load_datatree(path, engine="h5netcdf")
         groups = {
@@ -122,14 +124,13 @@ def content(path: Path) -> object:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two contents are equal; numbers within ROUNDING, because sums may be taken in another order."""
+    """Whether two contents are equal; arrays of numbers within ROUNDING, because sums may be taken in another order."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    one, other = np.asarray(one), np.asarray(other)
-    if one.dtype.kind not in "fc" or other.dtype.kind not in "fc":
-        return np.array_equal(one, other)
+    if not (
+        isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.dtype.kind == other.dtype.kind == "f"
+    ):
+        return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
     size = np.max(np.abs(other), where=np.isfinite(other), initial=0.0)
     return one.shape == other.shape and np.allclose(one, other, rtol=ROUNDING, atol=ROUNDING * size, equal_nan=True)
 

@@ -251,7 +251,7 @@ def _thin(name: str, of_frames: dict[str, Any], mosaicity: str | None) -> Iterat
         text += f"; mean thickness by volume {float(np.median(of_frames['thickness_by_volume'])):.0f} Å"
     advice = (
         "the thickness may stand for what the model lacks: background, absorption, mosaicity, a wrong thickness; "
-        f"compare with {'' if mosaicity == 'on' else '--mosaicity on, '}--thickness lens or single"
+        f"compare with {'' if mosaicity == 'on' else '--mosaicity on (model robust), '}--thickness lens or single"
     )
     brief = f"{100 * share:.0f} % of the lit area is almost without thickness"
     yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice, brief=brief)
