@@ -85,7 +85,9 @@ def refine(
         summary, refined = run_stages(run, plans, key)
         folder.update(compilation=clock.compilation())
         if folder.writes:
+            run.tell("report", 0, 1)
             _write_page(out)
+            run.tell("report", 1, 1)
     return Outcome(folder=out, summary=summary, refined=refined, notes=(*problem.notes, *notes))
 
 

@@ -1,17 +1,26 @@
 """Progress of a run: a bar where someone watches, plain lines in a log, one JSON object a line for pipelines."""
 
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pendel.failures import InputError
 
-LINE_SECONDS = 10.0  # between plain lines of one stage
+LINE_SECONDS = 10.0  # between plain lines of one stage, and the longest silence
 MODES = ("auto", "quiet", "json")
 
 
@@ -31,21 +40,58 @@ def progress_of(mode: str, console: Console) -> AbstractContextManager[Report]:
         raise InputError(found=f"--progress {mode}", expected=" or ".join(MODES), do="change --progress")
     if mode == "quiet" or console.quiet:
         return nullcontext(_nothing)
-    return nullcontext(JsonLines(console)) if mode == "json" else TerminalProgress(console)
+    return JsonLines(console) if mode == "json" else TerminalProgress(console)
+
+
+class SignOfLife:
+    """Tells, whenever `seconds` pass without a line, which step was the last one and how long ago it was.
+
+    A compilation or a Gauss-Newton matrix of many frames takes minutes, in which no step ends.
+    """
+
+    def __init__(self, tell: Callable[[str, int, int, float], None], seconds: float = LINE_SECONDS) -> None:
+        self._tell, self._seconds, self._ended = tell, seconds, threading.Event()
+        self._last, self._since = ("begin", 0, 1), time.monotonic()
+        self._due = self._since + seconds
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "SignOfLife":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        """A step was done, or one of a stage that now begins, 0, is on its way."""
+        self._last, self._since = (stage, step, total), time.monotonic()
+
+    def told(self) -> None:
+        """A line was written."""
+        self._due = time.monotonic() + self._seconds
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._seconds / 10):
+            if time.monotonic() >= self._due:
+                self._tell(*self._last, time.monotonic() - self._since)
+                self.told()
 
 
 class TerminalProgress:
     """Called as progress(stage, step, total, info); use it in a `with` block."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, seconds: float = LINE_SECONDS) -> None:
+        self._console, self._seconds = console, seconds
+        self._life = SignOfLife(self._still, seconds)
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
         self._bars = Progress(
             TextColumn("{task.description:8}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[info]}"),
             console=console,
             disable=not console.is_terminal,
@@ -53,35 +99,65 @@ class TerminalProgress:
 
     def __enter__(self) -> "TerminalProgress":
         self._bars.start()
+        if not self._console.is_terminal:  # there the bars show the time that passes
+            self._life.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
+        if not self._console.is_terminal:
+            self._life.__exit__()
 
     def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
         """Show one step of a stage."""
+        self._life.step(stage, step, total)
         numbers = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in info.items())
         if self._console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, info="")
             self._bars.update(self._tasks[stage], completed=step, total=total, info=numbers)
-        elif step in (1, total) or time.monotonic() - self._told.get(stage, 0.0) > LINE_SECONDS:
+        elif step in (1, total) or (step and time.monotonic() - self._told.get(stage, 0.0) > self._seconds):
             self._told[stage] = time.monotonic()
             self._console.print(f"{stage} {step}/{total} {numbers}".rstrip(), highlight=False)
+            self._life.told()
+
+    def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
+        self._console.print(f"{stage} {step}/{total}, {seconds:.0f} s ago; still at work", highlight=False)
 
 
 class JsonLines:
-    """One JSON object a step: time_s since the start, stage, step, total, and the numbers of the stage."""
+    """One JSON object a step: time_s since the start, stage, step, total, and the numbers of the stage.
 
-    def __init__(self, console: Console) -> None:
+    Where no step ends for ten seconds the last one is repeated with `silent_s`, the seconds since then. Step 0 says
+    that a stage begins.
+    """
+
+    def __init__(self, console: Console, seconds: float = LINE_SECONDS) -> None:
         self._console, self._began = console, time.monotonic()
+        self._life = SignOfLife(self._still, seconds)
+
+    def __enter__(self) -> "JsonLines":
+        self._life.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._life.__exit__()
 
     def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
         """Write one step of a stage."""
+        self._life.step(stage, step, total)
+        self._write(stage, step, total, info)
+
+    def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
+        self._write(stage, step, total, {"silent_s": round(seconds, 2)})
+
+    def _write(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
         seconds = round(time.monotonic() - self._began, 2)
         numbers = {name: float(value) for name, value in info.items()}
         line = json.dumps({"time_s": seconds, "stage": stage, "step": step, "total": total, **numbers})
-        print(line, file=self._console.file, flush=True)
+        self._console.file.write(line + "\n")  # in one piece, as two threads write
+        self._console.file.flush()
+        self._life.told()
 
 
 def _nothing(stage: str, step: int, total: int, info: Mapping[str, float]) -> None:

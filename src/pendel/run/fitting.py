@@ -90,6 +90,11 @@ class Run:
         datasets = self.datasets(tuple(map(shard_plan, plans)))
         return make_target(self.model, self.problem.crystal, datasets, **self.observations())
 
+    def tell(self, stage: str, step: int, total: int, info: Mapping[str, float] | None = None) -> None:
+        """Progress, where someone wants to know."""
+        if self.progress is not None:
+            self.progress(stage, step, total, info or {})
+
     def key(self, number: int) -> Array:
         """A random key of this run; every use has its own number."""
         return jax.random.fold_in(jax.random.key(self.settings.seed), number)

@@ -161,7 +161,6 @@ def write_result(run: Run, plans: tuple[Plan, ...], result: StageResult) -> tupl
     found = {"stage": result.stage, "key": run.folder.keys[result.stage]}
     if run.folder.record().get("results_of") != found:
         run.folder.update(results_of=found, comparison=None)
-    if run.progress is not None:
-        numbers = {name: written[0][name] for name in ("r_obs_pooled", "wr2_pooled")}
-        run.progress(f"{result.stage} done", 1, 1, numbers)
+    numbers = {name: written[0][name] for name in ("r_obs_pooled", "wr2_pooled")}
+    run.tell(f"{result.stage} done", 1, 1, numbers)
     return written

@@ -43,6 +43,7 @@ from pendel.simulate.cost import affordable_draws
 INTERIM_DRAWS = 16  # those at which every intensity is calculated when another stage follows
 PRIOR_DRAWS = 200
 CURVE_DRAWS = 20  # of the rocking curves
+WRITING = 4  # steps: what follows from a result, its numbers, the posterior, the files
 ROUNDING = 1e-10  # numbers and deviations below it are zero
 HEAVY = ("calculated", "intensity")  # sites that need the simulator
 
@@ -74,9 +75,13 @@ def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, R
 
     Raises InputError when a file cannot be written.
     """
+    run.tell("write", 0, WRITING)
     found = _derive(run, plans, result)
+    run.tell("write", 1, WRITING)
     summary = _summary(run, plans, result, found)
+    run.tell("write", 2, WRITING)
     tree = _tree(run, plans, result, found, summary)
+    run.tell("write", 3, WRITING)
     refined = found.refined
     if not run.folder.writes:
         return {**summary, **run.clock.read()}, refined
@@ -96,6 +101,7 @@ def write_stage(run: Run, plans: Plans, result: StageResult) -> tuple[Summary, R
     _write_reflections(run, found)
     summary |= run.clock.read()
     run.folder.write("summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
+    run.tell("write", WRITING, WRITING)
     return summary, refined
 
 

@@ -85,9 +85,15 @@ class Density:
 
     def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Arrow | Array, Array]:
         """Potential, gradient, Gauss-Newton matrix and correction; the diagonal of the matrix for many globals."""
+        if self.progress is not None:
+            self.progress("matrix", 0, 1, {})  # it may take minutes
         if self.is_large:
-            return *self.functions.diagonal(z, fixed, self.reverse), fixed.correction
-        return self.functions.matrix(z, fixed, self.forward)
+            found = *self.functions.diagonal(z, fixed, self.reverse), fixed.correction
+        else:
+            found = self.functions.matrix(z, fixed, self.forward)
+        if self.progress is not None:
+            self.progress("matrix", 1, 1, {"log_density": -float(found[0] + fixed.correction @ z)})
+        return found
 
     def settled(self, z: Array, fixed: Fixed) -> Float[Array, " n"]:
         """z with the parameters that reach no simulation at their maximum."""
