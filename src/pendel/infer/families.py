@@ -24,7 +24,8 @@ class Family(NamedTuple):
     """What inference knows of a kind of distribution.
 
     `rows` says how many numbers an observation has; the first is its location. `parameters`: (distribution, observed
-    values) -> them [rows observations]; `log_density`: (parameters, observed values) -> log densities [observations];
+    values) -> them [rows observations], whatever the shape of the observations; `log_density`: (parameters, observed
+    values) -> log densities [observations];
     `information`: parameters -> expected information [rows rows observations].
     """
 
@@ -34,7 +35,7 @@ class Family(NamedTuple):
     information: Callable[[Float[Array, "rows observations"]], Float[Array, "rows rows observations"]]
 
 
-def normal_parameters(fn: Any, value: Array) -> Float[Array, "2 observations"]:
+def normal_parameters(fn: Any, value: Array) -> Float[Array, "2 *observations"]:
     """Location and log scale."""
     return _stacked(value, fn.loc, jnp.log(fn.scale))
 
@@ -52,7 +53,7 @@ def normal_information(parameters: Float[Array, "2 observations"]) -> Float[Arra
     return jnp.stack([jnp.stack([jnp.exp(-2 * log_scale), zero]), jnp.stack([zero, jnp.full_like(zero, 2.0)])])
 
 
-def student_parameters(fn: Any, value: Array) -> Float[Array, "3 observations"]:
+def student_parameters(fn: Any, value: Array) -> Float[Array, "3 *observations"]:
     """Location, log scale and log degrees of freedom."""
     return _stacked(value, fn.loc, jnp.log(fn.scale), jnp.log(fn.df))
 
@@ -81,7 +82,7 @@ def student_information(parameters: Float[Array, "3 observations"]) -> Float[Arr
     )
 
 
-def poisson_parameters(fn: Any, value: Array) -> Float[Array, "1 observations"]:
+def poisson_parameters(fn: Any, value: Array) -> Float[Array, "1 *observations"]:
     """Log rate."""
     return _stacked(value, jnp.log(fn.rate))
 
@@ -102,7 +103,7 @@ STUDENT = Family(3, student_parameters, student_log_density, student_information
 POISSON = Family(1, poisson_parameters, poisson_log_density, poisson_information)
 
 
-def log_normal_parameters(fn: Any, value: Array) -> Float[Array, "2 observations"]:
+def log_normal_parameters(fn: Any, value: Array) -> Float[Array, "2 *observations"]:
     """Location and log scale of the logarithm."""
     return normal_parameters(fn.base_dist, value)
 
@@ -150,5 +151,5 @@ family_of.register(dist.Poisson, lambda fn: POISSON)
 family_of.register(dist.LogNormal, lambda fn: LOG_NORMAL)
 
 
-def _stacked(value: Array, *rows: Any) -> Float[Array, "rows observations"]:
+def _stacked(value: Array, *rows: Any) -> Float[Array, "rows *observations"]:
     return jnp.stack([jnp.broadcast_to(row, jnp.shape(value)) for row in rows])

@@ -101,6 +101,12 @@ class Target:
         """
         return self._log_prior(values, self._trace(values, spreads, data, skipped))
 
+    def prior_sites(
+        self, values: Values, spreads: Values | None = None, data: Data | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """The sites of the model that count as prior, latent or observed, by name; no simulation."""
+        return _priors(self._trace(values, spreads, data, skipped))
+
     def simulate(self, values: Values, spreads: Values | None = None, data: Data | None = None) -> dict[str, Any]:
         """Results of the model's simulations, by name."""
         trace = self._trace(values, spreads, data, lambda program: program)
@@ -204,7 +210,7 @@ def prediction_of(trace: Mapping[str, dict]) -> Prediction:
     for site in trace.values():
         if not is_measured(site):
             continue
-        fn, mask = _unmasked(site["fn"])
+        fn, mask = unmasked(site["fn"])
         value = jnp.asarray(site["value"])
         if fn.event_dim:
             raise InputError(
@@ -287,7 +293,7 @@ def _any_nan(tree: Any) -> Array:
     return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves])) if leaves else jnp.zeros((), dtype=bool)
 
 
-def _unmasked(fn: Any) -> tuple[Any, Any]:
+def unmasked(fn: Any) -> tuple[Any, Any]:
     """A distribution without the masks and expansions around it, and the product of the masks."""
     mask: Any = 1.0
     while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
 from pendel.infer.maximum.arrow import Arrow, part_places
-from pendel.infer.maximum.curvature import arrow_hessian
+from pendel.infer.maximum.curvature import prior_curvature
 from pendel.infer.maximum.map import MapFit
 from pendel.infer.maximum.objective import compiled_once
 from pendel.infer.plates import by_element, frame_count, frame_of_elements, frame_of_observations, working_on
@@ -118,10 +118,8 @@ def _information(target: Target, fit: MapFit) -> Arrow:
 
     @jax.jit
     def beyond_prior(z, precision, data):
-        def prior(z):
-            return target.log_prior(layout.split(z), fit.spreads, data)
-
-        return precision + arrow_hessian(prior, z, layout.globals, precision.sizes)
+        curvature = prior_curvature(target, z, fit.spreads, precision.sizes, data)
+        return precision + jax.tree.map(jnp.negative, curvature)
 
     information = beyond_prior(jnp.asarray(fit.unconstrained), precision, target.data)
     owner = np.append(frame_of_elements(layout), -1)[part_places(layout.globals, precision.sizes)]

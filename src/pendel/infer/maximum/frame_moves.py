@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
-from pendel.infer.maximum.curvature import arrow_hessian
+from pendel.infer.maximum.curvature import prior_curvature
 from pendel.infer.maximum.normal_matrix import compressed_jacobian
 from pendel.infer.plates import (
     by_element,
@@ -67,7 +67,7 @@ def frame_scores(target: Target, sizes: tuple[int, ...]) -> FrameScores:
         def log_prior(z):
             return target.log_prior(layout.split(z), spreads, data)
 
-        return jnp.stack([jax.grad(log_prior)(z), arrow_hessian(log_prior, z, layout.globals, sizes).diagonal()])
+        return jnp.stack([jax.grad(log_prior)(z), -prior_curvature(target, z, spreads, sizes, data).diagonal()])
 
     def score(z, anchor, prior, spreads, data):
         values = layout.split(z)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.infer.layout import Layout
 from pendel.infer.maximum.arrow import Arrow, part_of_elements
-from pendel.infer.maximum.curvature import arrow_hessian
+from pendel.infer.maximum.curvature import prior_curvature
 from pendel.infer.maximum.errors import error_correction
 from pendel.infer.plates import by_frame, elements_of_frames
 from pendel.infer.target import Data, Target, Values
@@ -48,7 +48,7 @@ def normal_matrix(
     slopes = by_frame(layout, jnp.einsum("am,pam->pm", prediction.slope(), jacobian))
     gradient = jax.grad(prior)(z).at[: layout.globals].add(-jnp.sum(slopes[:, : layout.globals], axis=0))
     gradient = gradient.at[elements_of_frames(layout)].add(-slopes[:, layout.globals :], mode="drop")
-    matrix = arrow_hessian(prior, z, layout.globals, sizes)
+    matrix = prior_curvature(target, z, spreads, sizes, data)
     matrix = matrix + _information(layout, jacobian, prediction.information(), sizes)
     correction = error_correction(layout, jacobian, prediction, matrix)
     return -(log_prior + prediction.log_likelihood()), gradient, matrix, correction
@@ -99,7 +99,7 @@ def normal_diagonal(
     squares = jax.lax.map(lambda c: pull(c)[0] ** 2, scores)
 
     # The prior's own curvature along every axis; a curve's elements hold each other, which a diagonal cannot say.
-    curvature = arrow_hessian(prior, z, layout.globals, sizes).diagonal()
+    curvature = prior_curvature(target, z, spreads, sizes, data).diagonal()
     gradient = jax.grad(prior)(z) - pull(prediction.slope())[0]
     diagonal = jnp.mean(squares, axis=0) + jnp.maximum(curvature, 1e-6)
     return -(log_prior + prediction.log_likelihood()), gradient, diagonal

@@ -268,10 +268,11 @@ def _distance(matrix, step) -> float:
 
 
 def _promise(matrix, gradient) -> float:
-    """The gain in log density that the quadratic model predicts for a full step."""
+    """The gain in log density that the quadratic model predicts for a full step; no end where it has no maximum."""
     if not isinstance(matrix, Arrow):
         return float(0.5 * jnp.sum(gradient**2 / matrix))
-    return float(damped_step(matrix, gradient, 0.0)[1])
+    gain = float(damped_step(matrix, gradient, 0.0)[1])
+    return gain if gain >= 0 else np.inf
 
 
 def _report(density, step, total, log_density, began):

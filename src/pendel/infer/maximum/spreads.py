@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from pendel.base import Array
 from pendel.infer.maximum.arrow import Arrow, ArrowRoot
-from pendel.infer.maximum.curvature import arrow_hessian
+from pendel.infer.maximum.curvature import prior_curvature
 from pendel.infer.target import Data, Target
 
 FARTHEST = 2.0  # that the log of a spread is moved at once
@@ -175,9 +175,9 @@ def integrated_functions(target: Target) -> IntegratedFunctions:
     slope = jax.grad(minus_log_prior)
 
     def with_prior(matrix, sign, z, log_spreads, data):
-        return matrix + arrow_hessian(
-            lambda z: sign * minus_log_prior(z, log_spreads, data), z, layout.globals, matrix.sizes
-        )
+        values = {name: jnp.exp(value) for name, value in unravel(log_spreads).items()}
+        curvature = prior_curvature(target, z, values, matrix.sizes, data)
+        return matrix + jax.tree.map(lambda x: sign * x, curvature)
 
     def prior(log_spreads, z, precision, data):
         return slope(z, log_spreads, data), with_prior(precision, -1, z, log_spreads, data)
