@@ -6,6 +6,7 @@ a statistical model (`load_model`), inference (`find_start`, `fit_map`, `fit_svi
 """
 
 import importlib
+import importlib.metadata
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,8 @@ __all__ = sorted(HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """A public name, imported now and then kept."""
+    if name == "__version__":
+        return importlib.metadata.version("pendel")
     if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(HOME[name]), name)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import pendel
 from pendel.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def test_every_table_names_its_source():
 
 
 def test_installed_version_and_command():
-    assert metadata.version("pendel") == PROJECT["project"]["version"]
+    assert pendel.__version__ == metadata.version("pendel") == PROJECT["project"]["version"]
     commands = {entry.name: entry.value for entry in metadata.entry_points(group="console_scripts")}
     assert commands["pendel"] == "pendel.cli.main:main"
 
