@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from pendel.base import InputError
 from pendel.run.clock import CompileClock
-from pendel.run.compile_cache import SHORTEST, compile_cache
+from pendel.run.compile_cache import MAPPINGS, SHORTEST, compile_cache, make_room_for_programs
 from pendel.user_cache import user_cache
 
 
@@ -138,3 +138,19 @@ def test_a_folder_of_others_is_not_used_and_a_note_says_so(home: Path, monkeypat
     assert message in note
     with pytest.raises(InputError, match=message):
         user_cache("xla")
+
+
+@pytest.mark.skipif(not MAPPINGS.is_file(), reason="no list of the mappings of memory on this system")
+def test_programs_are_dropped_where_they_hold_too_many_mappings():
+    """Linux lets a process have 65,530; a jitted function lives on and is traced again."""
+    traced = []
+
+    @jax.jit
+    def function(x):
+        traced.append(x)
+        return jnp.sin(x) + 1.0
+
+    for most, times in ((10**9, 1), (10**9, 1), (0, 2)):
+        make_room_for_programs(most)
+        assert float(function(0.0)) == 1.0
+        assert len(traced) == times

@@ -133,7 +133,7 @@ class JsonLines:
     """
 
     def __init__(self, console: Console, seconds: float = LINE_SECONDS) -> None:
-        self._console, self._began = console, time.monotonic()
+        self._console, self._began, self._lock = console, time.monotonic(), threading.Lock()
         self._life = SignOfLife(self._still, seconds)
 
     def __enter__(self) -> "JsonLines":
@@ -152,11 +152,11 @@ class JsonLines:
         self._write(stage, step, total, {"silent_s": round(seconds, 2)})
 
     def _write(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
-        seconds = round(time.monotonic() - self._began, 2)
         numbers = {name: float(value) for name, value in info.items()}
-        line = json.dumps({"time_s": seconds, "stage": stage, "step": step, "total": total, **numbers})
-        self._console.file.write(line + "\n")  # in one piece, as two threads write
-        self._console.file.flush()
+        with self._lock:  # two threads write
+            seconds = round(time.monotonic() - self._began, 2)
+            line = json.dumps({"time_s": seconds, "stage": stage, "step": step, "total": total, **numbers})
+            print(line, file=self._console.file, flush=True)
         self._life.told()
 
 

@@ -15,6 +15,8 @@ SWITCH = "PENDEL_CACHE"  # environment variable
 FOLDER = "xla"
 LARGEST = 2_000_000_000  # bytes; what was not used for longest goes first
 SHORTEST = 0.05  # s of compilation of a program that is kept; reading one takes a tenth of that
+MAPPINGS = Path("/proc/self/maps")  # of memory, a line each; where there is no such file there is no such limit
+MOST_MAPPINGS = 20_000  # a third of what Linux allows a process
 
 
 @contextmanager
@@ -38,6 +40,16 @@ def compile_cache() -> Iterator[tuple[str, ...]]:
         yield notes
     finally:
         _set_options(before)
+
+
+def make_room_for_programs(most: int = MOST_MAPPINGS) -> None:
+    """Drop all compiled programs where they hold more than `most` mappings of memory; what is needed again is read.
+
+    Linux allows a process 65,530 mappings, and a compiled program takes ten to hundreds. A molecule with restraints met
+    the limit in its third fit: LLVM said "Cannot allocate memory", and the process died with a segmentation fault.
+    """
+    if MAPPINGS.is_file() and MAPPINGS.read_bytes().count(b"\n") > most:
+        jax.clear_caches()
 
 
 def _folder() -> tuple[Path | None, tuple[str, ...]]:

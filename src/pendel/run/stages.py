@@ -22,6 +22,7 @@ from pendel.model.load import model_story
 from pendel.run.basins import fit_basins, fit_likely_basin, near_basins, temper
 from pendel.run.coarse import coarse_problem, is_costly
 from pendel.run.coarse_fit import fit_coarse, scan_again
+from pendel.run.compile_cache import make_room_for_programs
 from pendel.run.fitting import (
     ROUNDS,
     SAMPLERS,
@@ -150,6 +151,7 @@ def _resumed(run: Run, stage: str, make: Callable[[], Any], target: Target | Non
     began = time.monotonic()
     value = make()
     folder.save_stage(stage, value, seconds=time.monotonic() - began, left_out=(Layout,))
+    make_room_for_programs()
     if stage == "map":
         folder.remove(*DIFFERENCE)  # they show what another maximum lacks
     return value
