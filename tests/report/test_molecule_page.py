@@ -43,7 +43,7 @@ def test_tables_of_a_molecule(folder):
     assert [row["card"] for row in rows] == ["DFIX", "DFIX", "SIMU"]
     assert (rows[1]["atoms"], rows[1]["decided"]) == ("O1 C1", "restraint")
     value, _, su = rows[1]["posterior"].rstrip(")").partition("(")
-    assert float(value) == pytest.approx(1.43, abs=0.002)
+    assert float(value) == pytest.approx(1.43, abs=0.005)  # a quarter of s: a fit ends 0.1 nats below its maximum
     assert int(su) > 0
     assert rows[2]["target"] == ""
     assert hydrogen_bond_rows(run) == []
