@@ -25,8 +25,7 @@ class Family(NamedTuple):
 
     `rows` says how many numbers an observation has; the first is its location. `parameters`: (distribution, observed
     values) -> them [rows observations], whatever the shape of the observations; `log_density`: (parameters, observed
-    values) -> log densities [observations];
-    `information`: parameters -> expected information [rows rows observations].
+    values) -> log densities [observations]; `information`: parameters -> expected information [rows rows observations].
     """
 
     rows: int
