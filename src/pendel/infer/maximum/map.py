@@ -17,6 +17,7 @@ from pendel.infer.maximum.optimise import (
     APPROXIMATE,
     Density,
     MapTuning,
+    Optimum,
     Progress,
     from_fitted,
     from_start,
@@ -123,15 +124,18 @@ def fit_map(
             z = moved(density, z, fixed, moves[number - 1])
         best = in_metric(density, z, best.matrix, fixed, tolerance if number == rounds else approximate)
         steps += best.steps
-    matrix = best.matrix
-    if density.is_large and layout.globals <= tuning.largest:
-        matrix = functions.matrix(best.z, fixed, forward)[2]
-    method = "L-BFGS in a diagonal metric" if density.is_large else "Fisher scoring, then L-BFGS in its metric"
+    method = "Fisher scoring, then L-BFGS in its metric"
+    if density.is_large:
+        method = "L-BFGS in a diagonal metric"
+        if layout.globals <= tuning.largest:
+            best, fixed = _with_errors_corrected(density, best, fixed)
+            method += ", then in that of the whole matrix"
+            steps += best.steps
     state = "converged" if best.converged else "NOT converged"
     return MapFit(
         values={**layout.constrain(best.z), **fixed.spreads},
         unconstrained=np.asarray(best.z),
-        precision=jax.tree.map(np.asarray, _as_arrow(matrix, functions)),
+        precision=jax.tree.map(np.asarray, _as_arrow(best.matrix, functions)),
         layout=layout,
         spreads=dict(fixed.spreads),
         potential=best.potential,
@@ -188,6 +192,22 @@ def _density(target: Target, spreads: Values | None, progress: Progress | None, 
     values = _as_arrays({**target.spreads, **(spreads or {})})
     density = Density(objective(forward), forward.data, reverse.data, progress, tuning)
     return density, Fixed(values, jnp.zeros(target.layout.size)), prior_means(target, values)
+
+
+def _with_errors_corrected(density: Density, best: Optimum, fixed: Fixed) -> tuple[Optimum, Fixed]:
+    """The maximum with the correction of the errors, which needs the whole matrix; and what was fixed in it.
+
+    Where the errors came out much too small at first, the correction there is not yet that of the end.
+    """
+    tuning = dataclasses.replace(density.tuning, many_globals=density.tuning.largest)
+    whole = dataclasses.replace(density, tuning=tuning)
+    matrix, correction = whole.matrix(best.z, fixed)[2:]
+    steps = 0
+    for tolerance in (APPROXIMATE, tuning.tolerance):
+        fixed = fixed._replace(correction=jnp.asarray(correction))
+        best = in_metric(whole, whole.settled(best.z, fixed), matrix, fixed, tolerance)
+        matrix, correction, steps = best.matrix, best.correction, steps + best.steps
+    return dataclasses.replace(best, steps=steps), fixed
 
 
 def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:
