@@ -3,14 +3,17 @@
 Run by hand: python examples/studies/calibration.py OUT [--experiments 200] [--infer map|svi|nuts] [--frames 12]. Every
 experiment draws structure, errors, tilts, scales and thickness from the model's prior, narrowed to where a refinement
 stands that has begun (positions 10 mÅ, log-strain 0.3, thickness in one basin), draws intensities from the error model,
-and starts from another draw, never from the truth. OUT/calibration_svi.json holds coverages, OUT/calibration_svi.png
-histograms of the rank of the truth; finished experiments are kept and not repeated.
+and starts from another draw, never from the truth. With --effects absorption and mosaicity are in the data and in the
+fit, too, drawn from their priors, as the background always is; the simulation is that of the fit.
+OUT/calibration_svi.json holds coverages, OUT/calibration_svi.png histograms of the rank of the truth; finished
+experiments are kept and not repeated.
 """
 
 import argparse
 import dataclasses
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,7 +28,10 @@ from pendel.experiment.select import drop_poor_frames
 from pendel.infer.chains.nuts import ChainTuning
 from pendel.infer.predict import derive
 from pendel.run.scan import tilt_moves
+from pendel.simulate.mosaic import EXPECTED
+from pendel.simulate.planning import plan_with, settings_of
 
+GLOBALS = ("background", "absorption", "mosaicity")
 LEVELS = (0.5, 0.8, 0.95)
 THICKNESS = 600.0  # Å
 TILTS = 44  # resolve its fringes; with fewer the posterior has a comb of maxima along the tilts of frames
@@ -51,11 +57,14 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=200)
     parser.add_argument("--infer", choices=("map", "svi", "nuts"), default="svi")
     parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--effects", action="store_true", help="absorption and mosaicity")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="of how many: work for several processes")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = pendel.load_model(str(_narrowed_model(options.out)))
-    crystal, dataset = _setting(options.frames)
+    if options.effects:
+        model = partial(model, absorption="on", mosaicity="on")
+    crystal, dataset = _setting(options.frames, EXPECTED if options.effects else 0.0)
     part, parts = options.part
     for number in range(part, options.experiments, parts):
         path = options.out / f"{options.infer}_{number:04}.npz"
@@ -70,10 +79,7 @@ def main() -> None:
 def _narrowed_model(out: Path) -> Path:
     """A copy of `robust` with the priors of a refinement that has begun: what a user does who edits a model."""
     source = (Path(__file__).resolve().parents[2] / "models" / "robust.py").read_text()
-    for wide, narrow in (
-        ('"displacement", dist.Normal(0, 0.05)', '"displacement", dist.Normal(0, 0.01)'),
-        ('"log_strain", dist.Normal(0, 1)', '"log_strain", dist.Normal(0, 0.3)'),
-    ):
+    for wide, narrow in (("displacement=0.05", "displacement=0.01"), ("log_strain=1.0", "log_strain=0.3")):
         assert source.count(wide) == 1
         source = source.replace(wide, narrow)
     path = out / "calibration_model.py"
@@ -81,7 +87,7 @@ def _narrowed_model(out: Path) -> Path:
     return path
 
 
-def _setting(frames: int):
+def _setting(frames: int, mosaicity: float):
     """The embedded quartz crystal and the geometry of its first frames; beams wide enough for all draws."""
     files = example()
     crystal = pendel.read_crystal(files.structure)
@@ -89,7 +95,8 @@ def _setting(frames: int):
     every = len(rows.frame_id) // frames
     some = pendel.thin(rows, slice(0, every * frames, every))
     experiment = drop_poor_frames(pendel.select(some, "nearest"), 1)
-    plan = pendel.make_plan(crystal, experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
+    settings = settings_of(experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
+    plan = plan_with(crystal, experiment, dataclasses.replace(settings, mosaicity=mosaicity), None)
     return crystal, pendel.DataSet(experiment, plan)
 
 
@@ -129,8 +136,11 @@ def _one(model, crystal, dataset, key, infer):
     derived = derive(model, data, draws, leave_out=("calculated", "intensity"))
     upper = np.triu_indices(3)
     found = {}
-    for name in ("fract", "U_aniso", "thickness"):
-        values, true = derived[name], truth[name]
+    values_of = {name: np.asarray(x) for name, x in {**draws, **derived}.items()}
+    for name in ("fract", "U_aniso", "thickness", *(name for name in GLOBALS if name in truth)):
+        values, true = values_of[name], truth[name]
+        if np.ndim(true) == 0:
+            values, true = values[:, None], true[None]
         if name == "U_aniso":
             values, true = values[:, :, *upper], true[:, *upper]
         free = np.std(values, axis=0) > 1e-9  # symmetry fixes the others

@@ -15,6 +15,7 @@ from pendel.infer.maximum.arrow import Arrow, ArrowRoot, arrow_of_diagonal
 from pendel.infer.maximum.objective import Fixed, Objective, differentiable, objective
 from pendel.infer.maximum.optimise import (
     APPROXIMATE,
+    CONVERGED,
     Density,
     MapTuning,
     Optimum,
@@ -195,13 +196,16 @@ def _density(target: Target, spreads: Values | None, progress: Progress | None, 
 
 
 def _with_errors_corrected(density: Density, best: Optimum, fixed: Fixed) -> tuple[Optimum, Fixed]:
-    """The maximum with the correction of the errors, which needs the whole matrix; and what was fixed in it.
+    """The maximum with the whole matrix and the correction of the errors, which needs it; and what was fixed in it.
 
-    Where the errors came out much too small at first, the correction there is not yet that of the end.
+    Where the errors came out much too small at first, the correction there is not yet that of the end, so it is made
+    twice. A fit with a tolerance above `CONVERGED` gets the matrix alone: what follows moves the maximum again.
     """
     tuning = dataclasses.replace(density.tuning, many_globals=density.tuning.largest)
     whole = dataclasses.replace(density, tuning=tuning)
     matrix, correction = whole.matrix(best.z, fixed)[2:]
+    if tuning.tolerance > CONVERGED:
+        return dataclasses.replace(best, matrix=matrix, steps=0), fixed
     steps = 0
     for tolerance in (APPROXIMATE, tuning.tolerance):
         fixed = fixed._replace(correction=jnp.asarray(correction))
