@@ -10,7 +10,7 @@ The generative story, for measurement m of hkl r in frame f:
     log_thickness ~ GP(log_thickness_mean, thickness_spread, 20 deg) + Normal(0, thickness_jump)   along the angle
     log_taper     ~ GP(log_taper_mean, taper_spread, 20 deg) + Normal(0, taper_jump)
     absorption ~ LogNormal(0, 0.3)              strength kappa of the thermal absorption, potential U + i kappa U'
-    mosaicity ~ HalfNormal(0.1 deg)             spread of the orientation of blocks whose intensities add; with "on"
+    mosaicity ~ HalfNormal(0.1 deg)             spread of the orientation of blocks whose intensities add
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
     I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
@@ -26,7 +26,9 @@ beam does not light the same part of the crystal in every frame. `--thickness` n
 `pendel.model.thickness_prior`. Several crystals of one structure have thickness, scale, tilts, absorption and
 background of their own and share a, b and nu; with errors="each" every crystal has its own. absorption="auto" leaves
 the absorption out where the mean absorption length of the start structure is above 5700 Å, "off" always, "on" never.
-mosaicity="on" needs plans with tilts for it, as `--mosaicity on` makes them; a simulation takes three times as long.
+mosaicity="auto" leaves the mosaicity out where the plan has no tilts for it, "off" always; a simulation with it takes
+three times as long. Plans of a run have such tilts where the data file states a mosaicity, or with --mosaicity on; the
+scale of its prior is that of the file where this is above 0.1 degrees.
 The electron cloud of hydrogen is shifted towards its parent; with clouds="spherical" it is around the nucleus.
 """
 
@@ -56,7 +58,7 @@ def model(
     thickness="taper",
     errors="shared",
     absorption="auto",
-    mosaicity="off",
+    mosaicity="auto",
     clouds="shifted",
 ):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
@@ -83,7 +85,7 @@ def model(
         )
         # Absorption: an Einstein crystal loses what it scatters thermally; the detector finds some of that again.
         strength = sample_absorption(data, absorption, log_strength=0.3)
-        # Mosaicity: blocks of the crystal are turned against each other by as much as data reduction usually states.
+        # Mosaicity: blocks of the crystal are turned against each other by about as much as data reduction states.
         spread = sample_mosaicity(data, mosaicity)
         illumination = dataclasses.replace(illumination, absorption=strength, mosaicity=spread)
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)

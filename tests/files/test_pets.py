@@ -343,3 +343,22 @@ def test_several_blocks(write):
     assert len(read_pets(path, block="two").hkl) == 3
     refused(path, "No block three", block="three")
     refused(path, "no reflections", block="structure")
+
+
+@pytest.mark.parametrize(
+    ("details", "item", "expected"),
+    [
+        ("", "", None),
+        ("\nmosaicity:  0.150", "", 0.15),
+        ("\nMosaicity : 0", "", 0.0),
+        ("", "_diffrn_measurement_mosaicity 0.070", 0.07),
+        ("\nmosaicity:  0.150", "_diffrn_measurement_mosaicity ?", 0.15),
+        ("\nmosaicity:  40", "", None),  # no single crystal has it
+        ("\nmosaicity: unknown", "", None),
+    ],
+)
+def test_the_mosaicity_of_data_reduction_is_read(write, details, item, expected):
+    text = pets_text(details=DETAILS + details).replace(
+        "_diffrn_measurement_details", f"{item}\n_diffrn_measurement_details"
+    )
+    assert read_pets(write(text)).mosaicity == expected

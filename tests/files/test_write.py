@@ -79,6 +79,7 @@ def experiment() -> Experiment:
         dstar_max=1.6,
         selection="all",
         notes=(),
+        mosaicity=0.15,
         orientation=turn @ reciprocal_matrix(cell),
         frame_id=ids,
         alpha=np.array([-10.123456, -9.0, -8.0]),

@@ -6,18 +6,18 @@ import pytest
 from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _thin
 
 
-@pytest.mark.parametrize("mosaicity", [None, "off", "on"])
+@pytest.mark.parametrize("is_mosaic", [False, True])
 @pytest.mark.parametrize(("share", "level"), [(0.0, PASS), (DUSTBIN, PASS), (0.6, WARN)])
-def test_much_weight_at_no_thickness_is_a_warning(share, level, mosaicity):
+def test_much_weight_at_no_thickness_is_a_warning(share, level, is_mosaic):
     """Its advice is to try mosaicity where that is off."""
-    (verdict,) = _thin("one", {"thin_share": np.full((5, 3), share)}, mosaicity)
+    (verdict,) = _thin("one", {"thin_share": np.full((5, 3), share)}, is_mosaic)
     assert verdict.level == level
-    assert ("--mosaicity on" in verdict.advice) == (level == WARN and mosaicity != "on")
+    assert ("--mosaicity on" in verdict.advice) == (level == WARN and not is_mosaic)
     assert f"{100 * share:.0f} % of the lit area" in verdict.text
 
 
 def test_models_without_a_thickness_distribution_have_no_such_verdict():
-    assert not list(_thin("one", {}, None))
+    assert not list(_thin("one", {}, False))
 
 
 @pytest.mark.parametrize(("lead", "level"), [(0.5, WARN), (40.0, PASS)])

@@ -76,8 +76,8 @@ def test_plans_of_a_map_are_those_of_its_maximum(tmp_path):
         folder = claim_folder(tmp_path / infer, key, force=False, seed=0, defaults={}).with_keys(keys)
         folder.save_stage("start", start, seconds=0.0)
         folder.save_stage("map", {"values": {"tilt": np.zeros((frames, 2))}}, seconds=0.0)
-        _, _, plans, _ = _fitted(folder)
-        assert plans[0].settings == final_plans(problem, settings, start.values)[0].settings
+        _, model, plans, _ = _fitted(folder)
+        assert plans[0].settings == final_plans(problem, settings, model, start.values)[0].settings
         assert plans[0].settings.thickness_max == pytest.approx(2.2 * 300.0)
 
 

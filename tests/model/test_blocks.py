@@ -179,7 +179,7 @@ def test_options_of_a_model():
         "thickness": "taper",
         "errors": "shared",
         "absorption": "auto",
-        "mosaicity": "off",
+        "mosaicity": "auto",
         "clouds": "shifted",
     }
     assert model_options(robust) == own

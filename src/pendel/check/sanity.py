@@ -73,7 +73,11 @@ def _beams(plan: Plan, cost: Cost) -> RenderableType:
 def _absorption(crystal: Crystal, plan: Plan, rows: Experiment) -> RenderableType:
     length = absorption_length(crystal, rows.wavelength)
     verdict = "absorption is in the model `robust`" if plan.is_absorbing else "absorption is left out"
-    return Text(f"mean absorption length {length:.0f} Å: {verdict} unless --absorption says otherwise")
+    text = f"mean absorption length {length:.0f} Å: {verdict} unless --absorption says otherwise"
+    if rows.mosaicity:
+        text += f"\nmosaicity {rows.mosaicity:g}° by data reduction: `robust` refines it, which takes three times as "
+        text += "long, unless --mosaicity is off"
+    return Text(text)
 
 
 def _price(cost: Cost) -> RenderableType:

@@ -106,9 +106,9 @@ def simulate_experiment(
     exact = np.asarray(jax.jit(simulate_intensities)(crystal, plan, illumination))
     intensity, sigma = measured(exact, imperfections, generator)
     mean = np.sum(weights * nodes, axis=1)
-    notes = ("simulated",)
+    stated = {"notes": ("simulated",), "mosaicity": imperfections.mosaicity}
     return Synthetic(
-        experiment=dataclasses.replace(geometry, intensity=intensity, sigma=sigma, notes=notes),
+        experiment=dataclasses.replace(geometry, intensity=intensity, sigma=sigma, **stated),
         misorientation_deg=tilt,
         thickness=mean,
         thickness_width=np.sqrt(np.sum(weights * (nodes - mean[:, None]) ** 2, axis=1)),

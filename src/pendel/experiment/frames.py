@@ -26,6 +26,7 @@ class Experiment:
     has the columns a*, b*, c* in the laboratory at zero goniometer angles; `alpha` (about x), `beta` (about y) and
     `semi_angle` (half the sweep, or semi-angle of the precession cone) are in degrees; `frame_index` points into the
     frame arrays; intensities and `sigma` are in the file's units; `weight` counts the file rows behind a measurement.
+    `mosaicity`: spread of the orientation that the data reduction states [deg], None where it states none.
     """
 
     name: str = dataclasses.field(metadata={"static": True})
@@ -35,6 +36,7 @@ class Experiment:
     dstar_max: float = dataclasses.field(metadata={"static": True})
     selection: str = dataclasses.field(metadata={"static": True})
     notes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    mosaicity: float | None = dataclasses.field(default=None, metadata={"static": True})
     orientation: Float[Array, "3 3"]
     frame_id: Int[Array, "frames"]
     alpha: Float[Array, "frames"]

@@ -27,6 +27,7 @@ NOMINAL_KILOVOLTS = (80, 100, 120, 160, 200, 300)
 ELECTRON_WAVELENGTHS = (0.008, 0.09)  # Å, about 1 MeV to 18 keV: outside, it is not an electron wavelength
 
 _WAVELENGTH_NAMES = ("diffrn_radiation_wavelength", "diffrn_radiation_wavelength_value")
+LARGEST_MOSAICITY = 2.0  # deg; no single crystal has more
 _DETAILS_NAMES = ("diffrn_measurement_details", "diffrn_reflns_reduction_process")
 
 
@@ -71,6 +72,7 @@ def read_pets(
         dstar_max=_dstar_max(table, details, np.linalg.norm(hkl @ orientation.T, axis=1), notes),
         selection="all",
         notes=tuple(notes),
+        mosaicity=_mosaicity(table, details),
         orientation=orientation,
         frame_id=frame_id,
         alpha=alpha,
@@ -165,6 +167,15 @@ def _geometry(table: PetsTable, details: str, given: str | None, notes: list[str
         expected="continuous rotation or precession",
         do="give --geometry rotation or --geometry precession",
     )
+
+
+def _mosaicity(table: PetsTable, details: str) -> float | None:
+    """What the data reduction states [deg], in an item of its own or in a line of the details."""
+    line = re.search(r"mosaicity\s*:\s*([\d.]+)", details, flags=re.IGNORECASE)
+    stated = table.number("diffrn_measurement_mosaicity")
+    if stated is None and line:
+        stated = gemmi.cif.as_number(line[1])
+    return stated if stated is not None and 0 <= stated < LARGEST_MOSAICITY else None
 
 
 def _ub_matrix(table: PetsTable) -> Float[Array, "3 3"]:

@@ -43,6 +43,8 @@ def write_pets(
             block.set_pair(f"_diffrn_orient_matrix_UB_{row + 1}{column + 1}", element)
     stated = "continuous rotation" if experiment.geometry == "rotation" else "precession"
     details = f"data collection geometry: {stated}\ndstarmax: {_digits(experiment.dstar_max)}"
+    if experiment.mosaicity is not None:
+        details += f"\nmosaicity: {_digits(experiment.mosaicity)}"
     block.set_pair("_diffrn_measurement_details", gemmi.cif.quote(details))
     _add_frames(block, experiment, frame_scale)
     if misorientation_deg is not None:

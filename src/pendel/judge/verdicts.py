@@ -223,7 +223,8 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         advice = "see the table of frames: a bad orientation, another grain, shadowing?"
         brief = f"{len(flagged)} of {len(data.frame_id)} frames stand out"
         yield judged(share <= 0.05, text, advice, brief=brief)
-        yield from _thin(data.name, data.of_frames, run.record.get("settings", {}).get("mosaicity"))
+        is_mosaic = any(name.startswith("mosaicity") for name in run.tree["posterior"].data_vars)
+        yield from _thin(data.name, data.of_frames, is_mosaic)
     yield from _basins_of_start(run.record)
 
 
@@ -241,7 +242,7 @@ def _basins_of_start(record: dict[str, Any]) -> Iterator[Verdict]:
         yield judged(lead > SEPARATED, text, "several thicknesses explain the data: take --infer smc")
 
 
-def _thin(name: str, of_frames: dict[str, Any], mosaicity: str | None) -> Iterator[Verdict]:
+def _thin(name: str, of_frames: dict[str, Any], is_mosaic: bool) -> Iterator[Verdict]:
     """A thickness distribution that explains what the model lacks: much of its weight at next to no thickness."""
     if "thin_share" not in of_frames:
         return
@@ -251,7 +252,7 @@ def _thin(name: str, of_frames: dict[str, Any], mosaicity: str | None) -> Iterat
         text += f"; mean thickness by volume {float(np.median(of_frames['thickness_by_volume'])):.0f} Å"
     advice = (
         "the thickness may stand for what the model lacks: background, absorption, mosaicity, a wrong thickness; "
-        f"compare with {'' if mosaicity == 'on' else '--mosaicity on (model robust), '}--thickness lens or single"
+        f"compare with {'' if is_mosaic else '--mosaicity on (model robust), '}--thickness lens or single"
     )
     brief = f"{100 * share:.0f} % of the lit area is almost without thickness"
     yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice, brief=brief)

@@ -104,7 +104,7 @@ def _fitted(run: RunFolder) -> tuple[Problem, Any, tuple[Plan, ...], dict[str, A
     problem = read_problem(inputs["structure"], [path for role, path in inputs.items() if "data" in role], settings)
     start = run.load_stage("start")["values"]
     model = with_options(load_model(settings.model), **settings.model_options())
-    plans = final_plans(problem, settings, start)
+    plans = final_plans(problem, settings, model, start)
     return problem, model, plans, run.load_stage("map")["values"]
 
 

@@ -177,7 +177,7 @@ def sample_absorption(data: DataSet, choice: str, *, log_strength: float) -> Any
     return numpyro.sample(f"absorption{data.suffix}", dist.LogNormal(0, log_strength))
 
 
-def sample_mosaicity(data: DataSet, choice: str, *, scale: float = EXPECTED) -> Any:
+def sample_mosaicity(data: DataSet, choice: str, *, scale: float | None = None) -> Any:
     """Standard deviation of the orientation of blocks, mosaicity ~ HalfNormal(scale) [deg], or None for one block.
 
     One number for each crystal; a half-normal density does not keep it from zero. Data reduction states 0.05 to 0.2
@@ -185,14 +185,15 @@ def sample_mosaicity(data: DataSet, choice: str, *, scale: float = EXPECTED) -> 
 
     Args:
         choice: "on", "off", or "auto": where the plan has tilts for it.
-        scale: of the prior [deg].
+        scale: of the prior [deg]; what the plan expects when not given.
 
     Raises InputError for another choice, and for "on" with a plan that has no tilts for it.
     """
     _known("mosaicity", choice)
     if choice == "off" or (choice == "auto" and not data.plan.is_mosaic):
         return None
-    return numpyro.sample(f"mosaicity{data.suffix}", dist.HalfNormal(scale))
+    expected = scale or data.plan.settings.mosaicity or EXPECTED
+    return numpyro.sample(f"mosaicity{data.suffix}", dist.HalfNormal(expected))
 
 
 def _known(option: str, choice: str) -> None:

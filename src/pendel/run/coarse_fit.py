@@ -15,14 +15,14 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     few = dataclasses.replace(run, problem=coarse.problem, settings=coarse.settings)
     start = scan_start(few, bounded(few.problem, few.settings, first_plans(few.problem, few.settings)))
     near = [other.values for other in near_basins(start)[1:]]
-    target = few.target(final_plans(few.problem, few.settings, widest(start.values, near)))
+    target = few.target(final_plans(few.problem, few.settings, run.model, widest(start.values, near)))
     fit = fit_likely_basin(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
     rough = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     if coarse.every == 1:
         return rough
     all_beams = dataclasses.replace(few, settings=run.settings)
-    plans = final_plans(few.problem, run.settings, rough.values)
+    plans = final_plans(few.problem, run.settings, run.model, rough.values)
     target = few.target(plans)
     fit = fit_structure(all_beams, target, rough, rounds=0, tolerance=APPROXIMATE)
     crystal, datasets = target.data[0]
@@ -35,7 +35,7 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     plans = bounded(run.problem, coarse.settings, first_plans(run.problem, coarse.settings))
     start = scan_start(few_beams, plans, rough.values)
     start = dataclasses.replace(start, values=handed_over(rough.values, start.values, coarse.every), others=())
-    plans = final_plans(run.problem, coarse.settings, start.values)
+    plans = final_plans(run.problem, coarse.settings, run.model, start.values)
     target = run.target(plans)
     values, spreads = site_values(target, start)
     found = climb_frames(target, start=values, spreads=spreads, progress=run.progress)

@@ -1,12 +1,13 @@
 """Plans of a run: beams for finding start values, then beams around what was found."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pendel.base import Array, suffix
+from pendel.model.load import model_options
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
@@ -32,12 +33,12 @@ def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
     )
 
 
-def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array]) -> tuple[Plan, ...]:
+def final_plans(problem: Problem, settings: Settings, model: Callable, values: Mapping[str, Array]) -> tuple[Plan, ...]:
     """Beams around the tilts that were found; tilts and expansion for the thickness that was found; `bounded`.
 
-    Where mosaicity is on, there are tilts for it.
+    Where the model has a mosaicity, there are tilts for it.
     """
-    plans = []
+    choice, plans = model_options(model).get("mosaicity", "off"), []
     for number, experiment in enumerate(problem.experiments):
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
         chosen = settings_of(
@@ -46,8 +47,8 @@ def final_plans(problem: Problem, settings: Settings, values: Mapping[str, Array
             tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
         )
-        if settings.mosaicity == "on":
-            chosen = dataclasses.replace(chosen, mosaicity=EXPECTED)
+        if choice == "on" or (choice == "auto" and experiment.mosaicity):
+            chosen = dataclasses.replace(chosen, mosaicity=max(EXPECTED, experiment.mosaicity or 0.0))
         plans.append(plan_with(problem.crystal, experiment, chosen, values[f"tilt{suffix(number)}"]))
     return bounded(problem, settings, plans)
 

@@ -79,7 +79,8 @@ class Settings:
     )
     mosaicity: str | None = option(
         None,
-        "spread of the orientation inside the crystal: {choices}; auto is off, on takes three times as long",
+        "spread of the orientation inside the crystal: {choices}; auto where the data file states one; it takes three "
+        "times as long",
         choices=TERM_CHOICES,
         commands=("refine",),
     )

@@ -112,7 +112,7 @@ def _start(run: Run, first: tuple[Plan, ...], *, is_coarse: bool) -> Chosen:
 
 def _plans(run: Run, start: Chosen, values: Mapping[str, Array]) -> tuple[Plan, ...]:
     """Beams and tilts of the fit for these values, over the devices; the record of the run says what they are."""
-    plans = final_plans(run.problem, run.settings, values)
+    plans = final_plans(run.problem, run.settings, run.model, values)
     notes = [{"kind": kind_of(note), "text": note} for note in run.problem.notes]
     derived = {"notes": notes, "thickness_basins_angstrom": start.basins.tolist()}
     derived |= {"model_story": model_story(run.settings.model), **describe_plans(plans)}
