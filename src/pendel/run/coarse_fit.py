@@ -7,6 +7,7 @@ from pendel.infer.maximum.optimise import APPROXIMATE
 from pendel.infer.target import Target
 from pendel.run.basins import fit_likely_basin, near_basins
 from pendel.run.coarse import Coarse, fitted_values, handed_over
+from pendel.run.compile_cache import drop_programs
 from pendel.run.fitting import Chosen, Run, fit_structure, scan_start, site_values
 from pendel.run.plans import bounded, final_plans, first_plans, widest
 from pendel.run.scan import tilt_moves
@@ -21,6 +22,7 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     fit = fit_likely_basin(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
     rough = _tilted_again(few, target, Chosen(values={**start.values, **fit.values}, basins=start.basins))
+    drop_programs()
     if coarse.every == 1:
         return rough
     all_beams = dataclasses.replace(few, settings=run.settings)
@@ -28,7 +30,9 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     target = few.target(plans)
     fit = fit_structure(all_beams, target, rough, rounds=0, tolerance=APPROXIMATE)
     crystal, datasets = target.data[0]
-    return Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
+    found = Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
+    drop_programs()
+    return found
 
 
 def _tilted_again(few: Run, target: Target, rough: Chosen) -> Chosen:
@@ -52,4 +56,5 @@ def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:
     target = run.target(plans)
     values, spreads = site_values(target, start)
     found = climb_frames(target, start=values, spreads=spreads, progress=run.progress)
+    drop_programs()
     return dataclasses.replace(start, values={**start.values, **found})

@@ -1,5 +1,7 @@
 """Programs that are compiled once: JAX's persistent compilation cache, in a folder of the user's own."""
 
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,14 +44,27 @@ def compile_cache() -> Iterator[tuple[str, ...]]:
         _set_options(before)
 
 
+def drop_programs() -> None:
+    """Drop all compiled programs, for shapes that do not come again, and give free memory back to the system.
+
+    What is needed again is read from the cache. A costly fit began with 1.3 GB of the programs and the pieces of
+    memory of its coarse fit.
+    """
+    jax.clear_caches()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc
+        trim(0)
+
+
 def make_room_for_programs(most: int = MOST_MAPPINGS) -> None:
-    """Drop all compiled programs where they hold more than `most` mappings of memory; what is needed again is read.
+    """Drop all compiled programs where they hold more than `most` mappings of memory.
 
     Linux allows a process 65,530 mappings, and a compiled program takes ten to hundreds. A molecule with restraints met
     the limit in its third fit: LLVM said "Cannot allocate memory", and the process died with a segmentation fault.
     """
     if MAPPINGS.is_file() and MAPPINGS.read_bytes().count(b"\n") > most:
-        jax.clear_caches()
+        drop_programs()
 
 
 def _folder() -> tuple[Path | None, tuple[str, ...]]:
