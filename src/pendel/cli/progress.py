@@ -122,7 +122,7 @@ class TerminalProgress:
             self._life.told()
 
     def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
-        self._console.print(f"{stage} {step}/{total}, {seconds:.0f} s ago; still at work", highlight=False)
+        self._console.print(f"still at work, {seconds:.0f} s since {stage} {step}/{total}", highlight=False)
 
 
 class JsonLines:
