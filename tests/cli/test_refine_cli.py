@@ -101,7 +101,7 @@ def run(*arguments: object) -> tuple[int, str]:
 def refused(out: Path, *arguments: object) -> str:
     """The one line of a refusal: exit code 2, three sentences, and no output folder."""
     existed = out.exists()
-    code, message = run("refine", *arguments, "--out", out, "--progress", "quiet")
+    code, message = run("refine", "--progress", "quiet", *arguments, "--out", out)
     assert code == 2, message
     assert len(message.strip().splitlines()) == 1
     assert re.fullmatch(r"pendel: .+\. Expected .+\. To fix: .+\.", message.strip())
