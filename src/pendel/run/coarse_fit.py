@@ -4,13 +4,11 @@ import dataclasses
 
 from pendel.infer.maximum.map import climb_frames
 from pendel.infer.maximum.optimise import APPROXIMATE
-from pendel.infer.target import Target
 from pendel.run.basins import fit_likely_basin, near_basins
 from pendel.run.coarse import Coarse, fitted_values, handed_over
 from pendel.run.compile_cache import drop_programs
 from pendel.run.fitting import Chosen, Run, fit_structure, scan_start, site_values
 from pendel.run.plans import bounded, final_plans, first_plans, widest
-from pendel.run.scan import tilt_moves
 
 
 def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
@@ -21,7 +19,7 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     target = few.target(final_plans(few.problem, few.settings, run.model, widest(start.values, near)))
     fit = fit_likely_basin(few, target, start, rounds=1, tolerance=APPROXIMATE)
 
-    rough = _tilted_again(few, target, Chosen(values={**start.values, **fit.values}, basins=start.basins))
+    rough = Chosen(values={**start.values, **fit.values}, basins=start.basins)
     drop_programs()
     if coarse.every == 1:
         return rough
@@ -33,17 +31,6 @@ def fit_coarse(run: Run, coarse: Coarse) -> Chosen:
     found = Chosen(values=fitted_values(run.model, crystal, datasets, fit), basins=start.basins)
     drop_programs()
     return found
-
-
-def _tilted_again(few: Run, target: Target, rough: Chosen) -> Chosen:
-    """The coarse fit, with every frame tried at other tilts once more.
-
-    The first time, the structure was that of the scan; where that is far off, frames stay at wrong tilts.
-    """
-    values, spreads = site_values(target, rough)
-    moves = tilt_moves(target.data[0][1])[0]
-    found = climb_frames(target, start=values, moves=moves, spreads=spreads, progress=few.progress)
-    return dataclasses.replace(rough, values={**rough.values, **found})
 
 
 def scan_again(run: Run, coarse: Coarse, rough: Chosen) -> Chosen:

@@ -150,17 +150,12 @@ def fit_map(
 
 @one_blas_thread
 def climb_frames(
-    target: Target,
-    *,
-    start: Values,
-    moves: Sequence[Values] = (),
-    spreads: Values | None = None,
-    progress: Progress | None = None,
+    target: Target, *, start: Values, spreads: Values | None = None, progress: Progress | None = None
 ) -> dict[str, Array]:
     """Every frame by itself at the maximum it climbs to from the start; what else reaches a simulation stays.
 
     Args:
-        as those of `fit_map`, but `start` is one set of values, and `moves` are for the first of two passes.
+        as those of `fit_map`, but `start` is one set of values.
 
     Returns:
         constrained values of all sites of the model but its spreads.
@@ -168,8 +163,8 @@ def climb_frames(
     density, fixed, centre = _density(target, spreads, progress, MapTuning())
     layout = density.functions.layout
     z = density.settled(layout.unconstrain({**centre, **start}), fixed)
-    for number in range(PASSES):
-        z = moved(density, z, fixed, [] if number else moves, FROM_A_SCAN)
+    for _ in range(PASSES):
+        z = moved(density, z, fixed, [], FROM_A_SCAN)
     return layout.constrain(z)
 
 
