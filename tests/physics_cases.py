@@ -151,7 +151,7 @@ def eigenproblem(
         hkl=hkl,
         present=np.ones((1, count), dtype=bool),
         matrix=np.asarray(orientation)[None, None],
-        tilt_weight=np.ones((1, 1)),
+        tilt_weight=np.ones((1, len(beams), 1)),
         across=np.array([[[0.0, 1.0]]]),
         place=np.full((1, 1), -1),
         frame=np.zeros(1, dtype=np.int32),

@@ -291,7 +291,7 @@ def operations(crystal, plan, thickness):
         for index in range(len(group.frame)):
             segment = jax.tree.map(lambda x, index=index: jnp.asarray(x)[index][None], group)
             steps = float(expansion_length(radius(segment) * thickness, plan.dtype))
-            n, k = int(np.sum(segment.present)), int(np.sum(np.asarray(segment.tilt_weight) > 0))
+            n, k = int(np.sum(segment.present)), int(np.sum(np.any(segment.tilt_weight[0] > 0, axis=0)))
             total += per_product * n**2 * k * steps
             beams, tilts = beams + n * k, tilts + k
     return total, beams / tilts

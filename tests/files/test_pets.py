@@ -362,3 +362,56 @@ def test_the_mosaicity_of_data_reduction_is_read(write, details, item, expected)
         "_diffrn_measurement_details", f"{item}\n_diffrn_measurement_details"
     )
     assert read_pets(write(text)).mosaicity == expected
+
+
+def repeated(intensities, details="\nRC width:  0.00100\nmosaicity:  0.150", semi=1.0):
+    """Twelve frames that all hold one reflection, with these intensities."""
+    frames = {number: (float(number), 0.0) for number in range(1, 13)}
+    rows = [(1, 2, 0, value, 2.0, number) for number, value in zip(frames, intensities, strict=True)]
+    return pets_text(frames=frames, rows=rows, details=DETAILS + details, semi=semi)
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ("\nRC width:  0.00100\nmosaicity:  0.150", (0.004, 4 * np.radians(0.15))),
+        ("\nRC width:  0.00077\nmosaicity:  0.000", (0.00308, 0.0)),
+        ("\nRC width: 0\nmosaicity: 0", (0.006, 4 * np.radians(0.1))),  # unknown
+        ("", (0.006, 4 * np.radians(0.1))),
+    ],
+)
+def test_intensities_of_rocking_curves_are_recognised(write, details, expected):
+    """The same intensity in every frame cannot be that of each sweep; other ones may be."""
+    path = write(repeated([31.5] * 12, details))
+    experiment = read_pets(path)
+    assert experiment.curve_range == pytest.approx(expected)
+    assert "the same intensities stand in neighbouring frames" in experiment.notes[-1]
+    assert read_pets(path, integration="sweep").curve_range is None
+    assert read_pets(path, geometry="precession").curve_range is None
+    different = write(repeated(range(12), details))
+    assert read_pets(different).curve_range is None
+    forced = read_pets(different, integration="curve")
+    assert forced.curve_range == pytest.approx(expected)
+    assert "as --integration says" in forced.notes[-1]
+
+
+def test_wrong_integrations_are_refused(write):
+    path = write(pets_text())
+    refused(path, "integration 'whole'", "auto, sweep or curve", integration="whole")
+    refused(path, "of precession data", "whole circle", integration="curve", geometry="precession")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("quartz/quartz.cif_pets", (0.004, 0.0035)),
+        ("cspbbr3/CsPbBr_P67-crot-050_dyn.cif_pets", (0.0031, 0.0)),
+        ("albite/albite.cif_pets", (0.004, 0.0105)),
+        ("urea/urea.cif_pets", (0.0196, 0.0049)),
+        ("paracetamol/paracetamol.cif_pets", None),
+        ("quartz_synthetic/quartz_synthetic_ub.cif_pets", None),
+    ],
+)
+def test_integration_of_the_published_files(shared_data, name, expected):
+    found = read_pets(shared_data / name).curve_range
+    assert found is expected if expected is None else found == pytest.approx(expected, abs=1e-4)

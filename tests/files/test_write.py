@@ -110,7 +110,7 @@ def assert_same(first: Experiment, second: Experiment, rtol=1e-8):
         if field.name in ("name", "notes", "weight", "selection"):
             continue
         a, b = getattr(first, field.name), getattr(second, field.name)
-        if field.name == "geometry":
+        if field.name == "geometry" or a is None:
             assert a == b
         else:
             np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12, err_msg=field.name)
@@ -248,6 +248,16 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     mixed = gemmi.cif.read_file(str(path)).sole_block()
     assert list(mixed.find_values("_diffrn_radiation_wavelength")) == ["0.0197", "0.0250793"]
     assert mixed.find_value("_diffrn_measurement.rotation_mode") is None
+
+
+def test_the_range_of_integration_is_written_and_read(tmp_path, experiment):
+    """Also where no row is repeated and another mosaicity is stated."""
+    path = tmp_path / "small.cif_pets"
+    whole = dataclasses.replace(experiment, geometry="rotation", curve_range=(0.004, 0.0105))
+    write_pets(path, whole)
+    assert read_pets(path).curve_range == whole.curve_range
+    write_pets(path, dataclasses.replace(whole, curve_range=None))
+    assert read_pets(path).curve_range is None
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def main():
     slope = jax.jit(lambda v, d, plan: jax.jvp(lambda x: loss(x, plan), (v,), (d,))[1])(values, direction, forward)
     mine = [np.asarray(shard.data) for group in plan.groups for shard in own_shards(group.frame)]
     used = [np.asarray(shard.data) for group in plan.groups for shard in own_shards(group.tilt_weight)]
-    held = {int(f) for frames, weights in zip(mine, used, strict=True) for f in frames[weights.sum(axis=1) > 0]}
+    held = {int(f) for frames, weights in zip(mine, used, strict=True) for f in frames[weights.sum(axis=(1, 2)) > 0]}
     whole = sum(group.matrix.nbytes for group in plan.groups)
     local = sum(shard.data.nbytes for group in plan.groups for shard in own_shards(group.matrix))
     again = replan(crystal, experiment, plan, tilt=None)

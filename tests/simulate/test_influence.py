@@ -48,7 +48,7 @@ def group_of(beams, folded):
         hkl=np.array(beams, dtype=np.int32)[None],
         present=np.ones((1, count), dtype=bool),
         matrix=matrix[None, None],
-        tilt_weight=np.ones((1, 1)),
+        tilt_weight=np.ones((1, count, 1)),
         across=np.zeros((1, 1, 2)),
         place=np.zeros((1, 1), dtype=np.int32),
         frame=np.zeros(1, dtype=np.int32),

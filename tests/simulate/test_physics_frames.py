@@ -63,8 +63,9 @@ def solved_segments(plan, experiment, frame):
     beams, segments = {}, []
     for group in plan.groups:
         for i in np.flatnonzero(np.asarray(group.frame) == frame):
-            used = np.flatnonzero(np.asarray(group.tilt_weight[i]) > 0)
-            np.testing.assert_allclose(group.tilt_weight[i][used], 1 / STEPS)
+            measured = np.flatnonzero(np.asarray(group.measurement[i]) < plan.measurements)
+            used = np.flatnonzero(np.all(np.asarray(group.tilt_weight)[i, measured] > 0, axis=0))
+            np.testing.assert_allclose(np.asarray(group.tilt_weight)[i, measured][:, used], 1 / STEPS)
             steps = [int(np.argmin(np.abs(rows - group.matrix[i, k, 2]).max(axis=1))) for k in used]
             np.testing.assert_allclose(rows[steps], group.matrix[i, used, 2], atol=1e-14)
             solved = [tuple(int(h) for h in beam) for beam in group.hkl[i][group.present[i]]]

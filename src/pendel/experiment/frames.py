@@ -27,6 +27,8 @@ class Experiment:
     `semi_angle` (half the sweep, or semi-angle of the precession cone) are in degrees; `frame_index` points into the
     frame arrays; intensities and `sigma` are in the file's units; `weight` counts the file rows behind a measurement.
     `mosaicity`: spread of the orientation that the data reduction states [deg], None where it states none.
+    `curve_range`: (p, q) where an intensity is integrated over |S_g| < p + q |g| [Å⁻¹], in whichever frames that is;
+    None where it is integrated over the sweep of its frame.
     """
 
     name: str = dataclasses.field(metadata={"static": True})
@@ -37,6 +39,7 @@ class Experiment:
     selection: str = dataclasses.field(metadata={"static": True})
     notes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     mosaicity: float | None = dataclasses.field(default=None, metadata={"static": True})
+    curve_range: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
     orientation: Float[Array, "3 3"]
     frame_id: Int[Array, "frames"]
     alpha: Float[Array, "frames"]

@@ -21,6 +21,7 @@ from pendel.files.pets_checks import (
     compare_cells,
     orientation_matrix,
 )
+from pendel.files.pets_range import integrated_range
 from pendel.files.pets_table import PetsTable, open_pets
 
 NOMINAL_KILOVOLTS = (80, 100, 120, 160, 200, 300)
@@ -28,6 +29,7 @@ ELECTRON_WAVELENGTHS = (0.008, 0.09)  # Å, about 1 MeV to 18 keV: outside, it i
 
 _WAVELENGTH_NAMES = ("diffrn_radiation_wavelength", "diffrn_radiation_wavelength_value")
 LARGEST_MOSAICITY = 2.0  # deg; no single crystal has more
+LARGEST_WIDTH = 0.1  # Å⁻¹, of a rocking curve
 _DETAILS_NAMES = ("diffrn_measurement_details", "diffrn_reflns_reduction_process")
 
 
@@ -37,6 +39,7 @@ def read_pets(
     cell: Literal["header", "structure", "ub"] = "header",
     structure_cell: Cell | None = None,
     geometry: Literal["rotation", "precession"] | None = None,
+    integration: str = "auto",
     energy_ev: float | None = None,
     block: str | None = None,
 ) -> Experiment:
@@ -45,7 +48,8 @@ def read_pets(
     cell: which cell is authoritative. `header` and `structure` (needs `structure_cell` [Å, deg]) orient it by
     U = polar(UB B^-1), the rotation nearest to the file's matrix; `ub` takes g = R UB hkl as it stands and leaves the
     header cell in `cell`. A structure_cell is compared with the header whenever it is given.
-    geometry, energy_ev: override what the file says. block: name or number (from 1) of the block, where several count.
+    geometry, energy_ev: override what the file says. integration: "auto", "sweep" or "curve", see
+    `pendel.files.pets_range.integrated_range`. block: name or number (from 1) of the block, where several count.
     Every row of the file is kept; `pendel.experiment.select.select` picks those that count.
     Raises InputError: unreadable file, missing items, cell or UB that do not belong together (> 5 %), unusable values.
     """
@@ -64,6 +68,17 @@ def read_pets(
     frame_index = _frame_index(table, frame_id, notes)
     hkl = _indices(table)
     intensity, sigma = _intensities(table, notes)
+    mosaicity = _stated(table, details, "mosaicity", "mosaicity", LARGEST_MOSAICITY)
+    curve_range = integrated_range(
+        details,
+        (frame_index, hkl, intensity),
+        is_rotation=sweep == "rotation",
+        width=_stated(table, details, "rc_width", "RC width", LARGEST_WIDTH),
+        mosaicity=mosaicity,
+        integration=integration,
+        name=table.name,
+        notes=notes,
+    )
     return Experiment(
         name=table.name,
         geometry=sweep,
@@ -72,7 +87,8 @@ def read_pets(
         dstar_max=_dstar_max(table, details, np.linalg.norm(hkl @ orientation.T, axis=1), notes),
         selection="all",
         notes=tuple(notes),
-        mosaicity=_mosaicity(table, details),
+        mosaicity=mosaicity,
+        curve_range=curve_range,
         orientation=orientation,
         frame_id=frame_id,
         alpha=alpha,
@@ -169,13 +185,13 @@ def _geometry(table: PetsTable, details: str, given: str | None, notes: list[str
     )
 
 
-def _mosaicity(table: PetsTable, details: str) -> float | None:
-    """What the data reduction states [deg], in an item of its own or in a line of the details."""
-    line = re.search(r"mosaicity\s*:\s*([\d.]+)", details, flags=re.IGNORECASE)
-    stated = table.number("diffrn_measurement_mosaicity")
+def _stated(table: PetsTable, details: str, item: str, words: str, below: float) -> float | None:
+    """What the data reduction states, in an item of its own or in a line of the details; None where that is absurd."""
+    line = re.search(rf"{words}\s*:\s*([\d.]+)", details, flags=re.IGNORECASE)
+    stated = table.number(f"diffrn_measurement_{item}")
     if stated is None and line:
         stated = gemmi.cif.as_number(line[1])
-    return stated if stated is not None and 0 <= stated < LARGEST_MOSAICITY else None
+    return stated if stated is not None and 0 <= stated < below else None
 
 
 def _ub_matrix(table: PetsTable) -> Float[Array, "3 3"]:

@@ -45,6 +45,9 @@ def write_pets(
     details = f"data collection geometry: {stated}\ndstarmax: {_digits(experiment.dstar_max)}"
     if experiment.mosaicity is not None:
         details += f"\nmosaicity: {_digits(experiment.mosaicity)}"
+    if experiment.curve_range is not None:
+        constant, slope = map(_digits, experiment.curve_range)
+        details += f"\nintegrated over excitation errors below {constant} + {slope} |g|"
     block.set_pair("_diffrn_measurement_details", gemmi.cif.quote(details))
     _add_frames(block, experiment, frame_scale)
     if misorientation_deg is not None:

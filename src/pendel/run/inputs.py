@@ -87,6 +87,7 @@ def read_rows(path: Path, crystal: Crystal, settings: Settings, number: int = 0)
         cell=cast("Literal['header', 'structure', 'ub']", of_data(settings.cell, number)),
         structure_cell=crystal.cell,
         geometry=cast("Literal['rotation', 'precession'] | None", of_data(settings.geometry, number)),
+        integration=cast(str, of_data(settings.integration, number)),
         energy_ev=of_data(settings.energy_ev, number),
     )
 

@@ -98,13 +98,15 @@ def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, err
     taken: list[tuple[int, int]] = []  # segment, tilt
     numbers = []
     measurement, weight = np.asarray(group.measurement), np.asarray(group.tilt_weight)
+    every_place = np.asarray(group.place)
     for segment, own in enumerate(measurement):
         places = {row: int(np.flatnonzero(own == row)[0]) for row in rows if np.any(own == row)}
         if not places:
             continue
-        for tilt in np.flatnonzero(weight[segment] > 0):
+        counts = {row: weight[segment, place] > 0 for row, place in places.items()}
+        for tilt in np.flatnonzero(np.any([*counts.values()], axis=0)):
             line = np.full(len(own), -1)
-            for row, place in places.items():
+            for row, place in ((row, place) for row, place in places.items() if counts[row][tilt]):
                 line[place] = len(points)
                 points.append(row)
                 g = np.asarray(group.matrix)[segment, tilt] @ np.asarray(group.hkl)[segment, place]
@@ -119,9 +121,11 @@ def _single_tilts(group: SegmentGroup, experiment: Experiment, rows, points, err
         hkl=np.asarray(group.hkl)[segment],
         present=np.asarray(group.present)[segment],
         matrix=np.asarray(group.matrix)[segment, tilt][:, None],
-        tilt_weight=np.ones((len(taken), 1)),
+        tilt_weight=np.ones((len(taken), measurement.shape[1], 1)),
         across=np.asarray(group.across)[segment, tilt][:, None],
-        place=~np.asarray(group.place)[segment, tilt][:, None],  # each is a sweep of its own
+        place=np.where(every_place < 0, every_place, ~every_place)[segment, tilt][
+            :, None
+        ],  # each is a sweep of its own
         frame=np.asarray(group.frame)[segment],
         measurement=np.array(numbers),
         folded=jax.tree.map(lambda x: np.asarray(x)[segment], group.folded),

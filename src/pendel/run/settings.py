@@ -66,7 +66,8 @@ def option(
 class Settings:
     """Everything a user can set; None means derived from the data.
 
-    `frames`, `cell`, `geometry` and `energy_ev` are one value for all data sets, or a tuple with one for each of them.
+    `frames`, `cell`, `geometry`, `integration` and `energy_ev` are one value for all data sets, or a tuple with one for
+    each of them.
     """
 
     model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
@@ -123,6 +124,14 @@ class Settings:
         None,
         "{choices}, instead of what the file says",
         choices=("rotation", "precession"),
+        per_data=True,
+        commands=READING,
+    )
+    integration: str | tuple[str, ...] = option(
+        "auto",
+        "what intensities were integrated over: the sweep of their frame, the rocking curve, or auto: the curve where "
+        "neighbouring frames have the same intensities",
+        choices=("auto", "sweep", "curve"),
         per_data=True,
         commands=READING,
     )

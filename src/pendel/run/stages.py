@@ -43,7 +43,19 @@ from pendel.simulate import Plan
 from pendel.simulate.shard import shard_plan
 
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
-READING = ("frames", "select", "rsg", "dsg", "cell", "geometry", "energy_ev", "block", "hydrogen", "adps")
+READING = (
+    "frames",
+    "select",
+    "rsg",
+    "dsg",
+    "cell",
+    "geometry",
+    "integration",
+    "energy_ev",
+    "block",
+    "hydrogen",
+    "adps",
+)
 BEAMS = ("g_max", "sg_max", "beam_error", "tilts")
 MODEL = ("thickness", "absorption", "mosaicity", "holdout", SPLIT_SEED)
 STAGES = (

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array
 from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
+from pendel.simulate.curve import tilt_weights
 from pendel.simulate.geometry import axes_across, excitation_error, tilt_matrices
 
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
@@ -40,7 +41,7 @@ class SegmentGroup:
     hkl: Int[Array, "segments beams 3"]
     present: Bool[Array, "segments beams"]
     matrix: Float[Array, "segments tilts 3 3"]  # hkl -> laboratory vector [Å⁻¹]
-    tilt_weight: Float[Array, "segments tilts"]  # sums to 1 over a frame; 0 beyond the ends of a sweep
+    tilt_weight: Float[Array, "segments rows tilts"]  # of the tilts in the intensity of each leading beam
     across: Float[Array, "segments tilts 2"]  # axis about which a turn moves the tilt across the path
     place: Int[
         Array, "segments tilts"
@@ -59,7 +60,9 @@ class FrameBeams:
     hkl: Int[np.ndarray, "beams 3"]
     error: Float[np.ndarray, "beams tilts"]  # excitation errors [Å⁻¹]
     segments: list[slice]  # of the tilts
-    tilts: dict[str, np.ndarray]  # of every tilt: matrix (hkl -> laboratory vector [Å⁻¹]), weight, across, place
+    weight: Float[np.ndarray, "beams tilts"]  # of every tilt in the intensity of each beam, see `curve`
+    most: Float[np.ndarray, "beams tilts"]  # about what `weight` can become with mosaicity
+    tilts: dict[str, np.ndarray]  # of every tilt: matrix (hkl -> laboratory vector [Å⁻¹]), across, place
     measured: Int[np.ndarray, " measurements"]  # of this frame
 
 
@@ -108,18 +111,24 @@ def beams_of_frames(
     """Of every frame the reflections with |g| < g_max and |S_g| < sg_max [Å⁻¹] at any tilt; see `select_beams`."""
     candidates = reflections_within(crystal, g_max)
     g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
-    of_sweep = _of_sweep(experiment.geometry, tilts, beyond)
+    count = tilts + 2 * beyond
+    place = np.arange(count) if experiment.curve_range is None else ~np.arange(count)
+    of_sweep = {"across": axes_across(experiment.geometry, count), "place": place}
     for frame in range(len(experiment.frame_id)):
         matrices = tilt_matrices(experiment, frame, tilts, beyond)
         g_z = candidates @ np.einsum("i,kij->kj", axis_row[frame], matrices).T
         error = np.asarray(excitation_error(g_z, g_squared[:, None], experiment.wavelength))
         near = np.any(np.abs(error) < sg_max, axis=1)
         semi_angle = float(experiment.semi_angle[frame])
+        at_file = excitation_error(candidates[near] @ matrices[:, 2].T, g_squared[near, None], experiment.wavelength)
+        weight, most = tilt_weights(experiment, np.asarray(at_file), np.sqrt(g_squared[near]), beyond)
         yield FrameBeams(
             frame=frame,
             hkl=candidates[near],
             error=error[near],
             segments=_with_ends(_segment_tilts(tilts, experiment.geometry, semi_angle), beyond),
+            weight=weight,
+            most=most,
             tilts={"matrix": matrices, **of_sweep},
             measured=np.flatnonzero(experiment.frame_index == frame),
         )
@@ -163,14 +172,6 @@ def difference_box(groups: tuple[SegmentGroup, ...]) -> tuple[tuple[int, int, in
     support = np.argwhere(used) - half
     first = np.array([tuple(h) > (0, 0, 0) for h in support])
     return box, support[first]
-
-
-def _of_sweep(geometry: str, tilts: int, beyond: int) -> dict[str, np.ndarray]:
-    """Weight, axis across the path, and place of every tilt of a frame."""
-    count = tilts + 2 * beyond
-    weight = np.full(count, 1.0 / tilts)
-    weight[:beyond] = weight[count - beyond :] = 0.0
-    return {"weight": weight, "across": axes_across(geometry, count), "place": np.arange(count)}
 
 
 def with_folded(group: SegmentGroup) -> Int[np.ndarray, "segments beams_and_weak 3"]:
@@ -223,13 +224,16 @@ def make_segment(
     """
     hkl = own.hkl[chosen]
     index = {tuple(h): i for i, h in enumerate(hkl.tolist())}
-    found = [(index[key], m) for m in own.measured if (key := tuple(experiment.hkl[m].tolist())) in index]
+    counts = np.any(own.most[chosen][:, part] > 0, axis=1)
+    keys = [(m, tuple(experiment.hkl[m].tolist())) for m in own.measured]
+    found = [(index[key], m) for m, key in keys if key in index and counts[index[key]]]
     leading = dict(reversed(found))  # of measurements with one hkl the first; the plan copies it to the others
     rest = [i for i in range(len(hkl)) if i not in leading]
     order = [*leading, *rest]
     return {
         "hkl": np.concatenate([np.zeros((1, 3), dtype=int), hkl[order]]),
         "folded": own.hkl[folded],
+        "weight": own.weight[chosen][:, part][[*leading]],
         **{name: values[part] for name, values in own.tilts.items()},
         "frame": own.frame,
         "measurement": np.array([*leading.values()], dtype=int),
@@ -260,7 +264,7 @@ def _pad_group(segments: list[dict], beams: int, measurements: int) -> SegmentGr
     hkl = np.zeros((count, beams, 3), dtype=np.int32)
     present = np.zeros((count, beams), dtype=bool)
     matrix = np.zeros((count, tilts, 3, 3))
-    weight = np.zeros((count, tilts))
+    weight = np.zeros((count, rows, tilts))
     across = np.zeros((count, tilts, 2))
     place = np.full((count, tilts), -1, dtype=np.int32)
     measurement = np.full((count, rows), measurements, dtype=np.int32)
@@ -268,7 +272,8 @@ def _pad_group(segments: list[dict], beams: int, measurements: int) -> SegmentGr
         n, k = len(segment["hkl"]), len(segment["matrix"])
         hkl[i, :n], present[i, :n] = segment["hkl"], True
         matrix[i, :k], matrix[i, k:] = segment["matrix"], segment["matrix"][-1]
-        weight[i, :k], across[i, :k], place[i, :k] = segment["weight"], segment["across"], segment["place"]
+        weight[i, 1 : 1 + len(segment["measurement"]), :k] = segment["weight"]
+        across[i, :k], place[i, :k] = segment["across"], segment["place"]
         measurement[i, 1 : 1 + len(segment["measurement"])] = segment["measurement"]
     frame = np.array([segment["frame"] for segment in segments], dtype=np.int32)
     return SegmentGroup(hkl, present, matrix, weight, across, place, frame, measurement, rows, _pad_folded(segments))

@@ -61,7 +61,7 @@ def thickness_table(
     """Integrated intensities of every measurement at each of the given thicknesses [Å], the frames tilted [deg]."""
 
     def reduce(density, chunk, _):
-        return jnp.einsum("sqrk,sk->srq", density, chunk.tilt_weight)
+        return jnp.einsum("sqrk,srk->srq", density, chunk.tilt_weight)
 
     nodes = jnp.broadcast_to(thickness, (plan.frames, len(thickness)))
     return _over_segments(plan_coupling(crystal, plan), plan, tilt, nodes, jnp.zeros(()), reduce)
@@ -107,7 +107,8 @@ def _integrated(coupling, plan: Plan, illumination: Illumination, density):
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
     """Mean over thickness nodes and tilts [segments rows] of |psi|^2."""
-    return jnp.einsum("sqrk,sq,sk->sr", density, weights[chunk.frame], chunk.tilt_weight)
+    at_tilts = jnp.einsum("sqrk,sq->srk", density, weights[chunk.frame])
+    return jnp.sum(at_tilts * chunk.tilt_weight, axis=-1)
 
 
 def _dynamical(coupling, plan: Plan, group: SegmentGroup, axis_row, thickness):

@@ -35,6 +35,7 @@ from pendel.simulate.scattering import structure_factors
 THICKNESS = 600.0  # Å; twice as much gives more weight to beams near the sphere, half as much to those far from it
 FARTHEST = 0.06  # Å⁻¹, excitation error of beams that are looked at; with twice as much twice as many are folded in
 BRIGHTEST = 24  # beams of a segment that drive others
+SMALLEST = 1e-30  # intensity of a scored reflection, where no tilt of the frame counts
 DROPPED = 0.5  # share of the allowed error for beams that are not even folded in; halved, more beams are folded in
 CHUNK = 20_000  # reflections whose structure factors are calculated together
 
@@ -106,9 +107,9 @@ def influences(table: CouplingTable, own: FrameBeams, scored: Int[np.ndarray, " 
     response = 1 / np.sqrt((np.pi * own.error) ** 2 + THICKNESS**-2.0)
     from_incident = table.between(own.hkl, np.zeros((1, 3), dtype=int))
     amplitude = np.concatenate([_driven(table, own, response[:, k], from_incident) for k in own.segments], axis=1)
-    weight = 1 / own.error.shape[1]
+    weight = own.most[scored]
     share = weight * amplitude[scored] ** 2
-    root = np.sqrt(np.sum(share, axis=1, keepdims=True))
+    root = np.sqrt(np.maximum(np.sum(share, axis=1, keepdims=True), SMALLEST))
     reach = weight * amplitude[scored] * response[scored] / root
     changed = (table.between(own.hkl, own.hkl[scored]) @ reach) * amplitude / np.sum(root)
     third = np.max(from_incident) / (2 * np.pi)

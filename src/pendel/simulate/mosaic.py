@@ -81,18 +81,19 @@ def spread_of(
 
 def spread_tilts(group: SegmentGroup, spread: OrientationSpread, nodes: int) -> SegmentGroup:
     """The segments with every tilt at all nodes across the path, `nodes` times as many tilts, and their weights."""
-    frame, tilts = jnp.asarray(group.frame), group.tilt_weight.shape[1]
+    frame, tilts = jnp.asarray(group.frame), group.tilt_weight.shape[-1]
     weight, place = jnp.asarray(group.tilt_weight), jnp.asarray(group.place)
     number = jnp.where(place < 0, ~place, place)
     z = jnp.moveaxis(jnp.asarray(quantiles(nodes))[:, number % CYCLE], 0, 1)
     angle = jnp.deg2rad(spread.radius_shift[frame][:, None, None] + spread.sigma * z)
     matrix = _rotations(jnp.asarray(group.across)[:, None], angle) @ jnp.asarray(group.matrix)[:, None]
     if spread.sweep_weight.shape[1]:
-        weight = jnp.where(place < 0, weight, spread.sweep_weight[frame[:, None], jnp.maximum(place, 0)])
+        of_sweep = spread.sweep_weight[frame[:, None], jnp.maximum(place, 0)]
+        weight = jnp.where(place[:, None] < 0, weight, of_sweep[:, None])
     return dataclasses.replace(
         group,
         matrix=matrix.reshape(-1, nodes * tilts, 3, 3),
-        tilt_weight=jnp.tile(weight / nodes, (1, nodes)),
+        tilt_weight=jnp.tile(weight / nodes, (1, 1, nodes)),
         across=jnp.tile(jnp.asarray(group.across), (1, nodes, 1)),
         place=jnp.tile(place, (1, nodes)),
     )

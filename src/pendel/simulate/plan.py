@@ -61,7 +61,7 @@ class Plan:
     measurements: int
     frames: int
     geometry: str  # "rotation" or "precession"
-    beyond: int  # tilts beyond each end of a sweep, which only mosaicity gives a weight
+    beyond: int  # tilts beyond each end of a sweep, for mosaicity or for reflections integrated beyond it
     wavelength: Float[Array, ""] | float  # Å
     box: tuple[int, int, int]  # shape of the box of all differences of beams
     mode: str  # "forward" (jax.jvp) or "reverse" (jax.grad)

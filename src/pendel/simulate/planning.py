@@ -14,6 +14,7 @@ from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import difference_box, pad_segments, select_beams
 from pendel.simulate.chebyshev import expansion_length
 from pendel.simulate.coupling import largest_radius, largest_spread
+from pendel.simulate.curve import tilts_beyond_for_curves
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.influence import select_by_influence
 from pendel.simulate.mosaic import tilts_beyond
@@ -98,7 +99,10 @@ def plan_with(
             expected="3 tilts or more, because the spread of the orientation blurs the sweep",
             do="raise --tilts, or leave mosaicity out",
         )
-    beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
+    if experiment.curve_range is None:
+        beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
+    else:
+        beyond = tilts_beyond_for_curves(experiment, settings.tilts)
     row = beam_axis_row(start)
     segments = _chosen_segments(crystal, experiment, settings, np.asarray(row), beyond)
     measurements = len(experiment.intensity)
@@ -142,7 +146,8 @@ def _chosen_segments(crystal, experiment, settings: PlanSettings, axis_row, beyo
         segments = select_beams(crystal, experiment, axis_row, **errors, **cutoffs)
     else:
         segments = select_by_influence(crystal, experiment, axis_row, beam_error=settings.beam_error, **cutoffs)
-    if not any(len(segment["measurement"]) for segment in segments):
+    segments = [segment for segment in segments if len(segment["measurement"])]
+    if not segments:
         second = f"sg_max {settings.sg_max} Å⁻¹" if settings.beam_error is None else f"beam_error {settings.beam_error}"
         raise InputError(
             found=f"no measured reflection is among the beams (g_max {settings.g_max} Å⁻¹, {second})",
