@@ -70,6 +70,7 @@ def test_weights_add_up_to_the_range():
     of_sweep, most = tilt_weights(dataclasses.replace(experiment, curve_range=None), error, np.zeros(2), 20)
     np.testing.assert_array_equal(of_sweep[0], [0] * 20 + [1 / 21] * 21 + [0] * 20)
     np.testing.assert_allclose(most.sum(axis=1), 1)
+    np.testing.assert_array_equal(tilt_weights(experiment, error[:, :1], np.zeros(2), 0)[0], 1)
 
 
 def test_the_frame_does_not_matter():

@@ -8,7 +8,7 @@ the sweep of one virtual frame, which cuts the curve off where the sweep ends, b
 
 Every tilt counts for a reflection with the share of its step that lies in there. The excitation errors are those of the
 file's orientation, because by them the data reduction chose the frames. Sweeps are continued at either end as far as
-their reflections need, by their own length at most.
+their reflections need, by half of their length at most. One or two tilts are no curve: they count as a sweep.
 """
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.experiment.frames import Experiment, central_vectors, excitation_error, span
 
+FEWEST_TILTS = 3  # of a curve
 FARTHEST = 1.0  # semi-angles that a sweep is continued at most; on reflections near the axis there is always more
 
 
@@ -48,7 +49,7 @@ def tilt_weights(
     """
     count = error.shape[1]
     tilts = count - 2 * beyond
-    if experiment.curve_range is None:
+    if experiment.curve_range is None or tilts < FEWEST_TILTS:
         inside = np.pad(np.ones(tilts), beyond) / tilts
         return np.broadcast_to(inside, error.shape), np.full(error.shape, 1 / count)
     constant, slope = experiment.curve_range
