@@ -374,10 +374,10 @@ def repeated(intensities, details="\nRC width:  0.00100\nmosaicity:  0.150", sem
 @pytest.mark.parametrize(
     ("details", "expected"),
     [
-        ("\nRC width:  0.00100\nmosaicity:  0.150", (0.004, 4 * np.radians(0.15))),
-        ("\nRC width:  0.00077\nmosaicity:  0.000", (0.00308, 0.0)),
-        ("\nRC width: 0\nmosaicity: 0", (0.006, 4 * np.radians(0.1))),  # unknown
-        ("", (0.006, 4 * np.radians(0.1))),
+        ("\nRC width:  0.00100\nmosaicity:  0.150", (0.008, 8 * np.radians(0.15))),
+        ("\nRC width:  0.00077\nmosaicity:  0.000", (0.00616, 0.0)),
+        ("\nRC width: 0\nmosaicity: 0", (0.012, 8 * np.radians(0.1))),  # unknown
+        ("", (0.012, 8 * np.radians(0.1))),
     ],
 )
 def test_intensities_of_rocking_curves_are_recognised(write, details, expected):
@@ -404,10 +404,10 @@ def test_wrong_integrations_are_refused(write):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("quartz/quartz.cif_pets", (0.004, 0.0035)),
-        ("cspbbr3/CsPbBr_P67-crot-050_dyn.cif_pets", (0.0031, 0.0)),
-        ("albite/albite.cif_pets", (0.004, 0.0105)),
-        ("urea/urea.cif_pets", (0.0196, 0.0049)),
+        ("quartz/quartz.cif_pets", (0.008, 0.0070)),
+        ("cspbbr3/CsPbBr_P67-crot-050_dyn.cif_pets", (0.0062, 0.0)),
+        ("albite/albite.cif_pets", (0.008, 0.0209)),
+        ("urea/urea.cif_pets", (0.0392, 0.0098)),
         ("paracetamol/paracetamol.cif_pets", None),
         ("quartz_synthetic/quartz_synthetic_ub.cif_pets", None),
     ],
