@@ -12,7 +12,8 @@ that it writes itself, not on output of DIALS.
 Covered: one crystal, one scan, a rotation axis perpendicular to the beam, one orientation for the whole scan (pendel
 refines a small tilt of every frame). Not covered: scan-varying crystals, partial reflections. Intensities must be sums
 over the whole passage without Lorentz factor, as in the column named above: pendel integrates over the sweep of a
-frame and takes a reflection to pass within it, so frames must be wide compared with rocking curves.
+frame and takes a reflection to pass within it, so frames must be wide compared with rocking curves, or refined with
+`--integration curve`.
 """
 
 # %%

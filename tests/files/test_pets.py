@@ -388,11 +388,29 @@ def test_intensities_of_rocking_curves_are_recognised(write, details, expected):
     assert "the same intensities stand in neighbouring frames" in experiment.notes[-1]
     assert read_pets(path, integration="sweep").curve_range is None
     assert read_pets(path, geometry="precession").curve_range is None
-    different = write(repeated(range(12), details))
+    weak = write(repeated([5.5] * 12, details))
+    assert read_pets(weak).curve_range is None
+    different = write(repeated(range(100, 112), details))
     assert read_pets(different).curve_range is None
     forced = read_pets(different, integration="curve")
     assert forced.curve_range == pytest.approx(expected)
     assert "as --integration says" in forced.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("intensity integration: integrate intensity on all frames", (0.012, 8 * np.radians(0.1))),
+        ("mosaicity: 0.3\nintensity integration: integrate intensity on all frames", (0.012, 8 * np.radians(0.3))),
+        ("integrated over excitation errors below 0.004 + 1.05e-2 |g|", (0.004, 0.0105)),
+        ("integrated over the sweep of each frame", None),
+    ],
+)
+def test_the_words_of_a_file_count(write, line, expected):
+    """Also where no row is repeated, and against repeats."""
+    path = write(repeated([31.5] * 12 if expected is None else range(100, 112), f"\n{line}"))
+    found = read_pets(path).curve_range
+    assert found is expected if expected is None else found == pytest.approx(expected)
 
 
 def test_wrong_integrations_are_refused(write):

@@ -17,7 +17,7 @@ from pendel.crystal.refined import unrefined
 from pendel.crystal.sites import Sites
 from pendel.crystal.structure import Crystal, make_crystal
 from pendel.experiment.frames import Experiment, goniometer_rotations
-from pendel.experiment.select import select, thin
+from pendel.experiment.select import select, take_rows, thin
 from pendel.files.cif import read_crystal
 from pendel.files.numbers import format_su
 from pendel.files.pets import read_pets
@@ -256,8 +256,16 @@ def test_the_range_of_integration_is_written_and_read(tmp_path, experiment):
     whole = dataclasses.replace(experiment, geometry="rotation", curve_range=(0.004, 0.0105))
     write_pets(path, whole)
     assert read_pets(path).curve_range == whole.curve_range
-    write_pets(path, dataclasses.replace(whole, curve_range=None))
-    assert read_pets(path).curve_range is None
+    repeats = take_rows(whole, np.repeat([0], 12))
+    repeats = dataclasses.replace(
+        repeats,
+        frame_index=np.arange(12),
+        frame_id=np.arange(12),
+        **{name: np.resize(getattr(whole, name), 12) for name in ("alpha", "beta", "semi_angle")},
+    )
+    for expected in (None, whole.curve_range):
+        write_pets(path, dataclasses.replace(repeats, curve_range=expected))
+        assert read_pets(path).curve_range == expected
 
 
 @pytest.mark.parametrize(

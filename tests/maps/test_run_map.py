@@ -22,7 +22,7 @@ from pendel.maps.run_map import _fitted, map_run, simulator_calls
 from pendel.model.load import model_file
 from pendel.run.fitting import Chosen
 from pendel.run.inputs import read_problem
-from pendel.run.plans import final_plans
+from pendel.run.plans import THICKNESS_ROOM, final_plans
 from pendel.run.stages import keys_of_stages
 
 
@@ -78,7 +78,7 @@ def test_plans_of_a_map_are_those_of_its_maximum(tmp_path):
         folder.save_stage("map", {"values": {"tilt": np.zeros((frames, 2))}}, seconds=0.0)
         _, model, plans, _ = _fitted(folder)
         assert plans[0].settings == final_plans(problem, settings, model, start.values)[0].settings
-        assert plans[0].settings.thickness_max == pytest.approx(2.2 * 300.0)
+        assert plans[0].settings.thickness_max == pytest.approx(THICKNESS_ROOM * 300.0)
 
 
 def test_a_folder_without_a_maximum_is_refused(tmp_path):

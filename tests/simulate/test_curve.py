@@ -65,6 +65,8 @@ def test_weights_add_up_to_the_range():
     experiment = frames_near((0.0,), (0.004, 0.01))
     weight, most = tilt_weights(experiment, error, np.array([0.0, 0.5]), 20)
     assert most is weight
+    narrow = tilt_weights(dataclasses.replace(experiment, curve_range=(0.0002, 0.0)), error, np.zeros(2), 20)[0]
+    np.testing.assert_allclose(narrow.sum(axis=1) * 21 * 0.001, 0.0004, rtol=1e-12)  # less than a step
     np.testing.assert_allclose(weight.sum(axis=1) * 21 * 0.001, [0.008, 0.018], rtol=1e-12)
     assert np.all((weight >= 0) & (weight <= 1 / 21))
     of_sweep, most = tilt_weights(dataclasses.replace(experiment, curve_range=None), error, np.zeros(2), 20)

@@ -71,7 +71,7 @@ def read_pets(
     mosaicity = _stated(table, details, "mosaicity", "mosaicity", LARGEST_MOSAICITY)
     curve_range = integrated_range(
         details,
-        (frame_index, hkl, intensity),
+        (frame_index, hkl, intensity, sigma),
         is_rotation=sweep == "rotation",
         width=_stated(table, details, "rc_width", "RC width", LARGEST_WIDTH),
         mosaicity=mosaicity,

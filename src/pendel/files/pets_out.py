@@ -12,6 +12,7 @@ from pendel.crystal.refined import unrefined
 from pendel.crystal.structure import Crystal
 from pendel.experiment.frames import Experiment, frame_rotations
 from pendel.files.numbers import CELL_ITEMS
+from pendel.files.pets_range import WRITTEN, WRITTEN_SWEEP
 from pendel.files.refined_cif import add_structure, block_name
 from pendel.files.whole_file import write_text
 
@@ -46,8 +47,9 @@ def write_pets(
     if experiment.mosaicity is not None:
         details += f"\nmosaicity: {_digits(experiment.mosaicity)}"
     if experiment.curve_range is not None:
-        constant, slope = map(_digits, experiment.curve_range)
-        details += f"\nintegrated over excitation errors below {constant} + {slope} |g|"
+        details += "\n" + WRITTEN.format(*map(_digits, experiment.curve_range))
+    elif experiment.geometry == "rotation":
+        details += "\n" + WRITTEN_SWEEP
     block.set_pair("_diffrn_measurement_details", gemmi.cif.quote(details))
     _add_frames(block, experiment, frame_scale)
     if misorientation_deg is not None:

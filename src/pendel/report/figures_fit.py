@@ -84,7 +84,11 @@ def probability_integral(ranks: Float[Array, " measurements"]) -> Figure:
 
 
 def rocking(data: Measured, row: int) -> Figure:
-    """The rocking curve of one measurement with its 95 % band; its mean over the tilts is the calculated intensity."""
+    """The rocking curve of one measurement with its 95 % band.
+
+    Its mean over the tilts is the calculated intensity, or proportional to it where the range of a curve is not as long
+    as the sweep of its frame; both intensities are drawn at the height of that mean.
+    """
     figure, ax = axes(xlabel="excitation error S_g / 10⁻³ Å⁻¹", ylabel="intensity", height=2.4)
     points = np.flatnonzero(data.curve_measurement == row)
     points = points[np.argsort(data.curve_excitation[points])]
@@ -92,8 +96,10 @@ def rocking(data: Measured, row: int) -> Figure:
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
     ax.fill_between(error, low, high, color=BLUE, alpha=0.25, linewidth=0)
     ax.plot(error, np.median(draws, axis=0), color=BLUE)
-    ax.axhline(float(data.intensity[row]), color=ORANGE, linestyle="--", linewidth=1, label="I_obs")
-    ax.axhline(float(data.calculated[:, row].mean()), color=GREEN, linewidth=1, label="I_calc, the mean of the curve")
+    mean, calculated = float(np.mean(draws)), float(np.mean(data.calculated[:, row]))
+    height = mean * float(data.intensity[row]) / calculated if calculated > 0 else float(data.intensity[row])
+    ax.axhline(height, color=ORANGE, linestyle="--", linewidth=1, label="I_obs")
+    ax.axhline(mean, color=GREEN, linewidth=1, label="I_calc, the mean of the curve")
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
     return figure

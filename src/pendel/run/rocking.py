@@ -26,7 +26,7 @@ def rocking_curves(
     """Intensity of the strongest reflections at every tilt of their frames, at every draw.
 
     The model itself is run, with every (reflection, tilt) as a measurement of its own; so whatever it says about
-    thickness, scale and structure is in the curves, and their weighted mean over the tilts is `calculated`. With
+    thickness, scale and structure is in the curves, and their sum with the weights of the tilts is `calculated`. With
     mosaicity the curves are means across the path of the sweep, without the blur along it.
 
     Args:

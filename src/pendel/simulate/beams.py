@@ -85,7 +85,7 @@ def select_beams(
         axis_row: third row of every frame's small tilt, see `geometry.beam_axis_row`.
         g_max, sg_max: cutoffs [Å⁻¹].
         tilts: tilts per frame.
-        beyond: further tilts before and after a sweep, with the weight 0.
+        beyond: further tilts before and after a sweep, for mosaicity or rocking curves.
         folded_sg_max: cutoff [Å⁻¹] of the beams beyond sg_max that are folded in.
     """
     cutoffs = {"g_max": g_max, "sg_max": max(sg_max, folded_sg_max)}

@@ -27,7 +27,7 @@ def simulate_intensities(
     *,
     u_change: Complex[Array, " g"] | None = None,
 ) -> Float[Array, " measurements"]:
-    """Integrated dynamical intensities, incident beam = 1:  I_r = sum_q w_q mean over tilts of |psi_r(t_q)|^2.
+    """Integrated dynamical intensities, incident beam = 1:  I_r = sum_qk w_q v_rk |psi_r(t_q)|^2 at the tilts k.
 
     Args:
         crystal: structure; replace `fract`, `u_aniso`, `occupancy` by traced arrays to differentiate.
@@ -106,7 +106,7 @@ def _integrated(coupling, plan: Plan, illumination: Illumination, density):
 
 
 def _over_nodes_and_tilts(density, chunk: SegmentGroup, weights):
-    """Mean over thickness nodes and tilts [segments rows] of |psi|^2."""
+    """|psi|^2 [segments rows] summed over thickness nodes and tilts with their weights."""
     at_tilts = jnp.einsum("sqrk,sq->srk", density, weights[chunk.frame])
     return jnp.sum(at_tilts * chunk.tilt_weight, axis=-1)
 
