@@ -129,8 +129,7 @@ class Settings:
     )
     integration: str | tuple[str, ...] = option(
         "auto",
-        "what intensities were integrated over: the sweep of their frame, the rocking curve, or auto: the curve where "
-        "neighbouring frames have the same intensities",
+        "integrated over: auto, sweep (of a frame) or curve (rocking curve); auto: curve where frames repeat intensities",
         choices=("auto", "sweep", "curve"),
         per_data=True,
         commands=READING,
