@@ -129,7 +129,7 @@ class Settings:
     )
     integration: str | tuple[str, ...] = option(
         "auto",
-        "integrated over: auto, sweep (of a frame) or curve (rocking curve); auto: curve where frames repeat intensities",
+        "what intensities are integrals of: {choices}; auto: curve if frames repeat them",
         choices=("auto", "sweep", "curve"),
         per_data=True,
         commands=READING,
