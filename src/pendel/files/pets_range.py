@@ -2,6 +2,7 @@
 
 import re
 
+import gemmi
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -10,6 +11,7 @@ from pendel.experiment.frames import OBSERVED_SIGMA
 
 CHOICES = ("auto", "sweep", "curve")
 WRITTEN = "integrated over excitation errors below {} + {} |g|"  # what `write_pets` says of (p, q)
+LARGEST = 10.0  # p [Å⁻¹] and q that make sense
 WRITTEN_SWEEP = "integrated over the sweep of each frame"
 # Times RC width + mosaicity |g|. PETS2 lists a reflection also in virtual frames whose sweep ends before it, in albite
 # up to 4 of these before it. Left-out and held-out measurements decided between 4 and 8, docs/validation.md.
@@ -51,20 +53,32 @@ def integrated_range(
         )
     if integration == "sweep" or not is_rotation:
         return None
-    number = r"([\d.eE+-]+)"
-    stated = re.search(re.escape(WRITTEN).replace(r"\{\}", number), details)
+    stated = _written(details)
     says_all = re.search(r"integrate intensity on all frames", details, flags=re.IGNORECASE)
     if integration == "auto" and (WRITTEN_SWEEP in details or not (stated or says_all or is_repeated(*rows))):
         return None
-    if stated:  # as `write_pets` says it
-        found, why = (float(stated[1]), float(stated[2])), "as the file says"
+    if stated:
+        found, why = stated, "as the file says"
     else:
         spread = (mosaicity or 0.0) if width else (mosaicity or USUAL_MOSAICITY)
         found = TIMES * (width or USUAL_WIDTH), TIMES * float(np.radians(spread))
-        why = "the same intensities stand in neighbouring frames" if integration == "auto" else "as --integration says"
+        why = "the same intensities stand in neighbouring frames"
+        if integration == "curve":
+            why = "as --integration says"
+        elif says_all:
+            why = "the file says that intensities were integrated on all frames"
     over = f"rocking curves, |S_g| < {found[0]:.4f} + {found[1]:.4f} |g| Å⁻¹, and not over the sweep of a frame"
     notes.append(f"{name}: {why}, so intensities are taken as integrated over {over}")
     return found
+
+
+def _written(details: str) -> tuple[float, float] | None:
+    """(p, q) as `write_pets` says it; None where that is not there or no pair of sensible numbers."""
+    line = re.search(re.escape(WRITTEN).replace(r"\{\}", r"(\S+)"), details)
+    if line is None:
+        return None
+    constant, slope = gemmi.cif.as_number(line[1]), gemmi.cif.as_number(line[2])
+    return (constant, slope) if 0 <= constant < LARGEST and 0 <= slope < LARGEST else None
 
 
 def is_repeated(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array
 from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.experiment.frames import Experiment
-from pendel.simulate.curve import tilt_weights
+from pendel.simulate.curve import range_of_curves, tilt_weights
 from pendel.simulate.geometry import axes_across, excitation_error, tilt_matrices
 
 GROUPS = 2  # padded sizes per data set, so that few programs are compiled
@@ -112,7 +112,7 @@ def beams_of_frames(
     candidates = reflections_within(crystal, g_max)
     g_squared = np.sum((candidates @ np.asarray(experiment.orientation).T) ** 2, axis=1)
     count = tilts + 2 * beyond
-    place = np.arange(count) if experiment.curve_range is None else ~np.arange(count)
+    place = np.arange(count) if range_of_curves(experiment, tilts) is None else ~np.arange(count)
     of_sweep = {"across": axes_across(experiment.geometry, count), "place": place}
     for frame in range(len(experiment.frame_id)):
         matrices = tilt_matrices(experiment, frame, tilts, beyond)

@@ -21,12 +21,17 @@ FEWEST_TILTS = 3  # of a curve
 FARTHEST = 1.0  # semi-angles that a sweep is continued at most: it cuts half of albite's ranges, 1 % of CsPbBr3's
 
 
+def range_of_curves(experiment: Experiment, tilts: int) -> tuple[float, float] | None:
+    """The range (p, q) of a frame of so many tilts; None where its sweep counts, and for the circle of a precession."""
+    return experiment.curve_range if experiment.geometry == "rotation" and tilts >= FEWEST_TILTS else None
+
+
 def tilts_beyond_for_curves(experiment: Experiment, tilts: int) -> int:
     """Tilts beyond each end of the sweeps, at their own steps, that the measured rocking curves need."""
-    if experiment.curve_range is None or experiment.geometry != "rotation" or tilts < FEWEST_TILTS:
+    chosen = range_of_curves(experiment, tilts)
+    if chosen is None:
         return 0
-    vectors = central_vectors(experiment)
-    constant, slope = experiment.curve_range
+    vectors, (constant, slope) = central_vectors(experiment), chosen
     reach = constant + slope * np.linalg.norm(vectors, axis=1)
     needed = np.abs(excitation_error(vectors, experiment.wavelength)) + reach
     sweeps = float(np.max(needed / np.maximum(span(experiment), 1e-9)))
@@ -49,10 +54,11 @@ def tilt_weights(
     """
     count = error.shape[1]
     tilts = count - 2 * beyond
-    if experiment.curve_range is None or experiment.geometry != "rotation" or tilts < FEWEST_TILTS:
+    chosen = range_of_curves(experiment, tilts)
+    if chosen is None:
         inside = np.pad(np.ones(tilts), beyond) / tilts
         return np.broadcast_to(inside, error.shape), np.full(error.shape, 1 / count)
-    constant, slope = experiment.curve_range
+    constant, slope = chosen
     half = np.maximum(0.5 * np.abs(np.gradient(error, axis=1)), 1e-12)
     reach = (constant + slope * np.asarray(g))[:, None]
     inside = np.minimum(np.abs(error) + half, reach) - np.maximum(np.abs(error) - half, -reach)

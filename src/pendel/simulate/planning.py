@@ -14,7 +14,7 @@ from pendel.experiment.frames import Experiment
 from pendel.simulate.beams import difference_box, pad_segments, select_beams
 from pendel.simulate.chebyshev import expansion_length
 from pendel.simulate.coupling import largest_radius, largest_spread
-from pendel.simulate.curve import tilts_beyond_for_curves
+from pendel.simulate.curve import range_of_curves, tilts_beyond_for_curves
 from pendel.simulate.geometry import beam_axis_row
 from pendel.simulate.influence import select_by_influence
 from pendel.simulate.mosaic import tilts_beyond
@@ -99,7 +99,7 @@ def plan_with(
             expected="3 tilts or more, because the spread of the orientation blurs the sweep",
             do="raise --tilts, or leave mosaicity out",
         )
-    if experiment.curve_range is None:
+    if range_of_curves(experiment, settings.tilts) is None:
         beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
     else:
         beyond = tilts_beyond_for_curves(experiment, settings.tilts)
