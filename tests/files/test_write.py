@@ -248,6 +248,11 @@ def test_facts_of_the_refinement(tmp_path, crystal, experiment):
     mixed = gemmi.cif.read_file(str(path)).sole_block()
     assert list(mixed.find_values("_diffrn_radiation_wavelength")) == ["0.0197", "0.0250793"]
     assert mixed.find_value("_diffrn_measurement.rotation_mode") is None
+    assert "over each frame" in mixed.find_value("_refine.diffraction_theory_details")
+    curves = dataclasses.replace(rotation, curve_range=(0.004, 0.0105))
+    write_refined_cif(path, unrefined(crystal), experiments=[curves], summary=RESULTS)
+    whole = gemmi.cif.read_file(str(path)).sole_block()
+    assert "beyond the ends of frames" in whole.find_value("_refine.diffraction_theory_details")
 
 
 def test_the_range_of_integration_is_written_and_read(tmp_path, experiment):

@@ -8,7 +8,13 @@ import pendel
 from pendel.crystal.cell import direct_matrix
 from pendel.datasets import example
 from pendel.folder.reader import read_run_files
-from pendel.report.structure_tables import coordinate_rows, ellipsoid_rows, hydrogen_bond_rows, restraint_rows
+from pendel.report.structure_tables import (
+    coordinate_rows,
+    ellipsoid_rows,
+    hydrogen_bond_rows,
+    restraint_rows,
+    site_rows,
+)
 
 SETTINGS = {"model": "kinematic", "infer": "map", "frames": "::12", "g_max": 1.0, "sg_max": 0.004, "tilts": 5}
 CELL = (4.913, 4.913, 5.405, 90.0, 90.0, 120.0)  # of the example's data, which are of something else
@@ -51,7 +57,13 @@ def test_tables_of_a_molecule(folder):
     assert "<h3>Restraints</h3>" in page
     assert "Displacement ellipsoids" not in page
     assert ellipsoid_rows(run) == []
-    assert {row["name"] for row in coordinate_rows(run)} == {"x", "y", "z", "U_eq / Å²"}  # all sites are isotropic
+    numbers = coordinate_rows(run)
+    assert {row["name"] for row in numbers} == {"x", "y", "z", "U_eq / Å²"}  # all sites are isotropic
+    sites = site_rows(numbers)
+    assert [row["site"] for row in sites] == list(run.crystal.labels)
+    assert sites[1]["z"] == next(
+        row["mean"] for row in numbers if (row["site"], row["name"]) == (sites[1]["site"], "z")
+    )
 
 
 def test_the_written_cif_keeps_what_was_known(folder):

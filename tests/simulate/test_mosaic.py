@@ -11,7 +11,7 @@ import pendel
 from oracles import slow_bloch
 from oracles.read_sites import read_coefficients
 from pendel.experiment.frames import relative_excitation, span
-from pendel.run.rocking import spread_over_tilts
+from pendel.run.rocking import mean_of_neighbours, spread_over_tilts
 from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.forward import kinematic_intensities
 from pendel.simulate.mosaic import quantiles, spread_of, tilts_beyond
@@ -161,6 +161,18 @@ def test_single_tilts_are_means_across_the_sweep():
         assert np.sum(belongs == row) == TILTS
         assert np.mean(curve[belongs == row]) == pytest.approx(whole[row], rel=2e-3)
     assert np.max(np.abs(curve - np.asarray(SIMULATE(crystal, spread.plan, illuminated(None))))) > 1e-3
+
+
+def test_neighbours_of_a_drawn_curve_share_their_nodes():
+    """A pattern that repeats with the nodes vanishes; the order of the points does not matter, nor do other curves."""
+    excitation = np.array([0.4, 0.1, 0.3, 0.2, 0.0, 0.5, 0.0, 1.0])
+    measurement = np.array([7, 7, 7, 7, 7, 7, 9, 9])
+    pattern = np.array([1.0, 2.0, 6.0] * 2)[np.argsort(np.argsort(excitation[:6]))]
+    smooth = mean_of_neighbours(np.array([[*pattern, 4.0, 5.0]]), measurement, excitation)[0]
+    inner = excitation[:6] % 0.5 > 0
+    np.testing.assert_allclose(smooth[:6][inner], 3.0)
+    np.testing.assert_allclose(smooth[[4, 5]], [1.5, 4.0])  # the ends have one neighbour
+    np.testing.assert_allclose(smooth[6:], [4.0, 5.0])
 
 
 def test_a_plan_without_tilts_for_it_is_refused():

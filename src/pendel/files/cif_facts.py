@@ -75,7 +75,9 @@ def write_difference(path: str | os.PathLike[str], *, highest: float, lowest: fl
     write_text(path, document.as_string())
 
 
-def add_results(block: gemmi.cif.Block, summary: Summary, notes: Sequence[str] = ()) -> None:
+def add_results(
+    block: gemmi.cif.Block, summary: Summary, notes: Sequence[str] = (), experiments: Sequence[Experiment] = ()
+) -> None:
     """Add theory, sample, error model and agreement; what the summary does not have, or not as a number, is left out.
 
     Thickness is written in nanometres, the unit of the dictionary. Of the notes on the structure, those on hydrogen
@@ -85,7 +87,8 @@ def add_results(block: gemmi.cif.Block, summary: Summary, notes: Sequence[str] =
     theory = str(summary.get("theory", "dynamical"))
     set_item(block, "_refine.diffraction_theory", theory)
     program = "Bloch-wave calculation" if theory == "dynamical" else "single scattering"
-    program += ", rocking curves integrated over each frame"
+    beyond = any(experiment.curve_range is not None for experiment in experiments)
+    program += f", rocking curves integrated {'beyond the ends of frames' if beyond else 'over each frame'}"
     made_by = [f"{key} {Path(str(summary[key])).name}" for key in ("model", "stage") if key in summary]
     set_item(block, "_refine.diffraction_theory_details", "; ".join([program, *made_by]))
     _add_sample(block, summary)

@@ -52,7 +52,7 @@ def write_refined_cif(
     block = document.add_new_block(block_name(crystal.name))
     add_heading(block, crystal)
     add_measurement(block, experiments)
-    add_results(block, summary, crystal.notes)
+    add_results(block, summary, crystal.notes, experiments)
     treatment = hydrogen_treatment(crystal)
     if treatment is not None:
         set_item(block, "_refine_ls_hydrogen_treatment", treatment)

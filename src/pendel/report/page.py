@@ -46,6 +46,7 @@ def page(run: RunFiles) -> str:
     judged = verdicts(run)
     conclusion = headline(run, judged)
     with drawing():
+        coordinates = structure_tables.coordinate_rows(run)
         bonds, angles = structure_tables.bond_rows(run)
         content = {
             "title": f"{_name(run)}: {run.summary['model']}, {run.summary['stage']}",
@@ -57,7 +58,8 @@ def page(run: RunFiles) -> str:
             "story": run.record.get("derived", {}).get("model_story"),
             "structure": with_captions("structure", _structure(run)),
             "chains": run.summary["stage"] in CHAINS,
-            "coordinates": structure_tables.coordinate_rows(run),
+            "sites": structure_tables.site_rows(coordinates),
+            "coordinates": coordinates,
             "bonds": bonds,
             "angles": angles,
             "hydrogen_bonds": structure_tables.hydrogen_bond_rows(run),

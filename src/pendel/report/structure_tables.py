@@ -36,6 +36,14 @@ def coordinate_rows(run: RunFiles) -> Rows:
     return rows
 
 
+def site_rows(rows: Rows) -> Rows:
+    """One line for every site of `coordinate_rows`: mean(su) of each of its numbers by name."""
+    sites: dict[str, dict[str, str]] = {}
+    for row in rows:
+        sites.setdefault(row["site"], {"site": row["site"]})[row["name"]] = row["mean"]
+    return list(sites.values())
+
+
 def bond_rows(run: RunFiles) -> tuple[Rows, Rows]:
     """Bond lengths [Å] and angles [deg] that symmetry leaves different, with uncertainties from the draws."""
     crystal, fract = run.crystal, run.draws("fract")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from pendel.base import Array
 from pendel.experiment.frames import Experiment, excitation_error, is_observed
@@ -14,6 +15,7 @@ from pendel.model.dataset import DataSet, data_sets
 from pendel.run.inputs import Problem
 from pendel.simulate import Plan
 from pendel.simulate.beams import SegmentGroup
+from pendel.simulate.mosaic import CYCLE
 from pendel.simulate.replan import replan
 from pendel.simulate.shard import shard_plan
 
@@ -27,7 +29,8 @@ def rocking_curves(
 
     The model itself is run, with every (reflection, tilt) as a measurement of its own; so whatever it says about
     thickness, scale and structure is in the curves, and their sum with the weights of the tilts is `calculated`. With
-    mosaicity the curves are means across the path of the sweep, without the blur along it.
+    mosaicity the curves are means across the path of the sweep, without the blur along it, and means of neighbouring
+    tilts, because those are simulated at different nodes.
 
     Args:
         draws: values of every latent site, draws on the leading axis.
@@ -54,7 +57,28 @@ def rocking_curves(
     predicted = predict(
         model, (problem.crystal, tuple(datasets)), draws, intensities=intensities, key=jax.random.key(0)
     ).deterministic
-    return found | {f"curve{data.suffix}": predicted[f"calculated{data.suffix}"] for data in datasets}
+    for data in datasets:
+        curve = np.asarray(predicted[f"calculated{data.suffix}"])
+        if data.plan.is_mosaic:
+            points, excitation = (found[f"curve_{name}{data.suffix}"] for name in ("measurement", "excitation"))
+            curve = mean_of_neighbours(curve, points, excitation)
+        found[f"curve{data.suffix}"] = curve
+    return found
+
+
+def mean_of_neighbours(
+    curve: Float[Array, "draws points"], measurement: Int[Array, " points"], excitation: Float[Array, " points"]
+) -> Float[np.ndarray, "draws points"]:
+    """Every point with its neighbours along its own curve, so many that each node of a tilt is among them."""
+    smooth, window = np.array(curve, dtype=float), np.ones(CYCLE)
+    for row in np.unique(measurement):
+        points = np.flatnonzero(measurement == row)
+        points = points[np.argsort(excitation[points])]
+        if len(points) < CYCLE:
+            continue
+        count = np.convolve(np.ones(len(points)), window, mode="same")
+        smooth[:, points] = [np.convolve(draw, window, mode="same") / count for draw in smooth[:, points]]
+    return smooth
 
 
 def strongest(experiment: Experiment, count: int = REFLECTIONS) -> list[int]:
