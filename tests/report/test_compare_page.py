@@ -128,6 +128,14 @@ def test_runs_on_different_measurements_are_compared_without_predictions(runs):
     assert "log predictive density" not in text
 
 
+def test_structures_that_differ_leave_no_table_of_coordinates(runs):
+    page = comparison_page([runs[0], runs[2]], None)
+    assert '<h2 id="coordinates">' in page
+    assert 'aria-label="coordinates"' not in page
+    assert "No run has the structure of A" in page
+    assert 'aria-label="coordinates"' in comparison_page([runs[0], runs[1]], None)
+
+
 def test_the_command_writes_the_page(paths, tmp_path):
     out = tmp_path / "compare.html"
     copies = [str(path) for path in paths[:2]]

@@ -140,8 +140,13 @@ def _density_rows(runs: Sequence[RunFiles], found: dict[str, list]) -> list[tupl
 
 
 def _coordinate_rows(runs: Sequence[RunFiles], compared: Sequence[Coordinates]) -> list[dict[str, Any]]:
-    """For every coordinate that some run refines: value(su), difference to the first run, and whether it is large."""
-    rows = []
+    """For every coordinate that some run refines: value(su), difference to the first run, and whether it is large.
+
+    Nothing where no run has the structure of the first one.
+    """
+    rows: list[dict[str, Any]] = []
+    if not any(found.values for found in compared[1:]):
+        return rows
     by_label = [{one.label: one for one in found.values} for found in compared]
     for label in dict.fromkeys(label for found in by_label for label in found):
         cells = [found.get(label) for found in by_label]
