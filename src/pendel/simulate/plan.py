@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from pendel.base import Array
 from pendel.simulate.beams import SegmentGroup, weak_beams
 
-# Elements of the matrices of a chunk, which bounds the memory of their tangents. Four times as many take three times the
-# memory and no less time (albite, urea).
+# Elements of the matrices of a chunk, which bounds the memory of their tangents. Four times as many take three times
+# the memory and no less time (albite, urea).
 MATRIX_NUMBERS = 1_000_000
 
 
