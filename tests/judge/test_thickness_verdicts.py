@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _thin
+from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _stopped, _thin
 
 
 @pytest.mark.parametrize("is_mosaic", [False, True])
@@ -36,3 +36,16 @@ def test_lead_of_the_best_basin(lead, level):
 @pytest.mark.parametrize("record", [{}, {"basins_fitted": []}])
 def test_a_separated_basin_needs_no_verdict(record):
     assert not list(_basins_of_start(record))
+
+
+def test_a_thickness_at_the_end_of_what_can_be_calculated_is_a_warning():
+    draws = np.log(np.full((1, 50, 4), 800.0))
+    assert not list(_stopped("one", draws, 2000.0))
+    draws[..., 2] = np.log(np.linspace(1700.0, 1900.0, 50))
+    (verdict,) = _stopped("one", draws, 2000.0)
+    assert verdict.level == WARN
+    assert "1895 Å" in verdict.text
+    assert "2000 Å" in verdict.text
+    assert not list(_stopped("one", None, 2000.0))
+    assert not list(_stopped("one", draws, None))
+    assert list(_stopped("one", draws[..., 2], 2000.0))  # one number for all frames

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
-from pendel.base import NO_HYDROGEN, OVERFULL, kind_of
+from pendel.base import NO_HYDROGEN, OVERFULL, Array, kind_of, suffix
 from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import fraction_of_missing_information
 from pendel.judge.frames import flagged_frames
 from pendel.judge.loo import left_out_ranks
+from pendel.judge.parameters import BAND
 
 GOOD_R, POOR_R = 0.08, 0.15
 SURE = 0.95  # probability of one thickness basin
@@ -26,6 +27,7 @@ FEW_HELD_OUT = 20  # observed reflections
 FEW_A_PARAMETER = 2  # observed reflections
 FEW_REPEATS = 0.02  # of the rows
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
+NEAR = 0.9  # of the largest thickness that a plan allows
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
 PASS, WARN, FAIL = "pass", "warn", "fail"
 END_OF_GIST = re.compile(r" \(|, |; |: | and one run ")
@@ -225,7 +227,24 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         yield judged(share <= 0.05, text, advice, brief=brief)
         is_mosaic = any(name.startswith("mosaicity") for name in run.tree["posterior"].data_vars)
         yield from _thin(data.name, data.of_frames, is_mosaic)
+    posterior, plans = run.tree["posterior"], run.record.get("derived", {})
+    for number, data in enumerate(run.data):
+        thickness = posterior.get(f"log_thickness{suffix(number)}")
+        yield from _stopped(data.name, thickness, plans.get(f"plan{suffix(number)}", {}).get("thickness_max"))
     yield from _basins_of_start(run.record)
+
+
+def _stopped(name: str, log_thickness: Array | None, limit: float | None) -> Iterator[Verdict]:
+    """Frames as thick as the expansion of the propagator reaches [Å], beyond which no intensity can be calculated.
+
+    log_thickness: draws on the leading axes.
+    """
+    if log_thickness is None or limit is None:
+        return
+    thickest = float(np.exp(np.max(np.percentile(np.asarray(log_thickness), BAND[1], axis=(0, 1)))))
+    if thickest > NEAR * limit:
+        text = f"{name}: a frame may be {thickest:.0f} Å thick, and the fit could not go beyond {limit:.0f} Å"
+        yield Verdict(WARN, text, "refine again from refined.cif, whose scan begins with a better structure")
 
 
 def _basins_of_start(record: dict[str, Any]) -> Iterator[Verdict]:
