@@ -62,7 +62,14 @@ def _beams(plan: Plan, cost: Cost) -> RenderableType:
     by_distance = settings.beam_error is None
     second = f"sg_max {settings.sg_max:g} Å⁻¹" if by_distance else f"beam_error {settings.beam_error:g}"
     table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, {second}, {settings.tilts} tilts a frame")
-    for column in ("segments", "beams", "folded in", "tilts", "R / (rad/Å)", f"steps at {THICKNESS:.0f} Å"):
+    for column in (
+        "segments",
+        "beams",
+        "folded in",
+        "tilts a segment",
+        "spectrum / (rad/Å)",
+        f"steps at {THICKNESS:.0f} Å",
+    ):
         table.add_column(column, justify="right")
     for group in cost.groups:
         numbers = (str(group.segments), str(group.beams), str(group.folded), str(group.tilts))
@@ -75,8 +82,8 @@ def _absorption(crystal: Crystal, plan: Plan, rows: Experiment) -> RenderableTyp
     verdict = "absorption is in the model `robust`" if plan.is_absorbing else "absorption is left out"
     text = f"mean absorption length {length:.0f} Å: {verdict} unless --absorption says otherwise"
     if rows.mosaicity:
-        text += f"\nmosaicity {rows.mosaicity:g}° by data reduction: `robust` refines it, which takes three times as "
-        text += "long, unless --mosaicity is off"
+        text += f"\nmosaicity {rows.mosaicity:g}° by data reduction: `robust` refines it, which takes two to "
+        text += "three times as long; `pendel refine --mosaicity off` leaves it out"
     return Text(text)
 
 

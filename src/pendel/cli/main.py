@@ -270,7 +270,8 @@ def _refine_and_print(
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(closing_table(outcome.summary, outcome.refined))
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
-    console.print(f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}", highlight=False, markup=False)
+    text = f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}, report.html first"
+    console.print(text, highlight=False, markup=False)
     return outcome
 
 

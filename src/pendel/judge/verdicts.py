@@ -74,7 +74,7 @@ def _agreement(run: RunFiles) -> Iterator[Verdict]:
     parameters = run.summary.get("n_parameters")
     if parameters and count < FEW_A_PARAMETER * parameters:
         text = f"{count} observed reflections for {parameters} parameters (good from {FEW_A_PARAMETER} for each)"
-        yield Verdict(WARN, text, "take more frames, or believe R factors less than uncertainties")
+        yield Verdict(WARN, text, "take more frames; with so few reflections a low R factor says little")
     yield from _repeats(run)
     held_out, left_out = run.summary.get("r_obs_heldout"), run.summary.get("n_observed_heldout") or 0
     if not run.summary.get("n_heldout"):
@@ -85,7 +85,11 @@ def _agreement(run: RunFiles) -> Iterator[Verdict]:
     else:
         ratio = held_out / r_obs
         text = f"R_obs {100 * held_out:.2f} % on held-out reflections, {ratio:.2f} times that of the fit"
-        yield judged(ratio < GAP, text, "many parameters a frame for few reflections: use fewer, or more data")
+        yield judged(
+            ratio < GAP,
+            text,
+            "a frame has many parameters for its reflections: take more frames, or --thickness single",
+        )
 
 
 def _repeats(run: RunFiles) -> Iterator[Verdict]:
@@ -191,7 +195,7 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
     scalars = run.summary["scalars"]
     if "b" in scalars:
         b = scalars["b"]["mean"]
-        advice = "the model misses strong reflections: absorption, twinning, a wrong cell?"
+        advice = "the model misses strong reflections: absorption or mosaicity left out, twinning, a wrong cell?"
         yield judged(b < 0.1, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
     found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
     text = (
