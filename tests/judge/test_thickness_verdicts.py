@@ -46,6 +46,4 @@ def test_a_thickness_at_the_end_of_what_can_be_calculated_is_a_warning():
     assert verdict.level == WARN
     assert "1895 Å" in verdict.text
     assert "2000 Å" in verdict.text
-    assert not list(_stopped("one", None, 2000.0))
-    assert not list(_stopped("one", draws, None))
     assert list(_stopped("one", draws[..., 2], 2000.0))  # one number for all frames

@@ -233,18 +233,17 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         yield from _thin(data.name, data.of_frames, is_mosaic)
     posterior, plans = run.tree["posterior"], run.record.get("derived", {})
     for number, data in enumerate(run.data):
-        thickness = posterior.get(f"log_thickness{suffix(number)}")
-        yield from _stopped(data.name, thickness, plans.get(f"plan{suffix(number)}", {}).get("thickness_max"))
+        name, limit = f"log_thickness{suffix(number)}", plans.get(f"plan{suffix(number)}", {}).get("thickness_max")
+        if name in posterior and limit is not None:
+            yield from _stopped(data.name, posterior[name].values, limit)
     yield from _basins_of_start(run.record)
 
 
-def _stopped(name: str, log_thickness: Array | None, limit: float | None) -> Iterator[Verdict]:
+def _stopped(name: str, log_thickness: Array, limit: float) -> Iterator[Verdict]:
     """Frames as thick as the expansion of the propagator reaches [Å], beyond which no intensity can be calculated.
 
     log_thickness: draws on the leading axes.
     """
-    if log_thickness is None or limit is None:
-        return
     thickest = float(np.exp(np.max(np.percentile(np.asarray(log_thickness), BAND[1], axis=(0, 1)))))
     if thickest > NEAR * limit:
         text = f"{name}: a frame may be {thickest:.0f} Å thick, and the fit could not go beyond {limit:.0f} Å"
