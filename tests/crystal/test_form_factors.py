@@ -10,7 +10,7 @@ import pytest
 from pendel.base import InputError
 from pendel.constants import relativistic_gamma
 from pendel.crystal.cell import reciprocal_matrix, volume
-from pendel.crystal.form_factors import form_factors, lobato_coefficients, peng_gaussians
+from pendel.crystal.form_factors import contracted_form_factors, form_factors, lobato_coefficients, peng_gaussians
 from pendel.crystal.structure import ELEMENTS, expanded_atoms
 from pendel.files.cif import read_crystal
 
@@ -30,6 +30,19 @@ def test_hydrogen_against_its_closed_form():
     x = (np.pi * BOHR_RADIUS * g) ** 2
     exact = BOHR_RADIUS / 2 * (2 + x) / (1 + x) ** 2
     assert np.allclose(form_factors(("H",), g)[0], exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("table", ["lobato", "peng"])
+def test_a_contraction_moves_electrons_and_leaves_the_nucleus(table):
+    elements, g, k = ("O", "H", "Si"), np.linspace(0.05, 3.5, 40), 1.15
+    contracted = np.asarray(contracted_form_factors(elements, g, k, table))
+    free, at_smaller = form_factors(elements, g, table), form_factors(elements, g / k, table)
+    charge, mott = np.array([8, 14])[:, None], 1 / (2 * np.pi**2 * BOHR_RADIUS)
+    electrons = charge - at_smaller[[0, 2]] * (g / k) ** 2 / mott  # f_x at g / k, by f = C (Z - f_x) / s²
+    assert np.allclose(contracted[[0, 2]], mott * (charge - electrons) / g**2, rtol=1e-12)
+    assert np.allclose(contracted[1], free[1], rtol=1e-12)  # hydrogen stays
+    assert np.allclose(contracted_form_factors(elements, g, 1.0, table), free, rtol=1e-12)
+    assert np.all(contracted[[0, 2], 0] < 0.8 * free[[0, 2], 0])
 
 
 def test_two_tables_agree():

@@ -21,7 +21,8 @@ from pendel.model.thickness_prior import FAMILIES, TAPER, find_family, further_s
 from pendel.simulate.thickness import lognormal, single
 
 ROBUST = Path(__file__).resolve().parents[2] / "models" / "robust.py"
-STRUCTURE = "structure = sample_structure(crystal, displacement=0.05, log_strain=1.0, clouds=clouds)\n"
+OF_ATOMS = "displacement=0.05, log_strain=1.0, clouds=clouds, log_contraction=contraction"
+STRUCTURE = f"structure = sample_structure(crystal, {OF_ATOMS})\n"
 CALCULATED = "calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)\n"
 SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error, background=background)\n"
 
@@ -181,6 +182,7 @@ def test_options_of_a_model():
         "absorption": "auto",
         "mosaicity": "auto",
         "clouds": "shifted",
+        "contraction": None,
     }
     assert model_options(robust) == own
     assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}
@@ -199,3 +201,20 @@ def test_names_of_a_data_set_follow_from_its_number(data):
     assert (again.number, again.plan.settings) == (1, data.plan.settings)
     numbered = pendel.data_sets([data.experiment] * 3, [data.plan] * 3)
     assert [one.suffix for one in numbered] == ["", "_2", "_3"]
+
+
+def test_contracted_atoms_are_weaker_at_low_angles_and_one_is_the_free_atom(crystal, data):
+    robust = pendel.load_model("robust")
+    contracted = with_options(robust, contraction=0.1)
+    draw = run(contracted, crystal, data)
+    values = {k: s["value"] for k, s in draw.items() if s["type"] == "sample" and not s["is_observed"]}
+    assert "contraction" not in run(robust, crystal, data)
+
+    def calculated(model, **changes):
+        model = handlers.substitute(handlers.seed(model, 0), data=values | changes)
+        return np.asarray(handlers.trace(model).get_trace(crystal, (data,))["calculated"]["value"])
+
+    free = calculated(robust)
+    np.testing.assert_allclose(calculated(contracted, contraction=1.0), free, rtol=2e-5, atol=1e-6 * free.max())
+    step = calculated(contracted, contraction=1.02) - free
+    assert np.max(np.abs(step)) > 1e-3 * free.max()

@@ -71,6 +71,7 @@ class Crystal:
     restraints: tuple[Restraint, ...] = field(default=(), metadata=STATIC)
     hydrogen: tuple[HydrogenGroup, ...] = field(default=(), metadata=STATIC)
     cloud: Float[Array, "sites 3"] | None = None  # fractional shift of hydrogen's electron cloud from its nucleus
+    contraction: Float[Array, ""] | float | None = None  # of all other atoms, see `contracted_form_factors`; or none
 
 
 def make_crystal(

@@ -3,6 +3,7 @@
 Arguments are the numbers of the priors. A model that needs another prior writes the lines of a block out in its file.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -37,14 +38,16 @@ def sample_structure(
     log_strain: float,
     logit_occupancy: float | None = None,
     clouds: str = "shifted",
+    log_contraction: float | None = None,
 ) -> Crystal:
     """The crystal with coordinates and displacement tensors, and perhaps occupancies, drawn from their priors.
 
         displacement ~ Normal(0, s), log_strain ~ Normal(0, s), logit_occupancy ~ Normal(logit(start), s)
+        contraction ~ LogNormal(0, s)
 
     U = sqrt(U_0) exp(log_strain) sqrt(U_0) is positive definite. Hydrogen follows its parents (`sample_hydrogen`), and
     the restraints of the start structure multiply the prior (`restrain`).
-    Sites: displacement, log_strain, logit_occupancy; derived: fract, U_aniso [Å²], occupancy.
+    Sites: displacement, log_strain, logit_occupancy, contraction; derived: fract, U_aniso [Å²], occupancy.
 
     Args:
         displacement: standard deviation along every direction that the site symmetry allows [Å].
@@ -52,6 +55,8 @@ def sample_structure(
         logit_occupancy: standard deviation, no unit, for the sites that start below 1, one number for all sites that
             are there together (`pendel.crystal.occupancies`); None: no occupancy is free.
         clouds: "shifted" or "spherical", the electron clouds of hydrogen, see `sample_hydrogen`.
+        log_contraction: standard deviation, no unit, of one contraction of all atoms but hydrogen
+            (`pendel.crystal.form_factors.contracted_form_factors`); None: free atoms.
 
     Raises InputError when occupancies are to be free and none, or all, of them start below 1, and for other clouds.
     """
@@ -61,6 +66,9 @@ def sample_structure(
     occupancy = None if logit_occupancy is None else _sample_occupancy(crystal, logit_occupancy)
     structure = with_parameters(crystal, displacement=moves, log_strain=strain, occupancy=occupancy)
     structure = sample_hydrogen(structure, clouds)
+    if log_contraction is not None:
+        contraction = numpyro.sample("contraction", dist.LogNormal(0, log_contraction))
+        structure = dataclasses.replace(structure, contraction=contraction)
     restrain(structure)
     numpyro.deterministic("fract", structure.fract)
     numpyro.deterministic("U_aniso", structure.u_aniso)

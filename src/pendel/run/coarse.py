@@ -25,7 +25,7 @@ from pendel.simulate.cost import operations
 from pendel.simulate.planning import BEAM_ERROR
 
 LARGEST_ERROR = 0.1  # by beams of a coarse problem; with more it is no coarse form of the same
-STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy"}
+STRUCTURE = {"fract": "fract", "U_aniso": "u_aniso", "occupancy": "occupancy", "contraction": "contraction"}
 
 type Values = Mapping[str, Array]
 

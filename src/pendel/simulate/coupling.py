@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
 from pendel.base import Array, InputError
-from pendel.crystal.structure import Crystal
+from pendel.crystal.form_factors import contracted_form_factors
+from pendel.crystal.structure import Crystal, reciprocal_matrix
 from pendel.simulate.chebyshev import absorption_spread, spectral_interval
 from pendel.simulate.matrix import coupling_box, diagonal_and_flux, folded_interaction
 from pendel.simulate.mosaic import OrientationSpread, spread_of, spread_tilts
@@ -34,7 +35,7 @@ def plan_coupling(
     Returns:
         NaN where `u_change` lacks the inversion centre of the crystal.
     """
-    u_g, change = structure_factors(crystal, plan.support_hkl, plan.support_form_factor, plan.wavelength), u_change
+    u_g, change = structure_factors(crystal, plan.support_hkl, _form_factors(crystal, plan), plan.wavelength), u_change
     if plan.centre is not None:
         to_centre = jnp.exp(-2j * jnp.pi * (plan.support_hkl @ jnp.asarray(plan.centre)))
         u_g = jnp.real(u_g * to_centre)  # real by construction: every atom has its image
@@ -49,6 +50,14 @@ def plan_coupling(
         lost = jnp.real(lost * to_centre)
     pair = u_g + 1j * lost, jnp.conj(u_g) + 1j * jnp.conj(lost)
     return coupling_box(*pair, plan.support_hkl, plan.box, plan.wavelength, u_0=1j * mean)
+
+
+def _form_factors(crystal: Crystal, plan: Plan) -> Float[Array, "sites g"]:
+    """Form factors [Å] of the plan's reflections, with the contraction of the crystal's atoms where it has one."""
+    if crystal.contraction is None:
+        return jnp.asarray(plan.support_form_factor)
+    g = jnp.linalg.norm(jnp.asarray(plan.support_hkl) @ reciprocal_matrix(crystal.cell).T, axis=1)
+    return contracted_form_factors(crystal.elements, g, crystal.contraction, plan.settings.form_factor_table)
 
 
 def _real(u_g: Complex[Array, " g"]) -> Float[Array, " g"]:
