@@ -251,6 +251,12 @@ def test_error_model_in_words(tmp_path, quartz, experiment):
     assert details(write(write_to, quartz, [experiment], results={"scalars": {}})) == ""
 
 
+def test_contracted_form_factors_are_told(tmp_path, quartz, experiment):
+    results = {"scalars": {"contraction": {"mean": 1.1, "sd": 0.011}}}
+    lines = details(write(tmp_path / "refined.cif", quartz, [experiment], results=results)).splitlines()
+    assert lines == ["Form factors of all atoms but H are contracted, f(g) -> f(g/k)/k^2^.", "k = 1.100(11)"]
+
+
 def test_hydrogen_left_out_and_repeated_rows_are_told(tmp_path, experiment):
     source = gemmi.cif.read(str(example().structure))
     block = source.sole_block()

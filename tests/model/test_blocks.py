@@ -203,7 +203,7 @@ def test_names_of_a_data_set_follow_from_its_number(data):
     assert [one.suffix for one in numbered] == ["", "_2", "_3"]
 
 
-def test_contracted_atoms_are_weaker_at_low_angles_and_one_is_the_free_atom(crystal, data):
+def test_a_contraction_of_one_is_the_free_atom_and_another_changes_intensities(crystal, data):
     robust = pendel.load_model("robust")
     contracted = with_options(robust, contraction=0.1)
     draw = run(contracted, crystal, data)

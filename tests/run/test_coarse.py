@@ -71,6 +71,7 @@ def test_globals_and_fitted_frames_are_handed_over_and_others_scanned():
 def test_the_structure_comes_from_what_the_model_names():
     files = example()
     crystal = read_problem(files.structure, [files.data], SETTINGS).crystal
-    moved = fitted_crystal(crystal, {"fract": crystal.fract + 0.01, "error": np.array(1.0)})
+    moved = fitted_crystal(crystal, {"fract": crystal.fract + 0.01, "error": np.array(1.0), "contraction": 1.1})
     np.testing.assert_allclose(moved.fract, crystal.fract + 0.01)
     np.testing.assert_array_equal(moved.u_aniso, crystal.u_aniso)
+    assert (crystal.contraction, moved.contraction) == (None, 1.1)

@@ -15,8 +15,6 @@ from jaxtyping import Float
 
 from pendel.base import Array, InputError
 
-HYDROGEN = ("H", "D")
-
 
 def form_factors(elements: tuple[str, ...], g: Float[Array, " g"], table: str = "lobato") -> Float[Array, "elements g"]:
     """Form factors f(g) [Å] of each element at g = 1/d [Å⁻¹], for electrons at rest (gamma enters U_g).
@@ -42,7 +40,7 @@ def contracted_form_factors(
 
     Source of the idea: Coppens et al. (1979), Acta Cryst. A35, 63, with k of the valence electrons only.
     """
-    k = jnp.where(jnp.array([element in HYDROGEN for element in elements]), 1.0, contraction)[:, None]
+    k = jnp.where(jnp.array([element == "H" for element in elements]), 1.0, contraction)[:, None]
     squared = (jnp.asarray(g) / k) ** 2
     return _of_table(elements, squared[:, None], table, jnp) / k**2
 

@@ -98,7 +98,7 @@ def add_results(
         if value is not None:
             set_item(block, tag, f"{value:.{digits}f}")
     details = [f"{note} of the start structure." for note in notes if kind_of(note) == NO_HYDROGEN]
-    details += _error_model(summary)
+    details += _error_model(summary) + _atoms(summary)
     if _number(summary, "wr2_pooled") is not None:
         set_item(block, "_refine_ls_structure_factor_coef", "Inet")
         details += [
@@ -128,6 +128,13 @@ def _add_sample(block: gemmi.cif.Block, summary: Summary) -> None:
         values = _each(summary, str(symbol["site"]), exponential=bool(symbol["is_log"]))
         details += [str(symbol["meaning"]), *(f"{symbol['label']}{which}: {text}." for which, text in values)]
     set_item(block, "_refine_ls.sample_shape_details", "\n".join(details))
+
+
+def _atoms(summary: Summary) -> list[str]:
+    """How the form factors differ from those of the source that stands at the elements, if they do."""
+    formula = ["Form factors of all atoms but H are contracted, f(g) -> f(g/k)/k^2^."]
+    found = [f"k{which} = {text}" for which, text in _each(summary, "contraction")]
+    return formula + found if found else []
 
 
 def _error_model(summary: Summary) -> list[str]:
