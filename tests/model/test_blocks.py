@@ -21,7 +21,7 @@ from pendel.model.thickness_prior import FAMILIES, TAPER, find_family, further_s
 from pendel.simulate.thickness import lognormal, single
 
 ROBUST = Path(__file__).resolve().parents[2] / "models" / "robust.py"
-OF_ATOMS = "displacement=0.05, log_strain=1.0, clouds=clouds, log_contraction=contraction"
+OF_ATOMS = "displacement=0.05, log_strain=1.0, clouds=clouds, log_contraction=electrons"
 STRUCTURE = f"structure = sample_structure(crystal, {OF_ATOMS})\n"
 CALCULATED = "calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)\n"
 SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error, background=background)\n"
@@ -182,7 +182,7 @@ def test_options_of_a_model():
         "absorption": "auto",
         "mosaicity": "auto",
         "clouds": "shifted",
-        "contraction": None,
+        "contraction": "on",
     }
     assert model_options(robust) == own
     assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}
@@ -204,17 +204,19 @@ def test_names_of_a_data_set_follow_from_its_number(data):
 
 
 def test_a_contraction_of_one_is_the_free_atom_and_another_changes_intensities(crystal, data):
-    robust = pendel.load_model("robust")
-    contracted = with_options(robust, contraction=0.1)
+    contracted = pendel.load_model("robust")
+    off = with_options(contracted, contraction="off")
     draw = run(contracted, crystal, data)
     values = {k: s["value"] for k, s in draw.items() if s["type"] == "sample" and not s["is_observed"]}
-    assert "contraction" not in run(robust, crystal, data)
+    assert "contraction" not in run(off, crystal, data)
 
     def calculated(model, **changes):
         model = handlers.substitute(handlers.seed(model, 0), data=values | changes)
         return np.asarray(handlers.trace(model).get_trace(crystal, (data,))["calculated"]["value"])
 
-    free = calculated(robust)
+    free = calculated(off)
     np.testing.assert_allclose(calculated(contracted, contraction=1.0), free, rtol=2e-5, atol=1e-6 * free.max())
     step = calculated(contracted, contraction=1.02) - free
     assert np.max(np.abs(step)) > 1e-3 * free.max()
+    with pytest.raises(pendel.InputError, match="'on' or 'off'"):
+        run(with_options(contracted, contraction=0.1), crystal, data)

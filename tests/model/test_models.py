@@ -62,7 +62,8 @@ def test_sites_belong_to_frames_or_to_all(name, crystal, datasets):
     assert {site.name for site in layout.sites if site.plate == "frames"} == FRAME_SITES - without
     assert {site.name for site in layout.sites if site.profile} == {"log_thickness", "log_taper"} - without
     assert layout.plates["frames"][1] == len(datasets[0].experiment.frame_id)
-    assert target.simulated == {"displacement", "log_strain", "tilt", "log_thickness", "log_taper"} - without
+    structure = {"displacement", "log_strain"} | ({"contraction"} if name == "robust" else set())
+    assert target.simulated == structure | {"tilt", "log_thickness", "log_taper"} - without
     assert target.errors == ({"error"} if name == "dynamical" else {"a", "b", "nu"})
 
 
@@ -152,7 +153,7 @@ def test_occupancy_is_free_where_it_starts_below_one(crystal, datasets):
 def test_crystals_share_the_structure_and_may_share_errors(crystal, twice, errors, of_all):
     model = handlers.seed(with_options(pendel.load_model("robust"), errors=errors), jax.random.key(0))
     sites = handlers.trace(handlers.substitute(model, data=MIDDLING)).get_trace(crystal, twice)
-    shared = {"displacement", "log_strain", "fract", "U_aniso"} | of_all
+    shared = {"displacement", "log_strain", "contraction", "fract", "U_aniso"} | of_all
     first = {name for name in sites if not name.endswith("_2")} - shared
     assert {f"{name}_2" for name in first} == {name for name in sites if name.endswith("_2")}
     assert {"a", "b", "nu", "log_thickness"} <= first | of_all

@@ -14,7 +14,7 @@ from pendel.failures import InputError
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
-MODEL_OPTIONS = ("thickness", "absorption", "mosaicity")
+MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction")
 FITTING = ("refine", "check")  # commands that select measurements
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
 TERM_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.CHOICES
@@ -83,6 +83,12 @@ class Settings:
         "spread of the orientation inside the crystal: {choices}; auto where the data file states one; it takes three "
         "times as long",
         choices=TERM_CHOICES,
+        commands=("refine",),
+    )
+    contraction: str | None = option(
+        None,
+        "electrons of atoms in the crystal nearer to their nuclei than in free atoms: {choices}; on unless off",
+        choices=("on", "off"),
         commands=("refine",),
     )
     infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))

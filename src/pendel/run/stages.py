@@ -37,7 +37,7 @@ from pendel.run.fitting import (
 from pendel.run.plans import describe_plans, final_plans, widest
 from pendel.run.processes import describe_devices
 from pendel.run.results import StageResult, chains_result, guided_result, laplace_result, tempered_result
-from pendel.run.settings import Settings
+from pendel.run.settings import MODEL_OPTIONS, Settings
 from pendel.run.writing import Summary, write_stage
 from pendel.simulate import Plan
 from pendel.simulate.shard import shard_plan
@@ -57,7 +57,7 @@ READING = (
     "adps",
 )
 BEAMS = ("g_max", "sg_max", "beam_error", "tilts")
-MODEL = ("thickness", "absorption", "mosaicity", "holdout", SPLIT_SEED)
+MODEL = (*MODEL_OPTIONS, "holdout", SPLIT_SEED)
 STAGES = (
     Stage(name="coarse", inputs=("structure", "data", "model"), settings=(*READING, *BEAMS, *MODEL)),
     Stage(name="start", inputs=("structure", "data"), settings=(*READING, *BEAMS), after=("coarse",)),
