@@ -33,8 +33,8 @@ def load_model(name_or_path: str) -> Callable:
 def with_options(model: Callable, **options: Any) -> Callable:
     """The model with values for its options, the keyword arguments after the data; None leaves the model's own value.
 
-    Shipped models have `thickness`, a name in `pendel.model.thickness_prior`; `robust` has `errors`, `absorption` and
-    `mosaicity` as well.
+    Shipped models have `thickness`, a name in `pendel.model.thickness_prior`; `robust` has `errors`, `absorption`,
+    `mosaicity`, `clouds` and `contraction` as well.
 
     Raises InputError for an option that the model does not have.
     """
