@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,32 @@ def test_options_given_once_for_each_data_set(two_files):
     assert rows == ["2", "5"]
     assert found.stdout.count("mean absorption length 60") == 2
     assert found.stdout.count("R of amplitudes") == 2
+
+
+def test_a_check_takes_the_options_of_a_refinement_and_says_what_they_do():
+    files = example()
+    common = ["check", files.structure, files.data, "--frames", "0:4", "--sg-max", "0.004", "--tilts", "3"]
+
+    def told(*options: str) -> str:
+        found = CliRunner().invoke(app, [*map(str, (*common, "--g-max", "0.8")), *options], env={"COLUMNS": "200"})
+        assert found.exit_code == 0, found.stderr
+        return found.stdout
+
+    plain, full = told(), told("--holdout", "0.2", "--mosaicity", "on", "--absorption", "on", "--infer", "map")
+    assert "held out" not in plain
+    assert "none is refined" in plain
+    assert "absorption is left out" in plain or "absorption is refined unless" in plain
+    assert re.search(r"of it held out +│ +4 │ +\d+ │ +[1-9]\d* │", full)
+    assert "mosaicity off leaves it out" in full
+    assert "absorption is refined\n" in full
+    minutes = [int(re.search(r"about (\d+) min", text)[1]) for text in (plain, full)]
+    assert minutes[1] >= minutes[0] >= 3
+    memory = [float(re.search(r"memory about ([\d.]+) GB", text)[1]) for text in (plain, full)]
+    assert memory[1] >= memory[0] > 1.0
+
+    refused = CliRunner().invoke(app, [*map(str, common), "--model", "kinematic", "--mosaicity", "on"])
+    assert refused.exit_code == 2
+    assert "no argument `mosaicity`" in refused.stderr
 
 
 def test_as_many_values_as_data_sets(two_files):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 
 from rich.console import Console
@@ -14,16 +15,28 @@ SILENCE = 0.2  # s, instead of ten
 def test_a_log_says_that_the_work_goes_on_and_since_when_no_step_ended():
     text = io.StringIO()
     with TerminalProgress(Console(file=text), seconds=SILENCE) as progress:
-        progress("map", 3, 200, {"log_density": -12.5})
+        progress("frames", 3, 9, {"log_likelihood": -12.5})
+        time.sleep(3 * SILENCE)
         progress("matrix", 0, 1, {})
         time.sleep(3 * SILENCE)
         progress("matrix", 1, 1, {})
     lines = text.getvalue().splitlines()
-    assert lines[0] == "map 3/200 log density -12.5"
+    assert lines[0] == "frames 3/9 log likelihood -12.5"
     assert lines[-1] == "matrix 1/1"
-    between = lines[1:-1]
-    assert between
-    assert all(line.startswith("still at work, ") and line.endswith(" s since matrix 0/1") for line in between)
+    after, during = (
+        [line for line in lines[1:-1] if re.fullmatch(f"still at work {words}", line)]
+        for words in (r"\d+ s after frames 3/9", r"on matrix for \d+ s")
+    )
+    assert after
+    assert during
+    assert after + during == lines[1:-1]
+
+
+def test_where_nobody_knows_how_many_steps_there_will_be_no_number_is_told():
+    text = io.StringIO()
+    with TerminalProgress(Console(file=text), seconds=60.0) as progress:
+        progress("map", 1, 0, {"log_density": -12.5})
+    assert text.getvalue() == "map 1 log density -12.5\n"
 
 
 def test_a_log_is_not_flooded_while_steps_end():
@@ -37,10 +50,10 @@ def test_a_log_is_not_flooded_while_steps_end():
 def test_lines_of_json_repeat_the_last_step_with_the_silence():
     text = io.StringIO()
     with JsonLines(Console(file=text), seconds=SILENCE) as progress:
-        progress("map", 2, 200, {"log_density": -12.5})
+        progress("map", 2, 0, {"log_density": -12.5})
         time.sleep(2.5 * SILENCE)
     lines = [json.loads(line) for line in text.getvalue().splitlines()]
-    assert lines[0].items() >= {"stage": "map", "step": 2, "total": 200, "log_density": -12.5}.items()
+    assert lines[0].items() >= {"stage": "map", "step": 2, "total": 0, "log_density": -12.5}.items()
     assert len(lines) >= 2
     assert all(line["step"] == 2 and line["silent_s"] > 0 for line in lines[1:])
 

@@ -1,18 +1,21 @@
 """What `pendel check` says about a structure and its data before anything is refined."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pendel.base import Array
 from pendel.constants import energy_ev
 from pendel.crystal.structure import Crystal
 from pendel.experiment.belonging import laue_symmetry
 from pendel.experiment.frames import Experiment, is_observed
-from pendel.experiment.select import select, unique
+from pendel.experiment.select import select, take_rows, unique
+from pendel.model.load import model_options
 from pendel.run.inputs import Problem
+from pendel.run.plans import has_mosaicity
 from pendel.run.settings import Settings
 from pendel.simulate import Plan
 from pendel.simulate.cost import Cost, estimate
@@ -21,27 +24,30 @@ from pendel.simulate.scattering import absorption_length
 THICKNESS = 1000.0  # Å, at which steps and time are estimated
 
 
-def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings) -> RenderableType:
-    """Notes of the readers, counts of measurements, and the cost of a fit, for every data set."""
+def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, model: Callable) -> RenderableType:
+    """Notes of the readers, counts of measurements, physics of the model and cost of a fit, for every data set."""
     crystal = problem.crystal
     free = f"{len(crystal.position_basis)} free coordinates, {len(crystal.adp_basis)} free displacement components"
     atoms = f"{len(crystal.labels)} sites, {len(crystal.atom_site)} atoms in the cell"
     parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
-    for rows, own, plan in zip(problem.rows, problem.experiments, plans, strict=True):
-        cost = estimate(crystal, plan, THICKNESS)
-        parts += [_counts(rows, own, settings), _equivalents(crystal, own), _beams(plan, cost)]
-        parts += [_absorption(crystal, plan, rows), _price(cost)]
+    used = problem.used or (None,) * len(plans)
+    for rows, own, kept, plan in zip(problem.rows, problem.experiments, used, plans, strict=True):
+        cost = estimate(crystal, plan, THICKNESS, is_mosaic=has_mosaicity(model, own))
+        parts += [_counts(rows, own, kept, settings), _equivalents(crystal, own), _beams(plan, cost)]
+        parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model), _price(cost)]
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
 
-def _counts(rows: Experiment, own: Experiment, settings: Settings) -> RenderableType:
+def _counts(rows: Experiment, own: Experiment, kept: Array | None, settings: Settings) -> RenderableType:
     kilovolts = energy_ev(rows.wavelength) / 1e3
     table = Table(title=f"{rows.name}: {rows.geometry}, {kilovolts:.1f} kV, {rows.wavelength:.6f} Å")
     for column in ("measurements", "frames", "observed", "all"):
         table.add_column(column, justify="left" if column == "measurements" else "right")
     klar = select(rows, "klar", rsg=settings.rsg, dsg=settings.dsg)
     sets = {"rows of the file": rows, "unique": unique(rows), "nearest": select(rows), "klar": klar, "this run": own}
+    if kept is not None:
+        sets["of it held out"] = take_rows(own, ~np.asarray(kept))
     for name, part in sets.items():
         frames = len(np.unique(part.frame_index))
         table.add_row(name, str(frames), str(int(is_observed(part).sum())), str(len(part.intensity)))
@@ -77,17 +83,23 @@ def _beams(plan: Plan, cost: Cost) -> RenderableType:
     return table
 
 
-def _absorption(crystal: Crystal, plan: Plan, rows: Experiment) -> RenderableType:
-    length = absorption_length(crystal, rows.wavelength)
-    verdict = "absorption is in the model `robust`" if plan.is_absorbing else "absorption is left out"
-    text = f"mean absorption length {length:.0f} Å: {verdict} unless --absorption says otherwise"
-    if rows.mosaicity:
-        text += f"\nmosaicity {rows.mosaicity:g}° by data reduction: `robust` refines it, which takes two to "
-        text += "three times as long; `pendel refine --mosaicity off` leaves it out"
-    return Text(text)
+def _absorption(crystal: Crystal, plan: Plan, rows: Experiment, model: Callable) -> RenderableType:
+    choice = model_options(model).get("absorption", "off")
+    refined = choice == "on" or (choice == "auto" and plan.is_absorbing)
+    text = f"mean absorption length {absorption_length(crystal, rows.wavelength):.0f} Å: absorption is "
+    text += "refined" if refined else "left out"
+    return Text(text + (" unless --absorption says otherwise" if choice == "auto" else ""))
+
+
+def _mosaicity(own: Experiment, model: Callable) -> RenderableType:
+    stated = "no mosaicity" if own.mosaicity is None else f"mosaicity {own.mosaicity:g}°"
+    if not has_mosaicity(model, own):
+        return Text(f"{stated} by data reduction: none is refined")
+    refined = "it is refined, which takes two to three times as long; --mosaicity off leaves it out"
+    return Text(f"{stated} by data reduction: {refined}")
 
 
 def _price(cost: Cost) -> RenderableType:
     simulation = f"one simulation about {cost.simulation_seconds:.2g} s"
-    fit = f"a MAP fit about {cost.fit_seconds:.0f} s"
+    fit = f"a run up to the maximum (--infer map) about {cost.run_seconds / 60:.0f} min on two cores"
     return Text(f"{simulation}, {fit}, memory about {cost.memory_bytes / 1e9:.2g} GB")

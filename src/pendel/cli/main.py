@@ -79,17 +79,20 @@ def check(
     settings: Settings,
     converge: Annotated[bool, option("try more tilts and beams on a few frames", "--converge")] = False,
 ) -> None:
-    """Read and check the files; say what a fit would use and cost. Writes nothing."""
+    """Read and check the files; say what a refinement with these options would use and cost. Writes nothing."""
     from pendel.check.beam_error import beam_error_line, measured_beam_error
     from pendel.check.converge import convergence, convergence_report, plan_settings
     from pendel.check.sanity import sanity_report
+    from pendel.model.load import load_model
+    from pendel.model.load import with_options as model_with
     from pendel.run.inputs import read_problem
     from pendel.run.plans import bounded, first_plans
 
     with plain_errors(), _compile_cache():
+        model = model_with(load_model(settings.model), **settings.model_options())
         problem = read_problem(structure, data, settings)
         plans = first_plans(problem, settings)
-        Console(markup=False).print(sanity_report(problem, plans, settings))
+        Console(markup=False).print(sanity_report(problem, plans, settings, model))
         plans = bounded(problem, settings, plans)
         for experiment, plan in zip(problem.experiments, plans, strict=True):
             Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))

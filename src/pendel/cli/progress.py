@@ -28,7 +28,7 @@ class Report(Protocol):
     """What a run calls after every step."""
 
     def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
-        """One step of a stage is done."""
+        """One step of a stage is done, of `total`, or of 0 where nobody knows how many there will be."""
 
 
 def progress_of(mode: str, console: Console) -> AbstractContextManager[Report]:
@@ -51,7 +51,7 @@ class SignOfLife:
 
     def __init__(self, tell: Callable[[str, int, int, float], None], seconds: float = LINE_SECONDS) -> None:
         self._tell, self._seconds, self._ended = tell, seconds, threading.Event()
-        self._last, self._since = ("begin", 0, 1), time.monotonic()
+        self._last, self._since = ("files", 0, 1), time.monotonic()
         self._due = self._since + seconds
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -114,19 +114,22 @@ class TerminalProgress:
         numbers = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in info.items())
         if self._console.is_terminal:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, info="")
-            self._bars.update(self._tasks[stage], completed=step, total=total, info=numbers)
+                self._tasks[stage] = self._bars.add_task(stage, total=total or None, info="")
+            self._bars.update(self._tasks[stage], completed=step, total=total or None, info=numbers)
         elif step in (1, total) or (step and time.monotonic() - self._told.get(stage, 0.0) > self._seconds):
             self._told[stage] = time.monotonic()
-            self._console.print(f"{stage} {step}/{total} {numbers}".rstrip(), highlight=False)
+            self._console.print(f"{_place(stage, step, total)} {numbers}".rstrip(), highlight=False)
             self._life.told()
 
     def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
-        self._console.print(f"still at work, {seconds:.0f} s since {stage} {step}/{total}", highlight=False)
+        doing = (
+            f"on {stage} for {seconds:.0f} s" if step == 0 else f"{seconds:.0f} s after {_place(stage, step, total)}"
+        )
+        self._console.print(f"still at work {doing}", highlight=False)
 
 
 class JsonLines:
-    """One JSON object a step: time_s since the start, stage, step, total, and the numbers of the stage.
+    """One JSON object a step: time_s since the start, stage, step, total (0: not known), and numbers of the stage.
 
     Where no step ends for ten seconds the last one is repeated with `silent_s`, the seconds since then. Step 0 says
     that a stage begins.
@@ -158,6 +161,10 @@ class JsonLines:
             line = json.dumps({"time_s": seconds, "stage": stage, "step": step, "total": total, **numbers})
             print(line, file=self._console.file, flush=True)
         self._life.told()
+
+
+def _place(stage: str, step: int, total: int) -> str:
+    return f"{stage} {step}/{total}" if total else f"{stage} {step}"
 
 
 def _nothing(stage: str, step: int, total: int, info: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pendel.base import Array, suffix
+from pendel.experiment.frames import Experiment
 from pendel.model.load import model_options
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
@@ -40,7 +41,7 @@ def final_plans(problem: Problem, settings: Settings, model: Callable, values: M
 
     Where the model has a mosaicity, there are tilts for it.
     """
-    choice, plans = model_options(model).get("mosaicity", "off"), []
+    plans = []
     for number, experiment in enumerate(problem.experiments):
         thickness = np.exp(np.asarray(values[f"log_thickness{suffix(number)}"]))
         chosen = settings_of(
@@ -49,10 +50,16 @@ def final_plans(problem: Problem, settings: Settings, model: Callable, values: M
             tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
         )
-        if choice == "on" or (choice == "auto" and experiment.mosaicity):
+        if has_mosaicity(model, experiment):
             chosen = dataclasses.replace(chosen, mosaicity=max(EXPECTED, experiment.mosaicity or 0.0))
         plans.append(plan_with(problem.crystal, experiment, chosen, values[f"tilt{suffix(number)}"]))
     return bounded(problem, settings, plans)
+
+
+def has_mosaicity(model: Callable, experiment: Experiment) -> bool:
+    """Whether a model refines the mosaicity of these measurements: by its option, or because their file states one."""
+    choice = model_options(model).get("mosaicity", "off")
+    return choice == "on" or (choice == "auto" and bool(experiment.mosaicity))
 
 
 def _beams(settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pendel.failures import InputError
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
 MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction")
-FITTING = ("refine", "check")  # commands that select measurements
+FITTING = ("refine", "check")  # a check takes the options of the refinement that it is for
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
 TERM_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.CHOICES
 
@@ -70,28 +70,28 @@ class Settings:
     each of them.
     """
 
-    model: str = option("robust", "a shipped model, or a Python file", commands=("refine",))
-    thickness: str | None = option(None, "{choices}", choices=THICKNESSES, commands=("refine",))
+    model: str = option("robust", "a shipped model, or a Python file", commands=FITTING)
+    thickness: str | None = option(None, "{choices}", choices=THICKNESSES, commands=FITTING)
     absorption: str | None = option(
         None,
         "by thermal diffuse scattering: {choices}; auto where the absorption length is below 5700 Å",
         choices=TERM_CHOICES,
-        commands=("refine",),
+        commands=FITTING,
     )
     mosaicity: str | None = option(
         None,
         "spread of the orientation inside the crystal: {choices}; auto where the data file states one; it takes three "
         "times as long",
         choices=TERM_CHOICES,
-        commands=("refine",),
+        commands=FITTING,
     )
     contraction: str | None = option(
         None,
         "electrons of atoms in the crystal nearer to their nuclei than in free atoms: {choices}; on unless off",
         choices=("on", "off"),
-        commands=("refine",),
+        commands=FITTING,
     )
-    infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=("refine", "demo"))
+    infer: str = option("svi", "{choices}", choices=("map", "svi", "nuts", "mclmc", "smc"), commands=(*FITTING, "demo"))
     select: str = option(
         "nearest",
         "nearest: each measurement once; klar: the published rule",
@@ -167,14 +167,14 @@ class Settings:
     memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
         None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
     )
-    holdout: float = option(0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=("refine",))
+    holdout: float = option(0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=FITTING)
     guides: int = option(
         1,
         "fits of SVI from different seeds, to see whether they agree",
         bounds=FROM_1,
-        commands=("refine",),
+        commands=FITTING,
     )
-    seed: int = option(0, "of everything random", bounds=FROM_0, commands=("refine", "simulate", "demo"))
+    seed: int = option(0, "of everything random", bounds=FROM_0, commands=(*READING, "demo"))
 
     def __post_init__(self) -> None:
         """A tuple with the value of one data set is that value."""

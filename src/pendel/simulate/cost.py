@@ -22,9 +22,12 @@ from pendel.simulate.thickness import NODES
 TANGENTS = 32  # of one site that inference pushes through a simulation together
 FRAME_PARAMETERS = 6  # scale, two tilts, thickness, its taper, terraces
 OTHER_GLOBALS = 8  # error model and means of the hierarchies
-FIT_PASSES = 10  # Jacobians that a fit takes as long as, gradients counted in
-FORWARD_MODE = 2.5  # cost of one forward-mode pass, in simulations
-BASE_BYTES = 6e8  # of Python, JAX and compiled programs
+# A run up to the maximum takes RUN_SECONDS, most of them for compiling, and as long as this many simulations. Of five
+# crystals with 15 to 99 frames it then takes 0.5 to 2 times what is told (docs/performance.md).
+RUN_SECONDS, FIT_SIMULATIONS, FOR_A_PARAMETER = 180.0, 140.0, 0.5
+MOSAIC = 2.6  # times as many simulations with a mosaicity: two nodes, and tilts beyond the ends of a sweep
+BASE_BYTES = 6e8  # of Python, JAX and compiled programs, in one fit
+RUN_BYTES = 2.2e9  # of all programs of a run beside that, and of the compiler
 NOMINAL_THICKNESS = 800.0  # Å, as good a guess as any before a thickness is known
 DRAWS = 40, 400  # of which intensities are calculated, at least and at most
 DRAWS_OPERATIONS = 2e12  # what all of them together may cost
@@ -51,21 +54,26 @@ class Cost:
     groups: tuple[GroupCost, ...]
     memory_bytes: float
     simulation_seconds: float
-    fit_seconds: float
+    run_seconds: float  # up to the maximum
 
 
-def estimate(crystal: Crystal, plan: Plan, thickness: float) -> Cost:
-    """Beams, steps, memory and time of a fit at a thickness [Å]; good within a factor of about two."""
+def estimate(crystal: Crystal, plan: Plan, thickness: float, *, is_mosaic: bool = False) -> Cost:
+    """Beams, steps, memory and time of a run at a thickness [Å]; good within a factor of about two.
+
+    Args:
+        is_mosaic: whether the run refines a mosaicity, for which its last plans have more tilts than this one.
+    """
     row = beam_axis_row(jnp.zeros((plan.frames, 2)))
     radii = largest_radius(crystal, plan, row)
     groups = tuple(_group(group, radius, plan, thickness) for group, radius in zip(plan.groups, radii, strict=True))
     seconds = sum(group.operations / _speed(group, plan.dtype) for group in groups)
     passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    more = MOSAIC if is_mosaic else 1.0
     return Cost(
         groups=groups,
-        memory_bytes=memory_bytes(crystal, plan),
+        memory_bytes=more * (memory_bytes(crystal, plan) - BASE_BYTES) + BASE_BYTES + RUN_BYTES,
         simulation_seconds=seconds,
-        fit_seconds=seconds * passes * FORWARD_MODE * FIT_PASSES,
+        run_seconds=RUN_SECONDS + more * seconds * (FIT_SIMULATIONS + FOR_A_PARAMETER * passes),
     )
 
 

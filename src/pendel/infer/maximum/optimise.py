@@ -218,7 +218,7 @@ def _damped_scoring(density, z, state, fixed):
         else:
             improvement = np.inf
             damping, growth = damping * growth, growth * 2
-        _report(density, step, max_steps, -float(potential + fixed.correction @ z), began)
+        _report(density, step, -float(potential + fixed.correction @ z), began)
         if improvement < density.tuning.small_gain:
             break
     return z, matrix, step
@@ -241,7 +241,7 @@ def _metric_lbfgs(density, z, matrix, fixed, max_steps, tolerance) -> _Pass:
         nonlocal count
         count += 1
         bonus = float(fixed.correction @ (origin + forth(intermediate_result.x)))
-        _report(density, count, max_steps, -float(intermediate_result.fun) - bonus, began)
+        _report(density, count, -float(intermediate_result.fun) - bonus, began)
 
     ftol = tolerance / max(abs(before), 1.0)  # SciPy's is relative to the value
     options = {"maxiter": max_steps, "maxcor": density.tuning.memory, "gtol": np.sqrt(tolerance) / 10, "ftol": ftol}
@@ -275,10 +275,10 @@ def _promise(matrix, gradient) -> float:
     return gain if gain >= 0 else np.inf
 
 
-def _report(density, step, total, log_density, began):
+def _report(density, step, log_density, began):
     if density.progress is not None:
         info = {"log_density": log_density, "seconds": time.monotonic() - began}
-        density.progress("map", step, total, info)
+        density.progress("map", step, 0, info)  # nobody knows how many it will take
 
 
 @jax.jit
