@@ -107,12 +107,10 @@ def _repeats(run: RunFiles) -> Iterator[Verdict]:
 
 def _convergence(run: RunFiles) -> Iterator[Verdict]:
     summary, stage = run.summary, run.summary["stage"]
-    if not summary.get("converged", True):
-        yield Verdict(
-            FAIL,
-            f"the maximum was not reached: {summary['map_message']}",
-            "start from another structure, or change --frames, --tilts or the beams",
-        )
+    if message := summary.get("map_message"):
+        reached = "reached" if summary["converged"] else "not reached"
+        advice = "start from another structure, or change --frames, --tilts or the beams"
+        yield judged(bool(summary["converged"]), f"the maximum was {reached}: {message}", advice, FAIL)
     if stage == "map":
         yield Verdict(
             WARN,
