@@ -39,6 +39,21 @@ def test_where_nobody_knows_how_many_steps_there_will_be_no_number_is_told():
     assert text.getvalue() == "map 1 log density -12.5\n"
 
 
+def test_a_log_says_how_long_the_maximum_will_take_until_it_is_there():
+    text = io.StringIO()
+    with TerminalProgress(Console(file=text, width=200), seconds=60.0) as progress:
+        progress("files", 1, 1, {"minutes_to_the_maximum": 13.2})
+        progress("start", 1, 9, {})
+        progress("map done", 1, 1, {"r_obs_pooled": 0.05})
+        progress("svi", 1, 200, {})
+    assert text.getvalue().splitlines() == [
+        "files 1/1; about 14 min to the first results",
+        "start 1/9; about 14 min to the first results",
+        "map done 1/1 r obs pooled 0.05",
+        "svi 1/200",
+    ]
+
+
 def test_a_log_is_not_flooded_while_steps_end():
     text = io.StringIO()
     with TerminalProgress(Console(file=text), seconds=60.0) as progress:

@@ -1,6 +1,7 @@
 """Progress of a run: a bar where someone watches, plain lines in a log, one JSON object a line for pipelines."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 
 from pendel.failures import InputError
+from pendel.run.settings import EXPECTED_MINUTES
 
 LINE_SECONDS = 10.0  # between plain lines of one stage, and the longest silence
 MODES = ("auto", "quiet", "json")
@@ -86,6 +88,7 @@ class TerminalProgress:
         self._life = SignOfLife(self._still, seconds)
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
+        self._end: float | None = None  # when the maximum is expected
         self._bars = Progress(
             TextColumn("{task.description:8}"),
             BarColumn(),
@@ -111,21 +114,33 @@ class TerminalProgress:
     def __call__(self, stage: str, step: int, total: int, info: Mapping[str, float]) -> None:
         """Show one step of a stage."""
         self._life.step(stage, step, total)
-        numbers = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in info.items())
+        if EXPECTED_MINUTES in info:
+            self._end = time.monotonic() + 60 * info[EXPECTED_MINUTES]
+        elif stage == "map done":
+            self._end = None
+        shown = {name: value for name, value in info.items() if name != EXPECTED_MINUTES}
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items())
         if self._console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total or None, info="")
-            self._bars.update(self._tasks[stage], completed=step, total=total or None, info=numbers)
+            self._bars.update(self._tasks[stage], completed=step, total=total or None, info=numbers + self._left())
         elif step in (1, total) or (step and time.monotonic() - self._told.get(stage, 0.0) > self._seconds):
             self._told[stage] = time.monotonic()
-            self._console.print(f"{_place(stage, step, total)} {numbers}".rstrip(), highlight=False)
+            self._console.print(
+                f"{_place(stage, step, total)} {numbers}".rstrip() + self._left(), highlight=False, soft_wrap=True
+            )
             self._life.told()
 
     def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
         doing = (
             f"on {stage} for {seconds:.0f} s" if step == 0 else f"{seconds:.0f} s after {_place(stage, step, total)}"
         )
-        self._console.print(f"still at work {doing}", highlight=False)
+        self._console.print(f"still at work {doing}{self._left()}", highlight=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        """How long the results of the maximum will take; nothing where nobody said so, or where they are late."""
+        seconds = 0.0 if self._end is None else self._end - time.monotonic()
+        return f"; about {math.ceil(seconds / 60)} min to the first results" if seconds > 0 else ""
 
 
 class JsonLines:

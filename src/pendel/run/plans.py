@@ -13,7 +13,7 @@ from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
 from pendel.simulate.beams import weak_beams
-from pendel.simulate.cost import within_memory
+from pendel.simulate.cost import NOMINAL_THICKNESS, RUN_SECONDS, estimate, within_memory
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.planning import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
 
@@ -60,6 +60,15 @@ def has_mosaicity(model: Callable, experiment: Experiment) -> bool:
     """Whether a model refines the mosaicity of these measurements: by its option, or because their file states one."""
     choice = model_options(model).get("mosaicity", "off")
     return choice == "on" or (choice == "auto" and bool(experiment.mosaicity))
+
+
+def expected_minutes(problem: Problem, model: Callable, plans: Sequence[Plan]) -> float:
+    """Minutes of a run up to the maximum, from the plans of its scan and a short measurement of this machine."""
+    seconds = [
+        estimate(problem.crystal, plan, NOMINAL_THICKNESS, is_mosaic=has_mosaicity(model, experiment)).run_seconds
+        for experiment, plan in zip(problem.experiments, plans, strict=True)
+    ]
+    return (sum(seconds) - (len(seconds) - 1) * RUN_SECONDS) / 60
 
 
 def _beams(settings: Settings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
 MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction")
 FITTING = ("refine", "check")  # a check takes the options of the refinement that it is for
+EXPECTED_MINUTES = "minutes_to_the_maximum"  # what a run tells at its beginning
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
 TERM_CHOICES = ("auto", "on", "off")  # pendel.model.blocks.CHOICES
 
