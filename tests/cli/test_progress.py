@@ -54,6 +54,25 @@ def test_a_log_says_how_long_the_maximum_will_take_until_it_is_there():
     ]
 
 
+def test_a_terminal_shows_the_time_in_one_place_and_ends_bars_of_unknown_length():
+    text = io.StringIO()
+    with TerminalProgress(Console(file=text, force_terminal=True, width=120)) as progress:
+        progress("files", 1, 1, {"minutes_to_the_maximum": 13.2})
+        progress("map", 1, 0, {"log_density": -12.5})
+        progress("map", 2, 0, {"log_density": -11.5})
+        progress._bars.refresh()
+        before = text.getvalue()
+        progress("map done", 1, 1, {"r_obs_pooled": 0.05})
+        progress("svi", 1, 200, {})
+        progress._bars.refresh()
+        screen = text.getvalue()
+    assert "about 14 min to the first results" in before
+    assert "; about" not in before
+    screen = screen[screen.rindex("files") :]
+    assert "2/2" in screen
+    assert "min to the first results" not in screen
+
+
 def test_a_log_is_not_flooded_while_steps_end():
     text = io.StringIO()
     with TerminalProgress(Console(file=text), seconds=60.0) as progress:

@@ -24,7 +24,9 @@ from pendel.infer.chains.smc import SmcTuning
 from pendel.infer.guide.svi import SviTuning
 from pendel.judge.compare import read_run
 from pendel.run import fitting
+from pendel.run.settings import EXPECTED_MINUTES
 from pendel.run.tuning import Batching, Coarsening, Tuning
+from pendel.simulate.cost import RUN_SECONDS
 
 CENTRED = """data_silicon
 _cell_length_a 5.43
@@ -499,6 +501,8 @@ def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     assert all(step["step"] <= step["total"] for step in steps if step["total"])
     times = [step["time_s"] for step in steps]
     assert times == sorted(times)
+    (minutes,) = [step[EXPECTED_MINUTES] for step in steps if EXPECTED_MINUTES in step]
+    assert minutes > RUN_SECONDS / 60
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [step["r_obs_pooled"] for step in steps if step["stage"] == "map done"] == [summary["r_obs_pooled"]]
 

@@ -1,9 +1,9 @@
-"""Verdicts on the thickness: basins that were not separated, and distributions that stand for something else."""
+"""Verdicts on maxima and thicknesses: basins that were not separated, distributions that stand for something else."""
 
 import numpy as np
 import pytest
 
-from pendel.judge.verdicts import DUSTBIN, PASS, WARN, _basins_of_start, _stopped, _thin
+from pendel.judge.verdicts import DUSTBIN, FAIL, PASS, WARN, _basins_of_start, _maximum, _stopped, _thin
 
 
 @pytest.mark.parametrize("is_mosaic", [False, True])
@@ -31,6 +31,14 @@ def test_lead_of_the_best_basin(lead, level):
     assert verdict.level == level
     assert "500 Å is ahead" in verdict.text
     assert f"{lead:.1f} nats" in verdict.text
+
+
+@pytest.mark.parametrize(("converged", "level", "word"), [(1, PASS, "was reached"), (0, FAIL, "was not reached")])
+def test_a_maximum_that_was_not_reached_is_a_failure(converged, level, word):
+    (verdict,) = _maximum({"converged": converged, "map_message": "80 steps"})
+    assert (verdict.level, verdict.text) == (level, f"the maximum {word}: 80 steps")
+    assert bool(verdict.advice) == (level == FAIL)
+    assert not list(_maximum({}))
 
 
 @pytest.mark.parametrize("record", [{}, {"basins_fitted": []}])

@@ -15,13 +15,11 @@ from pendel.experiment.frames import Experiment, is_observed
 from pendel.experiment.select import select, take_rows, unique
 from pendel.model.load import model_options
 from pendel.run.inputs import Problem
-from pendel.run.plans import has_mosaicity
+from pendel.run.plans import costs, has_mosaicity, is_foreseeable
 from pendel.run.settings import Settings
 from pendel.simulate import Plan
-from pendel.simulate.cost import Cost, estimate
+from pendel.simulate.cost import NOMINAL_THICKNESS, Cost, cost_of_run
 from pendel.simulate.scattering import absorption_length
-
-THICKNESS = 1000.0  # Å, at which steps and time are estimated
 
 
 def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, model: Callable) -> RenderableType:
@@ -31,10 +29,15 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, m
     atoms = f"{len(crystal.labels)} sites, {len(crystal.atom_site)} atoms in the cell"
     parts: list[RenderableType] = [Text(f"{crystal.name}: {crystal.spacegroup}, {atoms}, {free}")]
     used = problem.used or (None,) * len(plans)
-    for rows, own, kept, plan in zip(problem.rows, problem.experiments, used, plans, strict=True):
-        cost = estimate(crystal, plan, THICKNESS, is_mosaic=has_mosaicity(model, own))
+    prices = costs(problem, model, plans)
+    for rows, own, kept, plan, cost in zip(problem.rows, problem.experiments, used, plans, prices, strict=True):
         parts += [_counts(rows, own, kept, settings), _equivalents(crystal, own), _beams(plan, cost)]
-        parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model), _price(cost)]
+        parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model)]
+        parts.append(Text(f"one simulation about {cost.simulation_seconds:.2g} s"))
+    if is_foreseeable(settings):
+        run = cost_of_run(prices)
+        text = f"a run up to the maximum (--infer map) about {run.minutes:.0f} min and {run.gigabytes:.2g} GB"
+        parts.append(Text(text + " on this machine, within a factor of two"))
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
@@ -74,7 +77,7 @@ def _beams(plan: Plan, cost: Cost) -> RenderableType:
         "folded in",
         "tilts a segment",
         "spectrum / (rad/Å)",
-        f"steps at {THICKNESS:.0f} Å",
+        f"steps at {NOMINAL_THICKNESS:.0f} Å",
     ):
         table.add_column(column, justify="right")
     for group in cost.groups:
@@ -92,14 +95,8 @@ def _absorption(crystal: Crystal, plan: Plan, rows: Experiment, model: Callable)
 
 
 def _mosaicity(own: Experiment, model: Callable) -> RenderableType:
-    stated = "no mosaicity" if own.mosaicity is None else f"mosaicity {own.mosaicity:g}°"
-    if not has_mosaicity(model, own):
-        return Text(f"{stated} by data reduction: none is refined")
-    refined = "it is refined, which takes two to three times as long; --mosaicity off leaves it out"
-    return Text(f"{stated} by data reduction: {refined}")
-
-
-def _price(cost: Cost) -> RenderableType:
-    simulation = f"one simulation about {cost.simulation_seconds:.2g} s"
-    fit = f"a run up to the maximum (--infer map) about {cost.run_seconds / 60:.0f} min on two cores"
-    return Text(f"{simulation}, {fit}, memory about {cost.memory_bytes / 1e9:.2g} GB")
+    stated = "no mosaicity" if own.mosaicity is None else f"a mosaicity of {own.mosaicity:g}°"
+    refined = "none is refined"
+    if has_mosaicity(model, own):
+        refined = "one is refined, which takes two to three times as long; --mosaicity off leaves it out"
+    return Text(f"data reduction states {stated}: {refined}")

@@ -91,9 +91,8 @@ def check(
     with plain_errors(), _compile_cache():
         model = model_with(load_model(settings.model), **settings.model_options())
         problem = read_problem(structure, data, settings)
-        plans = first_plans(problem, settings)
+        plans = bounded(problem, settings, first_plans(problem, settings))
         Console(markup=False).print(sanity_report(problem, plans, settings, model))
-        plans = bounded(problem, settings, plans)
         for experiment, plan in zip(problem.experiments, plans, strict=True):
             Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))
             if converge:

@@ -23,6 +23,7 @@ from pendel.failures import InputError
 from pendel.run.settings import EXPECTED_MINUTES
 
 LINE_SECONDS = 10.0  # between plain lines of one stage, and the longest silence
+LEFT = "left"  # the task that shows a time
 MODES = ("auto", "quiet", "json")
 
 
@@ -88,6 +89,7 @@ class TerminalProgress:
         self._life = SignOfLife(self._still, seconds)
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
+        self._steps: dict[str, int] = {}  # of the present stage, where nobody knows the total
         self._end: float | None = None  # when the maximum is expected
         self._bars = Progress(
             TextColumn("{task.description:8}"),
@@ -121,26 +123,37 @@ class TerminalProgress:
         shown = {name: value for name, value in info.items() if name != EXPECTED_MINUTES}
         numbers = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items())
         if self._console.is_terminal:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total or None, info="")
-            self._bars.update(self._tasks[stage], completed=step, total=total or None, info=numbers + self._left())
+            self._show(stage, step, total, numbers)
         elif step in (1, total) or (step and time.monotonic() - self._told.get(stage, 0.0) > self._seconds):
             self._told[stage] = time.monotonic()
-            self._console.print(
-                f"{_place(stage, step, total)} {numbers}".rstrip() + self._left(), highlight=False, soft_wrap=True
-            )
+            self._line(f"{_place(stage, step, total)} {numbers}".rstrip())
             self._life.told()
 
-    def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
-        doing = (
-            f"on {stage} for {seconds:.0f} s" if step == 0 else f"{seconds:.0f} s after {_place(stage, step, total)}"
-        )
-        self._console.print(f"still at work {doing}{self._left()}", highlight=False, soft_wrap=True)
+    def _show(self, stage: str, step: int, total: int, numbers: str) -> None:
+        """A bar for every stage, and below them how long the first results will take."""
+        for name, done in self._steps.items():  # where nobody knew the total, the next stage shows the end
+            self._bars.update(self._tasks[name], total=done)
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total or None, info="")
+        self._bars.update(self._tasks[stage], completed=step, total=total or None, info=numbers)
+        self._steps = {} if total else {stage: step}
+        if LEFT in self._tasks:
+            self._bars.remove_task(self._tasks.pop(LEFT))
+        for text in self._left():
+            self._tasks[LEFT] = self._bars.add_task(LEFT, total=None, info=text)
 
-    def _left(self) -> str:
+    def _line(self, text: str) -> None:
+        self._console.print("; ".join((text, *self._left())), highlight=False, soft_wrap=True)
+
+    def _still(self, stage: str, step: int, total: int, seconds: float) -> None:
+        since = f"{seconds:.0f} s"
+        doing = f"{since} after {_place(stage, step, total)}" if step else f"on {stage} for {since}"
+        self._line(f"still at work {doing}")
+
+    def _left(self) -> tuple[str, ...]:
         """How long the results of the maximum will take; nothing where nobody said so, or where they are late."""
         seconds = 0.0 if self._end is None else self._end - time.monotonic()
-        return f"; about {math.ceil(seconds / 60)} min to the first results" if seconds > 0 else ""
+        return (f"about {math.ceil(seconds / 60)} min to the first results",) if seconds > 0 else ()
 
 
 class JsonLines:

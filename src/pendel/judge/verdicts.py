@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -107,10 +107,7 @@ def _repeats(run: RunFiles) -> Iterator[Verdict]:
 
 def _convergence(run: RunFiles) -> Iterator[Verdict]:
     summary, stage = run.summary, run.summary["stage"]
-    if message := summary.get("map_message"):
-        reached = "reached" if summary["converged"] else "not reached"
-        advice = "start from another structure, or change --frames, --tilts or the beams"
-        yield judged(bool(summary["converged"]), f"the maximum was {reached}: {message}", advice, FAIL)
+    yield from _maximum(summary)
     if stage == "map":
         yield Verdict(
             WARN,
@@ -128,6 +125,13 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         yield from _basins(summary)
     if summary["max_r_hat"] is not None:
         yield from _chains(run)
+
+
+def _maximum(summary: Mapping[str, Any]) -> Iterator[Verdict]:
+    if message := summary.get("map_message"):
+        reached = "reached" if summary["converged"] else "not reached"
+        advice = "start from another structure, or change --frames, --tilts or the beams"
+        yield judged(bool(summary["converged"]), f"the maximum was {reached}: {message}", advice, FAIL)
 
 
 def largest_good_k(draws: int) -> float:

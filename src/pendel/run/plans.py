@@ -4,16 +4,17 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from pendel.base import Array, suffix
 from pendel.experiment.frames import Experiment
-from pendel.model.load import model_options
+from pendel.model.load import diffraction_theory, model_options
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan, make_plan
 from pendel.simulate.beams import weak_beams
-from pendel.simulate.cost import NOMINAL_THICKNESS, RUN_SECONDS, estimate, within_memory
+from pendel.simulate.cost import Cost, estimate, within_memory
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.planning import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
 
@@ -62,13 +63,17 @@ def has_mosaicity(model: Callable, experiment: Experiment) -> bool:
     return choice == "on" or (choice == "auto" and bool(experiment.mosaicity))
 
 
-def expected_minutes(problem: Problem, model: Callable, plans: Sequence[Plan]) -> float:
-    """Minutes of a run up to the maximum, from the plans of its scan and a short measurement of this machine."""
-    seconds = [
-        estimate(problem.crystal, plan, NOMINAL_THICKNESS, is_mosaic=has_mosaicity(model, experiment)).run_seconds
+def costs(problem: Problem, model: Callable, plans: Sequence[Plan]) -> list[Cost]:
+    """What every data set costs, from the plans of its scan and a short measurement of this machine."""
+    return [
+        estimate(problem.crystal, plan, is_mosaic=has_mosaicity(model, experiment))
         for experiment, plan in zip(problem.experiments, plans, strict=True)
     ]
-    return (sum(seconds) - (len(seconds) - 1) * RUN_SECONDS) / 60
+
+
+def is_foreseeable(settings: Settings) -> bool:
+    """Whether the cost of a run can be told: it was measured for dynamical models on processors alone."""
+    return jax.default_backend() == "cpu" and diffraction_theory(settings.model) == "dynamical"
 
 
 def _beams(settings: Settings) -> dict[str, Any]:

@@ -40,7 +40,7 @@ BASINS = 4
 SCOUTS = 24  # frames from which the basins are found
 VALLEY = 2.0  # nats that the misfit must rise between two basins
 # deg. The scan takes the crystal for perfect, so a fit goes on from a mosaicity that changes little; with twice as much
-# one of paracetamol ended 28 nats lower. The gradient vanishes at zero.
+# a fit of paracetamol ended 28 nats lower. The gradient vanishes at zero.
 MOSAICITY = 0.08
 MEAN_PRIOR = 0.8  # standard deviation of the logs of mean thickness and taper, as in the shipped models
 

@@ -88,7 +88,7 @@ class Settings:
     )
     contraction: str | None = option(
         None,
-        "electrons of atoms in the crystal nearer to their nuclei than in free atoms: {choices}; on unless off",
+        "one refined contraction of the electrons of all atoms but hydrogen: {choices}; on unless off",
         choices=("on", "off"),
         commands=FITTING,
     )
@@ -166,7 +166,10 @@ class Settings:
         commands=FITTING,
     )
     memory: float | None = option(  # it changes the size of the pieces of a calculation, not its result
-        None, "GB to use; four fifths of the machine's", bounds=POSITIVE, commands=FITTING
+        None,
+        "GB for simulations; four fifths of the machine's; programs take about 2 more",
+        bounds=POSITIVE,
+        commands=FITTING,
     )
     holdout: float = option(0.0, "fraction of the unique hkl left out", bounds=FRACTION, commands=FITTING)
     guides: int = option(

@@ -34,12 +34,13 @@ from pendel.run.fitting import (
     sample_chains,
     scan_start,
 )
-from pendel.run.plans import describe_plans, expected_minutes, final_plans, widest
+from pendel.run.plans import costs, describe_plans, final_plans, is_foreseeable, widest
 from pendel.run.processes import describe_devices
 from pendel.run.results import StageResult, chains_result, guided_result, laplace_result, tempered_result
 from pendel.run.settings import EXPECTED_MINUTES, MODEL_OPTIONS, Settings
 from pendel.run.writing import Summary, write_stage
 from pendel.simulate import Plan
+from pendel.simulate.cost import cost_of_run
 from pendel.simulate.shard import shard_plan
 
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
@@ -91,8 +92,9 @@ def run_stages(run: Run, first: tuple[Plan, ...], key: Key) -> tuple[Summary, Re
     is_coarse = run.folder.decided("costly", direct["start"], lambda: is_costly(first, run.tuning.coarse))
     keys = keys_of_stages(key, run.settings, coarse=is_coarse)
     run = dataclasses.replace(run, folder=run.folder.with_keys(keys))
-    if run.progress is not None and "map" not in run.folder.completed():
-        run.tell("files", 1, 1, {EXPECTED_MINUTES: expected_minutes(run.problem, run.model, first)})
+    if run.progress is not None and not run.folder.completed() and is_foreseeable(run.settings):
+        minutes = cost_of_run(costs(run.problem, run.model, first)).minutes
+        run.tell("files", 1, 1, {EXPECTED_MINUTES: minutes})
     start = _start(run, first, is_coarse=is_coarse)
     plans = _plans(run, start, widest(start.values, [near.values for near in near_basins(start)[1:]]))
     rounds = 0 if is_coarse else ROUNDS

@@ -22,8 +22,8 @@ from pendel.simulate.thickness import NODES
 TANGENTS = 32  # of one site that inference pushes through a simulation together
 FRAME_PARAMETERS = 6  # scale, two tilts, thickness, its taper, terraces
 OTHER_GLOBALS = 8  # error model and means of the hierarchies
-# A run up to the maximum takes RUN_SECONDS, most of them for compiling, and as long as this many simulations. Of five
-# crystals with 15 to 99 frames it then takes 0.5 to 2 times what is told (docs/performance.md).
+# A run up to the maximum takes RUN_SECONDS, most of them for compiling, and the time of FIT_SIMULATIONS, and of
+# FOR_A_PARAMETER simulations more for each global. Runs of five crystals took 0.6 to 2.3 times that.
 RUN_SECONDS, FIT_SIMULATIONS, FOR_A_PARAMETER = 180.0, 140.0, 0.5
 MOSAIC = 2.6  # times as many simulations with a mosaicity: two nodes, and tilts beyond the ends of a sweep
 BASE_BYTES = 6e8  # of Python, JAX and compiled programs, in one fit
@@ -49,16 +49,32 @@ class GroupCost:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of one data set."""
+    """Cost of one data set; of a run without what it takes whatever the data."""
 
     groups: tuple[GroupCost, ...]
-    memory_bytes: float
     simulation_seconds: float
-    run_seconds: float  # up to the maximum
+    fit_seconds: float
+    fit_bytes: float
 
 
-def estimate(crystal: Crystal, plan: Plan, thickness: float, *, is_mosaic: bool = False) -> Cost:
-    """Beams, steps, memory and time of a run at a thickness [Å]; good within a factor of about two.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """Cost of a run up to the maximum."""
+
+    minutes: float
+    gigabytes: float
+
+
+def cost_of_run(costs: Sequence[Cost]) -> RunCost:
+    """Cost of a run of these data sets on processors, within a factor of about two."""
+    return RunCost(
+        minutes=(RUN_SECONDS + sum(cost.fit_seconds for cost in costs)) / 60,
+        gigabytes=(BASE_BYTES + RUN_BYTES + sum(cost.fit_bytes for cost in costs)) / 1e9,
+    )
+
+
+def estimate(crystal: Crystal, plan: Plan, thickness: float = NOMINAL_THICKNESS, *, is_mosaic: bool = False) -> Cost:
+    """Beams, steps, memory and time of a data set at a thickness [Å].
 
     Args:
         is_mosaic: whether the run refines a mosaicity, for which its last plans have more tilts than this one.
@@ -67,13 +83,13 @@ def estimate(crystal: Crystal, plan: Plan, thickness: float, *, is_mosaic: bool 
     radii = largest_radius(crystal, plan, row)
     groups = tuple(_group(group, radius, plan, thickness) for group, radius in zip(plan.groups, radii, strict=True))
     seconds = sum(group.operations / _speed(group, plan.dtype) for group in groups)
-    passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    parameters = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS
     more = MOSAIC if is_mosaic else 1.0
     return Cost(
         groups=groups,
-        memory_bytes=more * (memory_bytes(crystal, plan) - BASE_BYTES) + BASE_BYTES + RUN_BYTES,
         simulation_seconds=seconds,
-        run_seconds=RUN_SECONDS + more * seconds * (FIT_SIMULATIONS + FOR_A_PARAMETER * passes),
+        fit_seconds=more * seconds * (FIT_SIMULATIONS + FOR_A_PARAMETER * parameters),
+        fit_bytes=more * (memory_bytes(crystal, plan) - BASE_BYTES),
     )
 
 
