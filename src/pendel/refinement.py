@@ -71,7 +71,7 @@ def refine(
     key = run_key(inputs, dataclasses.asdict(settings))
     check_folder(out, key, force=force)
     with clock, compile_cache() as notes, one_writer(out) if is_first() else nullcontext():
-        plans = bounded(problem, settings, first_plans(problem, settings))
+        plans = bounded(problem, settings, first_plans(problem, settings, model))
         folder = _claim(out, key, force=force, seed=settings.seed)
         run = Run(
             folder=folder,

@@ -145,6 +145,9 @@ def test_a_check_takes_the_options_of_a_refinement_and_says_what_they_do(two_fil
     refused = CliRunner().invoke(app, [*map(str, common), "--model", "kinematic", "--mosaicity", "on"])
     assert refused.exit_code == 2
     assert "no argument `mosaicity`" in refused.stderr
+    refused = CliRunner().invoke(app, [*map(str, common), "--tilts", "2", "--mosaicity", "on"])
+    assert refused.exit_code == 2
+    assert "Mosaicity with 2 tilts a frame" in refused.stderr
 
 
 def test_as_many_values_as_data_sets(two_files):

@@ -91,7 +91,7 @@ def check(
     with plain_errors(), _compile_cache():
         model = model_with(load_model(settings.model), **settings.model_options())
         problem = read_problem(structure, data, settings)
-        plans = bounded(problem, settings, first_plans(problem, settings))
+        plans = bounded(problem, settings, first_plans(problem, settings, model))
         Console(markup=False).print(sanity_report(problem, plans, settings, model))
         for experiment, plan in zip(problem.experiments, plans, strict=True):
             Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))

@@ -16,7 +16,14 @@ from pendel.simulate import Plan, make_plan
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.cost import Cost, estimate, within_memory
 from pendel.simulate.mosaic import EXPECTED
-from pendel.simulate.planning import default_tilts, fringes_per_tilt, plan_with, resolving_tilts, settings_of
+from pendel.simulate.planning import (
+    default_tilts,
+    enough_for_mosaicity,
+    fringes_per_tilt,
+    plan_with,
+    resolving_tilts,
+    settings_of,
+)
 
 THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
 # The expansion reaches this many times the thickest frame of the start. A fit cannot go beyond; with 2.2 one of urea
@@ -24,8 +31,13 @@ THICK_FRAMES = 0.9  # share of the frames whose fringes the tilts resolve
 THICKNESS_ROOM = 4.0
 
 
-def first_plans(problem: Problem, settings: Settings) -> tuple[Plan, ...]:
-    """Beams of every data set at the file's orientations, for finding start values."""
+def first_plans(problem: Problem, settings: Settings, model: Callable | None = None) -> tuple[Plan, ...]:
+    """Beams of every data set at the file's orientations, for finding start values.
+
+    Raises InputError for too few tilts for the mosaicity of `model`, where one is given, before anything is simulated.
+    """
+    if model and settings.tilts and any(has_mosaicity(model, experiment) for experiment in problem.experiments):
+        enough_for_mosaicity(settings.tilts)
     return tuple(
         make_plan(
             problem.crystal,

@@ -93,12 +93,8 @@ def plan_with(
         tilt: frame tilts around which the beams are selected [deg]; None for the file's orientations.
     """
     start = jnp.zeros((len(experiment.frame_id), 2)) if tilt is None else jnp.asarray(tilt)
-    if settings.mosaicity > 0 and settings.tilts < 3:
-        raise InputError(
-            found=f"mosaicity with {settings.tilts} tilts a frame",
-            expected="3 tilts or more, because the spread of the orientation blurs the sweep",
-            do="raise --tilts, or leave mosaicity out",
-        )
+    if settings.mosaicity > 0:
+        enough_for_mosaicity(settings.tilts)
     if range_of_curves(experiment, settings.tilts) is None:
         beyond = tilts_beyond(experiment.geometry, experiment.semi_angle, settings.tilts, settings.mosaicity)
     else:
@@ -160,6 +156,16 @@ def _chosen_segments(crystal, experiment, settings: PlanSettings, axis_row, beyo
 def absorbs(crystal: Crystal, wavelength: float) -> bool:
     """Whether absorption matters: the mean absorption length is below ten thicknesses of a typical crystal, 5700 Å."""
     return absorption_length(crystal, wavelength) < ABSORBING * TYPICAL_THICKNESS
+
+
+def enough_for_mosaicity(tilts: int) -> None:
+    """Raises InputError for fewer tilts a frame than a mosaicity needs."""
+    if tilts < 3:
+        raise InputError(
+            found=f"mosaicity with {tilts} tilts a frame",
+            expected="3 tilts or more, because the spread of the orientation blurs the sweep",
+            do="raise --tilts, or leave mosaicity out",
+        )
 
 
 def default_tilts(experiment: Experiment, thickness: float) -> int:
