@@ -111,7 +111,7 @@ def _headline_rows(
             "rms z of coordinates against the first",
             [_z(run, runs[0], one) for run, one in zip(runs, compared, strict=True)],
         ),
-        ("thickness / Å, 95 %", [text or "–" for text in thickness]),
+        ("mean thickness / Å, 95 %", [text or "–" for text in thickness]),
         ("model error b", [_scalar(run, "b") for run in runs]),
     ]
 

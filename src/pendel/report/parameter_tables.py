@@ -21,7 +21,7 @@ def headline_rows(found: Headline) -> list[tuple[str, str]]:
     su = "nothing refined" if found.position_su is None else f"{found.position_su:.1f} mÅ"
     rows.append(("mean su of positions", su))
     for one in found.thickness:
-        name = f"thickness of {one.data_set}" if len(found.thickness) > 1 else "thickness, 95 %"
+        name = f"thickness of {one.data_set}" if len(found.thickness) > 1 else "mean thickness, 95 %"
         rows.append((name, f"{one.mean:.0f} Å ({one.low:.0f} to {one.high:.0f})"))
     return rows
 

@@ -25,7 +25,7 @@ def closing_table(summary: Mapping[str, Any], refined: Refined) -> RenderableTyp
     if thickness is not None:
         low, high = summary["thickness_min_angstrom"], summary["thickness_max_angstrom"]
         mean = format_su(thickness, summary["thickness_su_angstrom"], decimals=0)
-        parts.append(Text(f"thickness {mean} Å (mean of the frames; {low:.0f} to {high:.0f} Å)"))
+        parts.append(Text(f"thickness {mean} Å, mean of the frames, which go from {low:.0f} to {high:.0f} Å"))
     return Group(*parts)
 
 
