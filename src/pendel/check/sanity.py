@@ -23,7 +23,7 @@ from pendel.simulate.scattering import absorption_length
 
 
 def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, model: Callable) -> RenderableType:
-    """Notes of the readers, counts of measurements, physics of the model and cost of a fit, for every data set."""
+    """Notes, counts of measurements and physics of the model for every data set, and the cost of a run."""
     crystal = problem.crystal
     free = f"{len(crystal.position_basis)} free coordinates, {len(crystal.adp_basis)} free displacement components"
     atoms = f"{len(crystal.labels)} sites, {len(crystal.atom_site)} atoms in the cell"
@@ -37,7 +37,7 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, m
     if is_foreseeable(settings):
         run = cost_of_run(prices)
         text = f"a run up to the maximum (--infer map) about {run.minutes:.0f} min and {run.gigabytes:.2g} GB"
-        parts.append(Text(text + " on this machine, within a factor of two"))
+        parts.append(Text(text + " on this machine, within a factor of about two"))
     parts += [Text(f"note: {note}") for note in problem.notes]
     return Group(*parts)
 
