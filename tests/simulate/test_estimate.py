@@ -35,6 +35,18 @@ def test_little_memory_means_smaller_chunks_and_the_same_intensities(case):
     np.testing.assert_allclose(run(crystal, small, state), run(crystal, plan, state), rtol=1e-5, atol=1e-9)
 
 
+def test_a_run_costs_its_fixed_part_once_and_more_with_a_mosaicity(case, monkeypatch):
+    monkeypatch.setattr(cost, "_speed", lambda group, dtype: 1e6)  # operations a second
+    plain, mosaic = (cost.estimate(*case, is_mosaic=flag) for flag in (False, True))
+    assert mosaic.simulation_seconds == plain.simulation_seconds
+    assert mosaic.fit_seconds == pytest.approx(cost.MOSAIC * plain.fit_seconds)
+    assert mosaic.fit_bytes == pytest.approx(cost.MOSAIC * plain.fit_bytes)
+    assert plain.fit_bytes > 0
+    one, two = cost.cost_of_run([plain]), cost.cost_of_run([plain, plain])
+    assert two.minutes - one.minutes == pytest.approx(plain.fit_seconds / 60)
+    assert two.gigabytes - one.gigabytes == pytest.approx(plain.fit_bytes / 1e9)
+
+
 def test_frames_that_are_not_wanted_leave_the_others_alone(case):
     crystal, plan = case
     nodes = np.full((plan.frames, 1), 500.0)
