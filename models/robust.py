@@ -13,7 +13,10 @@ The generative story, for measurement m of hkl r in frame f:
     absorption ~ LogNormal(0, 0.3)              strength kappa of the thermal absorption, potential U + i kappa U'
     mosaicity ~ HalfNormal(0.1 deg)             spread of the orientation of blocks whose intensities add
     I_m = scale_f * mean over tilts, sum over nodes t_q of  w_q |psi_r(t_q)|^2
-    I_obs,m ~ StudentT(nu, I_m + background sigma_m, sqrt((a sigma_m)^2 + (b I_m)^2))
+    reflection_error_h ~ Normal(0, reflection_spread)   common to all measurements of h and its equivalents
+    J_m = I_m exp(reflection_error_h)
+    I_obs,m ~ StudentT(nu, J_m + background sigma_m, sqrt((a sigma_m)^2 + (b J_m)^2))
+    reflection_spread ~ HalfNormal(0.1)
     log_scale_mean ~ Normal(log of the strongest I_obs, 2), scale_spread ~ HalfNormal(0.3)
     tilt_spread_x, tilt_spread_y ~ HalfNormal(0.1 deg)
     log_thickness_mean ~ Normal(log 800 Å, 0.8), thickness_spread ~ HalfNormal(0.3), thickness_jump ~ HalfNormal(0.2)
@@ -31,7 +34,9 @@ mosaicity="auto" leaves the mosaicity out where the plan has no tilts for it, "o
 three times as long. Plans of a run have such tilts where the data file states a mosaicity, or with --mosaicity on; the
 scale of its prior is that of the file where this is above 0.1 degrees.
 The electron cloud of hydrogen is shifted towards its parent; with clouds="spherical" it is around the nucleus.
-With contraction="off" all other atoms have the form factors of free atoms.
+With contraction="off" all other atoms have the form factors of free atoms. Unique reflections h are those whose
+measurements are strong enough to say something of an error of 10 %; reflection_error="off" leaves such errors to b, and
+so does "auto" where the measurements do not know their equivalents.
 """
 
 import dataclasses
@@ -45,6 +50,7 @@ from pendel.model import (
     sample_errors,
     sample_frames,
     sample_mosaicity,
+    sample_reflection_errors,
     sample_structure,
     simulate,
     student_t,
@@ -63,6 +69,7 @@ def model(
     mosaicity="auto",
     clouds="shifted",
     contraction="on",
+    reflection_error="auto",
 ):
     """See the module's story. `datasets`: one `DataSet` for each crystal; `intensities=None`: prior predictive."""
     if errors not in ("shared", "each"):
@@ -78,7 +85,10 @@ def model(
     medians = {"a": 1.0, "b": 0.1, "nu": 3.0}
     shared = sample_errors(**medians) if errors == "shared" else None
 
-    for data in datasets:
+    # An error of a structure factor is the same in all frames and for all equivalents.
+    commons = sample_reflection_errors(datasets, reflection_error, Spread(0.1, in_map=0.05, integrated=True))
+
+    for data, common in zip(datasets, commons, strict=True):
         error = shared or sample_errors(data.suffix, **medians)
 
         # Scale: I_calc is a fraction of the incident beam, the strongest measured reflection a good part of it.
@@ -98,5 +108,5 @@ def model(
         calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)
         # Background: weak reflections are too strong by a part of sigma where too little was subtracted from them.
         background = sample_background(data)
-        scatter = student_t(calculated, data.experiment.sigma, **error, background=background)
-        observe(data, calculated, scatter, background=background, intensities=intensities, mask=mask)
+        scatter = student_t(common(calculated), data.experiment.sigma, **error, background=background)
+        observe(data, calculated, scatter, background=background, common=common, intensities=intensities, mask=mask)

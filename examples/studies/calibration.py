@@ -4,7 +4,8 @@ Run by hand: python examples/studies/calibration.py OUT [--experiments 200] [--i
 experiment draws structure, errors, tilts, scales and thickness from the model's prior, narrowed to where a refinement
 stands that has begun (positions 10 mÅ, log-strain 0.3, thickness in one basin), draws intensities from the error model,
 and starts from another draw, never from the truth. With --effects absorption and mosaicity are in the data and in the
-fit, too, drawn from their priors, as the background always is; the simulation is that of the fit.
+fit, too, drawn from their priors, as the background always is; the simulation is that of the fit. With --common errors
+common to equivalent reflections are in the data and in the fit, or in the data alone.
 OUT/calibration_svi.json holds coverages, OUT/calibration_svi.png histograms of the rank of the truth; finished
 experiments are kept and not repeated.
 """
@@ -31,7 +32,7 @@ from pendel.run.scan import tilt_moves
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.planning import plan_with, settings_of
 
-GLOBALS = ("background", "absorption", "mosaicity")
+GLOBALS = ("background", "absorption", "mosaicity", "contraction", "reflection_spread")
 LEVELS = (0.5, 0.8, 0.95)
 THICKNESS = 600.0  # Å
 TILTS = 44  # resolve its fringes; with fewer the posterior has a comb of maxima along the tilts of frames
@@ -47,6 +48,7 @@ RANGES = {
     "thickness_jump": (0.01, 0.04),
     "taper_spread": (0.05, 0.2),
     "taper_jump": (0.02, 0.1),
+    "reflection_spread": (0.03, 0.15),
 }
 
 
@@ -58,20 +60,23 @@ def main() -> None:
     parser.add_argument("--infer", choices=("map", "svi", "nuts"), default="svi")
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--effects", action="store_true", help="absorption and mosaicity")
+    parser.add_argument("--common", choices=("none", "fitted", "ignored"), default="none")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="of how many: work for several processes")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = pendel.load_model(str(_narrowed_model(options.out)))
     if options.effects:
         model = partial(model, absorption="on", mosaicity="on")
-    crystal, dataset = _setting(options.frames, EXPECTED if options.effects else 0.0)
+    crystal, dataset = _setting(options.frames, EXPECTED if options.effects else 0.0, options.common != "none")
+    truth = partial(model, reflection_error="off" if options.common == "none" else "on")
+    model = partial(model, reflection_error="on" if options.common == "fitted" else "off")
     part, parts = options.part
     for number in range(part, options.experiments, parts):
         path = options.out / f"{options.infer}_{number:04}.npz"
         if path.exists():
             continue
         began = time.monotonic()
-        np.savez(path, **_one(model, crystal, dataset, jax.random.key(number), options.infer))
+        np.savez(path, **_one(truth, model, crystal, dataset, jax.random.key(number), options.infer))
         print(f"{number + 1}/{options.experiments}: {time.monotonic() - began:.1f} s", flush=True)
     _summarise(options.out, options.infer)
 
@@ -87,7 +92,7 @@ def _narrowed_model(out: Path) -> Path:
     return path
 
 
-def _setting(frames: int, mosaicity: float):
+def _setting(frames: int, mosaicity: float, common: bool):
     """The embedded quartz crystal and the geometry of its first frames; beams wide enough for all draws."""
     files = example()
     crystal = pendel.read_crystal(files.structure)
@@ -95,6 +100,7 @@ def _setting(frames: int, mosaicity: float):
     every = len(rows.frame_id) // frames
     some = pendel.thin(rows, slice(0, every * frames, every))
     experiment = drop_poor_frames(pendel.select(some, "nearest"), 1)
+    experiment = pendel.with_equivalents(crystal, [experiment])[0] if common else experiment
     settings = settings_of(experiment, g_max=1.6, sg_max=0.01, tilts=TILTS, thickness_max=2000.0)
     plan = plan_with(crystal, experiment, dataclasses.replace(settings, mosaicity=mosaicity), None)
     return crystal, pendel.DataSet(experiment, plan)
@@ -112,11 +118,11 @@ def _draw(model, crystal, dataset, key):
     return {name: np.asarray(x["value"]) for name, x in trace.items() if x["type"] in ("sample", "deterministic")}
 
 
-def _one(model, crystal, dataset, key, infer):
+def _one(truth_model, model, crystal, dataset, key, infer):
     """Simulate, refine and rank one experiment."""
     experiment = dataset.experiment
     key_truth, key_start, key_fit = jax.random.split(key, 3)
-    truth, other = _draw(model, crystal, dataset, key_truth), _draw(model, crystal, dataset, key_start)
+    truth, other = (_draw(truth_model, crystal, dataset, one) for one in (key_truth, key_start))
     drawn = dataclasses.replace(experiment, intensity=truth["intensity"])
     data = (crystal, (dataclasses.replace(dataset, experiment=drawn),))
     target = pendel.make_target(model, *data, intensities=(truth["intensity"],))
@@ -137,7 +143,7 @@ def _one(model, crystal, dataset, key, infer):
     upper = np.triu_indices(3)
     found = {}
     values_of = {name: np.asarray(x) for name, x in {**draws, **derived}.items()}
-    for name in ("fract", "U_aniso", "thickness", *(name for name in GLOBALS if name in truth)):
+    for name in ("fract", "U_aniso", "thickness", *(name for name in GLOBALS if name in truth and name in values_of)):
         values, true = values_of[name], truth[name]
         if np.ndim(true) == 0:
             values, true = values[:, None], true[None]
@@ -153,7 +159,7 @@ def _summarise(out: Path, infer: str) -> None:
     """Coverage of every kind of parameter with its binomial error, and histograms of the ranks."""
     files = sorted(out.glob(f"{infer}_*.npz"))
     runs = [dict(np.load(file)) for file in files]
-    names = [name for name in runs[0] if not name.startswith("z_")]
+    names = [name for name in runs[0] if not name.startswith("z_") and runs[0][name].size]  # MAP fixes the spreads
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
     summary = {"experiments": len(runs), "infer": infer}
     for axis, name in zip(axes, names, strict=True):

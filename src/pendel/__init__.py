@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # as PLACES says
     from pendel.constants import wavelength as wavelength
     from pendel.crystal.hand import invert as invert
     from pendel.crystal.structure import Crystal as Crystal
+    from pendel.experiment.equivalents import with_equivalents as with_equivalents
     from pendel.experiment.frames import Experiment as Experiment
     from pendel.experiment.select import select as select
     from pendel.experiment.select import split as split
@@ -62,6 +63,7 @@ PLACES = {
     "pendel.constants": ("wavelength",),
     "pendel.crystal.hand": ("invert",),
     "pendel.crystal.structure": ("Crystal",),
+    "pendel.experiment.equivalents": ("with_equivalents",),
     "pendel.experiment.frames": ("Experiment",),
     "pendel.experiment.select": ("select", "split", "thin"),
     "pendel.failures": ("InputError",),

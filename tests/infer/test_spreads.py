@@ -7,8 +7,9 @@ import numpyro.distributions as dist
 import pytest
 from toy_models import FRAME, FRAMES, OBSERVED, X
 
-from pendel.infer.maximum.map import fit_map
+from pendel.infer.maximum.map import fit_map, laplace_evidence
 from pendel.infer.maximum.optimise import MapTuning
+from pendel.infer.maximum.spreads import best_integrated, integrated_functions
 from pendel.infer.target import make_target
 
 
@@ -42,3 +43,22 @@ def test_laplace_is_carried_to_other_spreads(guide_of_two_plates):
     z, root = integrated.at(log_spreads)
     np.testing.assert_allclose(z, there.unconstrained, atol=1e-4)
     np.testing.assert_allclose(root.dense(), there.covariance, atol=1e-6)
+
+
+def test_one_spread_moves_to_the_largest_evidence_and_the_others_stay(guide_of_two_plates):
+    _, _, fit, target = guide_of_two_plates
+    name = next(iter(fit.spreads))
+    args = fit.unconstrained, fit.precision, fit.spreads, target.data
+    found, precision = best_integrated(integrated_functions(target), [name], *args)
+    assert set(found) == {name}
+
+    def fitted(factor):
+        spreads = {**fit.spreads, name: factor * found[name]}
+        return fit_map(target, spreads=spreads, tuning=MapTuning(rounds=0, tolerance=1e-9))
+
+    def density(factor):  # of the logarithm of the spread, all else integrated out
+        return laplace_evidence(fitted(factor)) + np.sum(np.log(factor * found[name]))
+
+    assert density(1.0) > max(density(1.05), density(1 / 1.05))
+    np.testing.assert_allclose(precision.dense(), fitted(1.0).precision.dense(), rtol=1e-6, atol=1e-6)
+    assert len(fit.spreads) > 1

@@ -24,7 +24,7 @@ ROBUST = Path(__file__).resolve().parents[2] / "models" / "robust.py"
 OF_ATOMS = "displacement=0.05, log_strain=1.0, clouds=clouds, log_contraction=electrons"
 STRUCTURE = f"structure = sample_structure(crystal, {OF_ATOMS})\n"
 CALCULATED = "calculated = scale[data.experiment.frame_index] * simulate(structure, data, illumination)\n"
-SCATTER = "scatter = student_t(calculated, data.experiment.sigma, **error, background=background)\n"
+SCATTER = "scatter = student_t(common(calculated), data.experiment.sigma, **error, background=background)\n"
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,7 @@ def test_options_of_a_model():
         "mosaicity": "auto",
         "clouds": "shifted",
         "contraction": "on",
+        "reflection_error": "auto",
     }
     assert model_options(robust) == own
     assert model_options(with_options(robust, thickness="lens")) == own | {"thickness": "lens"}

@@ -14,6 +14,7 @@ from pendel.crystal.cell import reciprocal_matrix
 from pendel.crystal.form_factors import form_factors
 from pendel.crystal.structure import Crystal, expanded_atoms
 from pendel.crystal.tabulated import lattice_rotations
+from pendel.experiment.equivalents import equivalent_codes, laue_group
 from pendel.experiment.frames import Experiment, is_observed, relative_excitation
 
 INSIDE = 0.8  # |S_g| / span; measurements further out miss part of the rocking curve
@@ -52,8 +53,8 @@ def belonging_notes(crystal: Crystal, experiment: Experiment) -> list[str]:
 def laue_symmetry(crystal: Crystal, experiment: Experiment) -> Laue:
     """How alike equivalent reflections are, of measurements whose rocking curve is inside of the sweep."""
     hkl, intensity = _whole(experiment)
-    code = _codes(hkl, _laue_group(crystal))
-    friedel, _ = _r_of_groups(_codes(hkl, np.stack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])), intensity)
+    code = equivalent_codes(hkl, laue_group(crystal))
+    friedel, _ = _r_of_groups(equivalent_codes(hkl, np.stack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])), intensity)
     equivalents, count = _r_of_groups(code, intensity)
     unrelated, _ = _r_of_groups(code, _shuffled(hkl, intensity, experiment))
     return Laue(friedel, equivalents, unrelated, count)
@@ -94,10 +95,10 @@ def _twins(crystal: Crystal, experiment: Experiment, laue: Laue) -> list[str]:
     """A note when reflections that only a twin by the lattice's symmetry overlaps are as alike as equivalent ones."""
     if not np.isfinite(laue.equivalents) or len(crystal.atom_site) > MOST_ATOMS:
         return []
-    group = _laue_group(crystal)
+    group = laue_group(crystal)
     hkl, intensity = _whole(experiment)
     codes, first, inverse, counts = np.unique(
-        _codes(hkl, group), return_index=True, return_inverse=True, return_counts=True
+        equivalent_codes(hkl, group), return_index=True, return_inverse=True, return_counts=True
     )
     mean, independent = np.bincount(inverse, intensity) / counts, hkl[first]
     if len(codes) > MOST_REFLECTIONS:
@@ -108,7 +109,7 @@ def _twins(crystal: Crystal, experiment: Experiment, laue: Laue) -> list[str]:
         if operation.tobytes() in known:
             continue
         known |= {np.ascontiguousarray(operation @ member).tobytes() for member in group}
-        turned = _codes(independent @ operation, group)
+        turned = equivalent_codes(independent @ operation, group)
         partner = np.minimum(np.searchsorted(codes, turned), len(codes) - 1)
         one = np.flatnonzero((codes[partner] == turned) & (partner > np.arange(len(codes))))
         if len(one) < FEWEST:
@@ -128,21 +129,6 @@ def _whole(experiment: Experiment) -> tuple[Int[Array, "reflections 3"], Float[A
     """Indices and intensities of measurements that are well inside the sweep of their frame."""
     inside = relative_excitation(experiment) < INSIDE
     return np.asarray(experiment.hkl)[inside], np.asarray(experiment.intensity)[inside]
-
-
-def _laue_group(crystal: Crystal) -> Int[Array, "ops 3 3"]:
-    rotations = np.asarray(crystal.rotations)
-    return np.unique(np.concatenate([rotations, -rotations]), axis=0)
-
-
-def _codes(hkl: Int[Array, "reflections 3"], group: Int[Array, "ops 3 3"]) -> Int[Array, " reflections"]:
-    """One number for each set of equivalent indices h R."""
-    size = 2 * int(np.abs(hkl).max(initial=0)) * 3 + 1  # h R has components of up to three times those of h
-    best = np.full(len(hkl), np.iinfo(np.int64).min)
-    for operation in group:
-        image = (hkl @ operation).astype(np.int64)
-        best = np.maximum(best, (image[:, 0] * size + image[:, 1]) * size + image[:, 2])
-    return best
 
 
 def _r_of_groups(code: Int[Array, " reflections"], intensity: Float[Array, " reflections"]) -> tuple[float, int]:

@@ -28,7 +28,8 @@ class Experiment:
     frame arrays; intensities and `sigma` are in the file's units; `weight` counts the file rows behind a measurement.
     `mosaicity`: spread of the orientation that the data reduction states [deg], None where it states none.
     `curve_range`: (p, q) where an intensity is integrated over |S_g| < p + q |g| [Å⁻¹], in whichever frames that is;
-    None where it is integrated over the sweep of its frame.
+    None where it is integrated over the sweep of its frame. `reflection`: the unique reflection of every measurement,
+    from 0 to `unique` - 1, or `unique` for weak ones, see `pendel.experiment.equivalents`; None where nobody asked.
     """
 
     name: str = dataclasses.field(metadata={"static": True})
@@ -40,6 +41,7 @@ class Experiment:
     notes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     mosaicity: float | None = dataclasses.field(default=None, metadata={"static": True})
     curve_range: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
+    unique: int = dataclasses.field(default=0, metadata={"static": True})
     orientation: Float[Array, "3 3"]
     frame_id: Int[Array, "frames"]
     alpha: Float[Array, "frames"]
@@ -50,6 +52,7 @@ class Experiment:
     intensity: Float[Array, "reflections"]
     sigma: Float[Array, "reflections"]
     weight: Int[Array, "reflections"]
+    reflection: Int[Array, "reflections"] | None = None
 
 
 def goniometer_rotations(alpha: Float[Array, "frames"], beta: Float[Array, "frames"]) -> Float[Array, "frames 3 3"]:

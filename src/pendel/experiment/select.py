@@ -16,7 +16,14 @@ from pendel.experiment.frames import (
     span,
 )
 
-ROWS = ("frame_index", "hkl", "intensity", "sigma", "weight")  # fields with one entry for each measurement
+ROWS = (
+    "frame_index",
+    "hkl",
+    "intensity",
+    "sigma",
+    "weight",
+    "reflection",
+)  # fields with one entry for each measurement
 FRAMES = ("frame_id", "alpha", "beta", "semi_angle")  # fields with one entry for each frame
 MANY_ROWS = 8  # of one measurement, from which on the overlap of the frames is told
 
@@ -216,7 +223,8 @@ def split(
 
 def take_rows(experiment: Experiment, rows: Array | slice) -> Experiment:
     """Those measurements, in that order; all frames stay."""
-    return dataclasses.replace(experiment, **{name: getattr(experiment, name)[rows] for name in ROWS})
+    columns = {name: getattr(experiment, name) for name in ROWS}
+    return dataclasses.replace(experiment, **{name: x[rows] for name, x in columns.items() if x is not None})
 
 
 def _keep_rows(experiment: Experiment, rows: Int[Array, "kept"], *, selection: str) -> Experiment:

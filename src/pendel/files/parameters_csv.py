@@ -18,8 +18,8 @@ class Parameter:
 
     `site`: its name in posterior.nc; `label`: which number of the site, e.g. "O1 x" or "frame 12"; `data_set`: the
     name, where the number belongs to one; `low`, `high`: 2.5 % and 97.5 % quantiles; `is_structure`: a coordinate, U_ij
-    or occupancy of an atom; `is_of_frame`: one of many of its kind, a frame each. `prior_mean` and `prior_sd` are None
-    where no draw of the prior has the number.
+    or occupancy of an atom; `is_of_frame`: one of many of its kind, one for each frame or reflection. `prior_mean` and
+    `prior_sd` are None where no draw of the prior has the number.
     """
 
     site: str

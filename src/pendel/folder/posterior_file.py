@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 
 from pendel.base import Array, suffix
 from pendel.crystal.refined import Refined
+from pendel.experiment.equivalents import unique_reflections
 from pendel.experiment.frames import Experiment, central_vectors, relative_excitation
 from pendel.files.whole_file import whole_file
 from pendel.folder.structure_group import AXES, GROUP, structure_group
@@ -21,6 +22,7 @@ STRUCTURE_DIMS = {
     "U_aniso": ["site", "axis", "axis_other"],
     "displacement": ["position_parameter"],
     "log_strain": ["adp_parameter"],
+    "reflection_error": ["reflection"],
 }
 FRAME_SITES = (
     "log_scale",
@@ -130,6 +132,7 @@ def _end(name: str, number: int) -> str:
 def _known_dims(experiments: Sequence[Experiment], arrays: Mapping[str, Array]) -> dict[str, list[str]]:
     """Names of the axes, where they fit: a user's model may give a name another shape."""
     sizes = {_end("frame", n): len(e.frame_id) for n, e in enumerate(experiments)}
+    sizes["reflection"] = experiments[0].unique
 
     def fits(name: str, axes: list[str]) -> bool:
         lengths = np.shape(arrays[name])[1:]
@@ -155,6 +158,8 @@ def _coords(refined: Refined, experiments: Sequence[Experiment]) -> dict[str, An
     axes = np.array(AXES)
     coords: dict[str, Any] = {"site": np.array(refined.crystal.labels), "axis": axes, "axis_other": axes}
     coords["tilt_axis"] = axes[:2]
+    if experiments[0].reflection is not None:
+        coords["reflection"] = unique_reflections(experiments)
     for number, experiment in enumerate(experiments):
         coords[_end("frame", number)] = np.asarray(experiment.frame_id)
         coords[_end("measurement", number)] = np.arange(len(experiment.intensity))

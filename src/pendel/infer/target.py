@@ -82,7 +82,8 @@ class Target:
 
     `layout`: latent sites without the spreads of hierarchies, as MAP takes them; `full`: with them; `spreads`: the
     values that the model names for MAP. `simulated`: sites that reach a simulation; `errors`: sites that change how
-    observations scatter and nothing else. Methods take unconstrained values by site, those of spreads among them or
+    observations scatter and nothing else; `integrated`: spreads that are estimated with what they spread integrated
+    out. Methods take unconstrained values by site, those of spreads among them or
     constrained in `spreads`, and other `data` of the same shapes where they are given.
     """
 
@@ -93,6 +94,7 @@ class Target:
     spreads: dict[str, Array]
     simulated: frozenset[str]
     errors: frozenset[str]
+    integrated: frozenset[str] = frozenset()
 
     def log_prior(self, values: Values, spreads: Values | None = None, data: Data | None = None) -> Float[Array, ""]:
         """Log prior density of unconstrained values, with everything observed that belongs to no frame; no simulation.
@@ -173,7 +175,8 @@ def make_target(model: Callable, /, *args: Any, **kwargs: Any) -> Target:
     errors = frozenset(
         name for name, a, b in zip(names, scatter, location, strict=True) if a and not b and name not in simulated
     )
-    return dataclasses.replace(bare, simulated=simulated, errors=errors)
+    integrated = frozenset(name for name in spreads if trace[name]["infer"].get("integrated"))
+    return dataclasses.replace(bare, simulated=simulated, errors=errors, integrated=integrated)
 
 
 def spread_values(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Array]:

@@ -114,6 +114,7 @@ def hand(one: Run, other: Run) -> Hand | None:
     """
     alike = one.crystal.labels == other.crystal.labels
     alike &= all(one.summary.get(name) == other.summary.get(name) for name in SAME_FIT)
+    alike &= set(one.summary.get("scalars", ())) == set(other.summary.get("scalars", ()))  # the same physics
     if not (alike and are_opposite_hands(one.crystal, other.crystal)):
         return None
     shared = one.calculated.keys() & other.calculated.keys()

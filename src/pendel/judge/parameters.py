@@ -56,7 +56,7 @@ def _site(tree: Any, name: str, posterior: Any, prior: Any, weights: Array | Non
     known = name in prior and prior[name].shape[2:] == values.shape[2:]
     before = prior[name].values.reshape(-1, draws.shape[1]) if known else None
     stem, data_set = _owner(tree, name)
-    frames = any(str(axis).startswith("frame") for axis in values.dims[2:])
+    one_of_many = any(str(axis).startswith(("frame", "reflection")) for axis in values.dims[2:])
     for number, index in enumerate(np.ndindex(values.shape[2:])):
         if name == "U_aniso" and index[1:] not in TENSOR:
             continue
@@ -70,7 +70,7 @@ def _site(tree: Any, name: str, posterior: Any, prior: Any, weights: Array | Non
             unit=UNITS.get(stem, ""),
             is_refined=refined,
             is_structure=name in STRUCTURE,
-            is_of_frame=frames,
+            is_of_frame=one_of_many,
             mean=value,
             sd=float(sd[number]) if refined else 0.0,
             low=float(low[number]) if refined else value,
@@ -108,7 +108,7 @@ def _label(values: xr.DataArray, index: tuple[int, ...]) -> str:
     """Which number of a site: names of atoms, frames and axes, or a count from 1 where an axis has no names."""
     words: list[str] = []
     for axis, place in zip(map(str, values.dims[2:]), index, strict=True):
-        known = axis in values.coords and (axis == "site" or axis.startswith(("axis", "frame", "tilt_axis")))
+        known = axis in values.coords and axis.startswith(("site", "axis", "frame", "tilt_axis", "reflection"))
         name = str(values.coords[axis].values[place]) if known else str(place + 1)
         words.append(f"frame {name}" if axis.startswith("frame") else name)
     if values.name == "U_aniso":

@@ -12,6 +12,7 @@ from pendel.base import NO_HYDROGEN, OVERFULL, Array, kind_of, suffix
 from pendel.crystal.structure import Crystal, is_centrosymmetric, u_equivalent
 from pendel.folder.reader import RunFiles
 from pendel.judge.chains import fraction_of_missing_information
+from pendel.judge.equivalents import correlation_of_equivalents
 from pendel.judge.frames import flagged_frames
 from pendel.judge.loo import left_out_ranks
 from pendel.judge.parameters import BAND
@@ -26,6 +27,7 @@ FEWEST_K_DRAWS = 40  # of runs whose file does not say how many
 FEW_HELD_OUT = 20  # observed reflections
 FEW_A_PARAMETER = 2  # observed reflections
 FEW_REPEATS = 0.02  # of the rows
+ALIKE, FEWEST_PAIRS = 0.1, 50  # correlation of residuals of equivalents, and pairs that say something about it
 RESOLVED = 1.0  # thickness fringes from one tilt to the next
 NEAR = 0.9  # of the largest thickness that a plan allows
 SMALL_U, LARGE_U = 0.001, 0.1  # Å²
@@ -196,9 +198,12 @@ def _chains(run: RunFiles) -> Iterator[Verdict]:
 def _errors(run: RunFiles) -> Iterator[Verdict]:
     scalars = run.summary["scalars"]
     if "b" in scalars:
-        b = scalars["b"]["mean"]
+        b, common = (scalars[name]["mean"] if name in scalars else 0.0 for name in ("b", "reflection_spread"))
+        of_both = f", {100 * common:.1f} % common to equivalents" if common else ""
+        text = f"inferred model error {100 * np.hypot(b, common):.1f} % of I_calc (b = {100 * b:.1f} %{of_both})"
         advice = "the model misses strong reflections: absorption or mosaicity left out, twinning, a wrong cell?"
-        yield judged(b < 0.1, f"inferred model error b = {100 * b:.1f} % of I_calc", advice)
+        yield judged(bool(np.hypot(b, common) < 0.1), text, advice)
+    yield from _equivalents(run)
     found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
     text = (
         "predicted distribution of I_obs: leave-one-out ranks depart from uniform by "
@@ -206,6 +211,21 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
     )
     brief = "predicted distribution of I_obs is not that of the data"
     yield judged(bool(found.pvalue > 0.01), text, "the error model is not this data's: see the PIT figure", brief=brief)
+
+
+def _equivalents(run: RunFiles) -> Iterator[Verdict]:
+    """Errors common to equivalents, where the model has none of its own for them."""
+    if "reflection_spread" in run.tree["posterior"]:
+        return
+    correlation, pairs = correlation_of_equivalents(run)
+    if pairs < FEWEST_PAIRS:
+        return
+    text = f"residuals of equivalent reflections are correlated by {correlation:.2f} (good below {ALIKE})"
+    advice = (
+        "n measurements of a reflection are not n errors, so uncertainties are too small: the model robust has errors "
+        "common to equivalents (--reflection-error on)"
+    )
+    yield judged(correlation < ALIKE, text, advice)
 
 
 def _sampling(run: RunFiles) -> Iterator[Verdict]:

@@ -11,6 +11,7 @@ from pendel.model.blocks import (
     sample_errors,
     sample_frames,
     sample_mosaicity,
+    sample_reflection_errors,
     sample_structure,
     simulate,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "sample_frames",
     "sample_hydrogen",
     "sample_mosaicity",
+    "sample_reflection_errors",
     "sample_structure",
     "sample_thickness",
     "simulate",

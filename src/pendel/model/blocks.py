@@ -4,7 +4,7 @@ Arguments are the numbers of the priors. A model that needs another prior writes
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from pendel.simulate import Illumination, simulate_intensities
 from pendel.simulate.mosaic import EXPECTED
 from pendel.simulate.thickness import Profile
 
+REFLECTION_ERROR = "reflection_error"  # the site that no calculated intensity depends on
 CHOICES = ("auto", "on", "off")  # of a term that a model may have
 
 
@@ -131,6 +132,56 @@ def sample_background(data: DataSet, deviation: float = 1.0) -> Float[Array, " r
     return number * jnp.asarray(data.experiment.sigma)
 
 
+@dataclasses.dataclass(frozen=True)
+class ReflectionErrors:
+    """Errors that the measurements of a data set share with those of equivalent reflections.
+
+    `factor` on I_calc; `deviation`: standard deviation of its logarithm, 0 for weak reflections. Both are None where
+    the model has no such errors.
+    """
+
+    factor: Float[Array, " reflections"] | None = None
+    deviation: Float[Array, " reflections"] | None = None
+
+    def __call__(self, calculated: Float[Array, " reflections"]) -> Float[Array, " reflections"]:
+        """I_calc with its errors."""
+        return calculated if self.factor is None else calculated * self.factor
+
+
+def sample_reflection_errors(datasets: Sequence[DataSet], choice: str, spread: Spread) -> tuple[ReflectionErrors, ...]:
+    """Relative errors common to all measurements of a unique reflection, drawn from their prior, by data set.
+
+        reflection_error_h ~ Normal(0, reflection_spread)
+
+    A structure factor that is wrong, because atoms are not free, are disordered, or beams were left out, is wrong in
+    every frame and for all equivalents. Without this term n measurements of a reflection count as n independent errors,
+    and the uncertainties of the structure come out too small. Sites: reflection_error, reflection_spread.
+
+    Args:
+        datasets: crystals of one structure, whose reflections have common numbers (`pendel.with_equivalents`).
+        choice: "on", "off", or "auto": where the measurements know their equivalents.
+        spread: standard deviation of the logarithm of the intensities.
+
+    Raises InputError for another choice, and for "on" with measurements that do not know their equivalents.
+    """
+    _known(REFLECTION_ERROR, choice)
+    unknown = any(data.experiment.reflection is None for data in datasets)
+    if choice == "on" and unknown:
+        raise InputError(
+            found="reflection_error 'on' and measurements that do not know their equivalents",
+            expected="the unique reflection of every measurement",
+            do="make the data sets from the experiments of pendel.with_equivalents(crystal, experiments)",
+        )
+    count = max(data.experiment.unique for data in datasets)
+    if choice == "off" or unknown or count == 0:
+        return (ReflectionErrors(),) * len(datasets)
+    deviation: Any = spread.sample("reflection_spread")
+    errors: Any = numpyro.sample(REFLECTION_ERROR, dist.Normal(0, deviation).expand([count]).to_event(1))
+    factor, widths = jnp.exp(jnp.append(errors, 0.0)), deviation * jnp.append(jnp.ones(count), 0.0)
+    numbers = [jnp.asarray(data.experiment.reflection) for data in datasets]
+    return tuple(ReflectionErrors(factor[number], widths[number]) for number in numbers)
+
+
 def sample_frames(
     data: DataSet,
     thickness: str | Family | Callable[[DataSet], Profile],
@@ -226,19 +277,23 @@ def observe(
     intensities: tuple[Float[Array, " reflections"], ...] | None,
     mask: tuple[Bool[Array, " reflections"], ...] | None,
     background: Float[Array, " reflections"] | None = None,
+    common: ReflectionErrors = ReflectionErrors(),
 ) -> None:
     """Measured intensities of a data set, distributed as `errors` says; site: intensity.
 
     Derived: `calculated`, the mean of I_obs that the model expects, I_calc + background, and with a background
     `calculated_background`. R factors, residuals and files compare I_obs with `calculated`; difference maps and scales
-    that are refitted need the background by itself.
+    that are refitted need the background by itself. Errors that are common to equivalents are no part of `calculated`,
+    which is what the structure says; `calculated_common` is their standard deviation.
 
     Args:
-        calculated: I_calc on the scale of the data, without the background.
+        calculated: I_calc on the scale of the data, without the background and the errors common to equivalents.
         errors: one independent distribution for each measurement.
         intensities, mask: of all data sets, as a model is given them.
-        background: as in `student_t`.
+        background: as in `student_t`. common: from `sample_reflection_errors`.
     """
+    if common.deviation is not None:
+        numpyro.deterministic(f"calculated_common{data.suffix}", common.deviation * calculated)
     if background is not None:
         numpyro.deterministic(f"calculated_background{data.suffix}", background)
         calculated = calculated + background

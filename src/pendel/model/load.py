@@ -34,7 +34,7 @@ def with_options(model: Callable, **options: Any) -> Callable:
     """The model with values for its options, the keyword arguments after the data; None leaves the model's own value.
 
     Shipped models have `thickness`, a name in `pendel.model.thickness_prior`; `robust` has `errors`, `absorption`,
-    `mosaicity`, `clouds` and `contraction` as well.
+    `mosaicity`, `clouds`, `contraction` and `reflection_error` as well.
 
     Raises InputError for an option that the model does not have.
     """
@@ -42,8 +42,9 @@ def with_options(model: Callable, **options: Any) -> Callable:
     known = list(model_options(model))
     for name, value in given.items():
         if name not in known:
+            name = name.replace("_", "-")
             raise InputError(
-                found=f"--{name} {value} is given, but the model has no argument `{name}`",
+                found=f"--{name} {value} is given, but the model has no such argument",
                 expected=f"a model with a choice of it; this one has {', '.join(known) or 'no options'}",
                 do=f"leave out --{name}, or choose another --model",
             )

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy.special import ndtri
-from scipy.stats import kstwo
+from scipy.stats import kstwo, t
 
 from pendel.base import Array
 from pendel.folder.reader import Measured, is_observed
@@ -93,9 +93,12 @@ def rocking(data: Measured, row: int) -> Figure:
     points = np.flatnonzero(data.curve_measurement == row)
     points = points[np.argsort(data.curve_excitation[points])]
     error, draws = 1e3 * data.curve_excitation[points], data.curve[:, points]
-    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    ax.fill_between(error, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    ax.plot(error, np.median(draws, axis=0), color=BLUE)
+    count = len(draws)  # as few as eight
+    centre, half = draws.mean(axis=0), np.zeros(len(points))
+    if count > 1:
+        half = t.ppf(0.975, count - 1) * np.sqrt(1 + 1 / count) * draws.std(axis=0, ddof=1)
+    ax.fill_between(error, np.maximum(centre - half, 0.0), centre + half, color=BLUE, alpha=0.25, linewidth=0)
+    ax.plot(error, centre, color=BLUE)
     mean, calculated = float(np.mean(draws)), float(np.mean(data.calculated[:, row]))
     height = mean * float(data.intensity[row]) / calculated if calculated > 0 else float(data.intensity[row])
     ax.axhline(height, color=ORANGE, linestyle="--", linewidth=1, label="I_obs")

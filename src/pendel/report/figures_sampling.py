@@ -13,19 +13,20 @@ from pendel.report.style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, axes
 COLOURS = (BLUE, ORANGE, GREEN, MUTED)
 MOST_TRACES, OF_FRAMES = 8, 2
 DERIVED = ("fract", "U_aniso")
+MANY = ("frame", "reflection")  # what axes with a number for each of them begin with
 ENOUGH = 400  # effective samples
 RATIOS = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10)  # ticks
 
 
 def traced_numbers(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Numbers of the chains to look at: the slowest of the frames, then of those that all frames share."""
+    """Numbers of the chains to look at: the slowest of the frames and reflections, then of those of the whole model."""
     posterior = tree["posterior"]
 
     def slowest(of_frames, most):
         names = [
             str(name)
             for name in posterior.data_vars
-            if any(str(axis).startswith("frame") for axis in posterior[name].dims) == of_frames and name not in DERIVED
+            if any(str(axis).startswith(MANY) for axis in posterior[name].dims) == of_frames and name not in DERIVED
         ]
         found = [(name, index) for name in names for index in np.ndindex(posterior[name].shape[2:])]
         varying = [number for number in found if np.std(_number(tree, *number)) > 0]
@@ -108,11 +109,14 @@ def losses(of_guides: np.ndarray) -> Figure:
 
 
 def uncertainties(tree: Any, stage: str) -> Figure:
-    """Standard deviations of the numbers that all frames share, over those of the Laplace approximation."""
+    """Standard deviations of the numbers that all frames share, over those of the Laplace approximation.
+
+    Without the errors of reflections, of which there are hundreds.
+    """
     figure, ax = axes(xlabel=f"standard deviation, {stage} / Laplace", height=0.0)
     laplace, posterior = tree["laplace"], tree["posterior"]
     names, ratios = [], []
-    for name in laplace.data_vars:
+    for name in (name for name in laplace.data_vars if "reflection" not in laplace[name].dims):
         before, after = laplace[name].values.std(axis=(0, 1)), posterior[name].values.std(axis=(0, 1))
         for index in np.ndindex(before.shape):
             if before[index] > 0:

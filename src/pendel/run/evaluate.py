@@ -13,7 +13,9 @@ from pendel.experiment.frames import Experiment
 from pendel.experiment.select import FRAMES, select, take_rows
 from pendel.infer.predict import predict
 from pendel.judge.agreement import Agreement, agreement, rescaled
+from pendel.model.blocks import REFLECTION_ERROR
 from pendel.model.dataset import data_sets
+from pendel.model.load import model_options, with_options
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
 from pendel.simulate import Plan
@@ -90,7 +92,12 @@ def joined(
 
 
 def _simulate(model, crystal: Crystal, experiments, plans, point) -> dict[str, np.ndarray]:
-    """What the model derives at the point for other measurements of the same frames, on the data's scale."""
+    """What the model derives at the point for other measurements of the same frames, on the data's scale.
+
+    Without errors of reflections, which are those of the run's own selection and change nothing that is derived.
+    """
+    if REFLECTION_ERROR in model_options(model):
+        model = with_options(model, **{REFLECTION_ERROR: "off"})
     around = [
         replan(crystal, experiment, plan, tilt=point.get(f"tilt{suffix(number)}"))
         for number, (experiment, plan) in enumerate(zip(experiments, plans, strict=True))

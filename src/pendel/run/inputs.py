@@ -12,6 +12,7 @@ from pendel.base import Array, InputError
 from pendel.crystal.recognise import with_hydrogen
 from pendel.crystal.structure import Crystal, make_crystal, sites_of
 from pendel.experiment.belonging import belonging_notes
+from pendel.experiment.equivalents import with_equivalents
 from pendel.experiment.frames import Experiment
 from pendel.experiment.select import drop_poor_frames, select, split, thin
 from pendel.files.cif import read_crystal
@@ -67,13 +68,14 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     if settings.hydrogen != "off":
         crystal = with_hydrogen(crystal, settings.hydrogen)
         notes += [note for note in crystal.notes if note not in notes]
+    chosen = with_equivalents(crystal, chosen)
     used = None
     if settings.holdout > 0:
         hkl = np.concatenate([experiment.hkl for experiment in chosen])
         used = tuple(split(experiment, settings.holdout, settings.seed, hkl=hkl) for experiment in chosen)
     return Problem(
         crystal=crystal,
-        experiments=tuple(chosen),
+        experiments=chosen,
         rows=tuple(rows),
         used=used,
         notes=tuple(notes),

@@ -11,6 +11,7 @@ from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
 from pendel.infer.guide.svi import SETTLED, bound_gain, end_bound, stands_still
 from pendel.infer.maximum.map import MapFit, laplace_draws, laplace_evidence
+from pendel.model.blocks import REFLECTION_ERROR
 from pendel.run.fitting import DRAWS, Guided, Run
 
 
@@ -127,7 +128,7 @@ def map_facts(fit: MapFit) -> dict[str, Any]:
         "map_log_density": -fit.potential,
         "log_evidence_laplace": laplace_evidence(fit),
         "map_message": fit.message,
-        "n_parameters": int(fit.layout.size),
+        "n_parameters": sum(int(np.prod(s.shape)) for s in fit.layout.sites if s.name != REFLECTION_ERROR),
     }
 
 

@@ -14,7 +14,7 @@ from pendel.failures import InputError
 
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
-MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction")
+MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction", "reflection_error")
 FITTING = ("refine", "check")  # a check takes the options of the refinement that it is for
 EXPECTED_MINUTES = "minutes_to_the_maximum"  # what a run tells at its beginning
 THICKNESSES = ("taper", "step", "single", "wedge", "lens", "cylinder")  # pendel.model.thickness_prior.FAMILIES
@@ -89,6 +89,12 @@ class Settings:
     contraction: str | None = option(
         None,
         "one refined contraction of the electrons of all atoms but hydrogen: {choices}; on unless off",
+        choices=("on", "off"),
+        commands=FITTING,
+    )
+    reflection_error: str | None = option(
+        None,
+        "errors common to equivalent reflections: {choices}; on unless off",
         choices=("on", "off"),
         commands=FITTING,
     )

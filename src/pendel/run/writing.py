@@ -42,7 +42,7 @@ from pendel.simulate.cost import affordable_draws
 
 INTERIM_DRAWS = 16  # those at which every intensity is calculated when another stage follows
 PRIOR_DRAWS = 200
-CURVE_DRAWS = 20  # of the rocking curves
+CURVE_DRAWS, FOR_EACH = 20, 5  # of the rocking curves, at most, and one for so many at which all is calculated
 WRITING = 4  # steps: what follows from a result, its numbers, the posterior, the files
 ROUNDING = 1e-10  # numbers and deviations below it are zero
 HEAVY = ("calculated", "intensity")  # sites that need the simulator
@@ -228,7 +228,8 @@ def _further(run: Run, plans: Plans, result: StageResult) -> dict[str, dict[str,
         found["svi_data"] = {"loss": result.losses}
     if result.is_last:
         count = _count(result)
-        rows = np.linspace(0, count - 1, min(CURVE_DRAWS, count)).astype(int)
+        draws = min(CURVE_DRAWS, affordable_draws(plans) // FOR_EACH, count)
+        rows = np.linspace(0, count - 1, draws).astype(int)
         some = {name: np.asarray(values)[rows] for name, values in result.draws.items()}
         found["rocking_data"] = rocking_curves(run.model, run.problem, plans, some)
     return {name: group for name, group in found.items() if group}
@@ -266,8 +267,15 @@ def _mean(predicted: Predicted) -> list[np.ndarray]:
 
 
 def _scatter(predicted: Predicted) -> list[np.ndarray]:
-    """Scale of the error distribution of every measurement, root mean square over the draws."""
-    return [np.sqrt(np.mean(values**2, axis=0)) for values in of_data_sets(predicted.scale, "intensity")]
+    """Scale of the error distribution of every measurement, root mean square over the draws.
+
+    With the errors that equivalent reflections have in common.
+    """
+    scales, common = (
+        [np.mean(values**2, axis=0) for values in of_data_sets(sites, name)]
+        for sites, name in ((predicted.scale, "intensity"), (predicted.deterministic, "calculated_common"))
+    )
+    return [np.sqrt(own + both) for own, both in zip(scales, common or [0.0] * len(scales), strict=True)]
 
 
 def _count(result: StageResult) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pendel.base import InputError
 from pendel.crystal.structure import Crystal
+from pendel.experiment.equivalents import MOST
 from pendel.simulate import Plan
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.chebyshev import expansion_length
@@ -22,6 +23,7 @@ from pendel.simulate.thickness import NODES
 TANGENTS = 32  # of one site that inference pushes through a simulation together
 FRAME_PARAMETERS = 6  # scale, two tilts, thickness, its taper, terraces
 OTHER_GLOBALS = 8  # error model and means of the hierarchies
+ROWS = 20  # for a unique reflection with an error of its own; 10 to 35 in real crystals
 # A run up to the maximum takes RUN_SECONDS, most of them for compiling, and the time of FIT_SIMULATIONS, and of
 # FOR_A_PARAMETER simulations more for each global. Runs of five crystals took 0.6 to 2.3 times that.
 RUN_SECONDS, FIT_SIMULATIONS, FOR_A_PARAMETER = 180.0, 140.0, 0.5
@@ -120,6 +122,7 @@ def memory_bytes(crystal: Crystal, plan: Plan) -> float:
         largest = max(largest, number * chunk * (tangents * (2 * one + sums) + building))
         saved += number * segments * (one + sums)
     passes = len(crystal.position_basis) + len(crystal.adp_basis) + OTHER_GLOBALS + FRAME_PARAMETERS
+    passes += min(MOST, plan.measurements // ROWS)  # errors of reflections
     jacobian = 3 * 8 * passes * plan.measurements + tangents * 16 * float(np.prod(plan.box))
     return BASE_BYTES + max(largest, saved + largest / tangents) + jacobian
 

@@ -12,6 +12,7 @@ from pendel.infer.layout import Layout
 from pendel.infer.plates import by_frame, frame_of_elements
 from pendel.infer.target import Target, Values
 
+FEW = 20  # numbers of a site without frames, up to which they are settled in every step; its cost grows as their cube
 LONGEST = 1.0  # scoring step of an unconstrained parameter, reached smoothly
 
 
@@ -19,9 +20,9 @@ LONGEST = 1.0  # scoring step of an unconstrained parameter, reached smoothly
 class Replay:
     """Functions of z (a layout without spreads) and the unconstrained spreads by site, and which element of z is what.
 
-    `free`: elements of the sites that reach no simulation, but errors; `frames`: the others that belong to frames;
-    `shared`: the rest, `errors` among them. Where no frame's parameter reaches a simulation, nothing is free and no
-    errors are told from the rest.
+    `free`: elements of the sites that reach no simulation, but errors and sites of many numbers that belong to no
+    frame; `frames`: the others that belong to frames; `shared`: the rest, `errors` among them. Where no frame's
+    parameter reaches a simulation, nothing is free and no errors are told from the rest.
     """
 
     target: Target
@@ -112,7 +113,8 @@ def make_replay(target: Target) -> Replay:
     if any(site.plate is not None and site.name in target.simulated for site in layout.sites):
         # Errors change how well the scales are known: they are not settled with them.
         errors = target.errors
-        kind |= {name: "free" for name in kind if name not in target.simulated | errors}
+        many = {site.name for site in layout.sites if site.plate is None and np.prod(site.shape) > FEW}
+        kind |= {name: "free" for name in kind if name not in target.simulated | errors | many}
     kind |= {site.name: "frames" for site in layout.sites if site.plate is not None and kind[site.name] != "free"}
 
     def elements(chosen: set[str] | frozenset[str]) -> np.ndarray:

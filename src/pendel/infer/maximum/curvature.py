@@ -29,6 +29,9 @@ def arrow_hessian(
     def along(places):
         return split_parts(product(jnp.zeros_like(z).at[places].set(1.0, mode="drop")), count, sizes)
 
+    if not sum(sizes):  # nothing but globals; a map has no empty results
+        shared = jax.lax.map(lambda place: along(place)[0], jnp.arange(count), batch_size=TOGETHER)
+        return Arrow(shared, jnp.zeros((len(sizes), 0, count)), jnp.zeros((len(sizes), 0, 0)), sizes)
     shared, border = jax.lax.map(along, jnp.arange(count), batch_size=TOGETHER)
     blocks = jax.lax.map(along, jnp.asarray(part_places(count, sizes)).T, batch_size=TOGETHER)[1]
     return Arrow(shared, jnp.moveaxis(border, 0, 2), jnp.moveaxis(blocks, 0, 2), sizes)

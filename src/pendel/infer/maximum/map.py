@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pendel.base import Array
 from pendel.infer.layout import Layout
 from pendel.infer.maximum.arrow import Arrow, ArrowRoot, arrow_of_diagonal
-from pendel.infer.maximum.objective import Fixed, Objective, differentiable, objective
+from pendel.infer.maximum.objective import Fixed, Objective, compiled_once, differentiable, objective
 from pendel.infer.maximum.optimise import (
     APPROXIMATE,
     CONVERGED,
@@ -22,11 +22,12 @@ from pendel.infer.maximum.optimise import (
     Progress,
     from_fitted,
     from_start,
+    in_known_metric,
     in_metric,
     moved,
 )
-from pendel.infer.maximum.spreads import best_spreads
-from pendel.infer.target import Target, Values, prior_means
+from pendel.infer.maximum.spreads import best_integrated, best_spreads, integrated_functions
+from pendel.infer.target import Data, Target, Values, prior_means
 from pendel.infer.threads import one_blas_thread
 
 FROM_A_SCAN = 16  # scoring steps of frames that start from a scan; with half as many some stop short of their maximum
@@ -112,12 +113,20 @@ def fit_map(
             "and --thickness, or make the plan with a larger thickness_max (in Python)."
         )
     steps = best.steps
+    if not rounds and tolerance <= CONVERGED and target.integrated and not density.is_large:
+        found, matrix = _integrated(target, best, fixed, forward)
+        fixed = Fixed(_as_arrays({**fixed.spreads, **found}), best.correction)
+        end = in_known_metric(density, best.z, matrix, fixed)
+        best = dataclasses.replace(end, converged=best.converged and end.converged)
+        steps += end.steps
     for number in range(1, rounds + 1):
         if number < rounds and not (fixed.spreads or moves or np.any(best.correction)):
             continue  # nothing but the tolerance changes
         spreads = fixed.spreads
         if spreads:
             found = best_spreads(functions.spread, best.z, _as_arrow(best.matrix, functions).root(), spreads, forward)
+            if target.integrated and not density.is_large:
+                found |= _integrated(target, best, fixed, forward)[0]
             spreads = _as_arrays(found)
         fixed = Fixed(spreads, best.correction)
         z = density.settled(best.z, fixed)
@@ -128,7 +137,7 @@ def fit_map(
     method = "Fisher scoring, then L-BFGS in its metric"
     if density.is_large:
         method = "L-BFGS in a diagonal metric"
-        if layout.globals <= tuning.largest:
+        if functions.simulated <= tuning.largest:
             best, fixed = _with_errors_corrected(density, best, fixed)
             method += ", then in that of the whole matrix"
             steps += best.steps
@@ -212,6 +221,13 @@ def _with_errors_corrected(density: Density, best: Optimum, fixed: Fixed) -> tup
         best = in_metric(whole, whole.settled(best.z, fixed), matrix, fixed, tolerance)
         matrix, correction, steps = best.matrix, best.correction, steps + best.steps
     return dataclasses.replace(best, steps=steps), fixed
+
+
+def _integrated(target: Target, best: Optimum, fixed: Fixed, data: Data) -> tuple[dict[str, Array], Arrow]:
+    """Spreads that are estimated with what they spread integrated out, and the matrix at the maximum with them."""
+    functions = compiled_once("integrated spreads", partial(integrated_functions, target), target)
+    assert isinstance(best.matrix, Arrow)  # no diagonal: the density is not large
+    return best_integrated(functions, target.integrated, best.z, best.matrix, fixed.spreads, data)
 
 
 def _as_arrays(values: Mapping[str, Array]) -> dict[str, Array]:

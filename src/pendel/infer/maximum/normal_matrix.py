@@ -26,6 +26,7 @@ from pendel.infer.plates import by_frame, elements_of_frames
 from pendel.infer.target import Data, Target, Values
 
 PROBES = 16  # of the diagonal; the error of an element falls with the square root of their number
+TOGETHER = 16  # passes whose products with all others are made at once
 TANGENTS = 32  # of one site that pass through the simulator together; more take memory and save no time
 
 
@@ -55,7 +56,7 @@ def normal_matrix(
 
 
 def _information(layout: Layout, jacobian, information, sizes: tuple[int, ...]) -> Arrow:
-    """J^T F J for Fisher information F; one pass after the other, so that no second array of J's size is made."""
+    """J^T F J for Fisher information F; a few passes at a time, so that no second array of J's size is made."""
     count, places = layout.globals, elements_of_frames(layout)
 
     def times(row):
@@ -63,7 +64,8 @@ def _information(layout: Layout, jacobian, information, sizes: tuple[int, ...]) 
         own = jnp.sum(weighted * jacobian[count:], axis=1)
         return jnp.einsum("am,qam->q", weighted, jacobian[:count]), by_frame(layout, own)
 
-    shared, of_frames = jax.lax.map(times, jacobian)
+    together = TOGETHER if len(jacobian) > count else None  # such a map has no empty results
+    shared, of_frames = jax.lax.map(times, jacobian, batch_size=together)
     part, own = part_of_elements(places, count, sizes)
     longest = max(sizes, default=0)
     border = jnp.zeros((len(sizes), longest, count))

@@ -31,15 +31,16 @@ class Fixed(NamedTuple):
 class Objective:
     """Functions of (z, fixed, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
-    They are about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse
-    mode; `matrix`: U, gradient, Gauss-Newton matrix (with parts of `sizes`) and the correction there, forward mode;
-    `diagonal`: U, gradient and an estimate of the matrix's diagonal, reverse mode; `settle`: z with the
-    sites that reach no simulation at their maximum; `frames`: log densities of single frames; `spread`: loss of the
-    spreads, see `spread_loss`.
+    `simulated`: number of globals that reach a simulation. The functions are about U = -log p(z, observations) -
+    correction . z. `value`: U; `gradient`: U and its gradient, reverse mode; `matrix`: U, gradient, Gauss-Newton matrix
+    (with parts of `sizes`) and the correction there, forward mode; `diagonal`: U, gradient and an estimate of the
+    matrix's diagonal, reverse mode; `settle`: z with the sites that reach no simulation at their maximum; `frames`: log
+    densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
     """
 
     layout: Layout
     sizes: tuple[int, ...]
+    simulated: int
     value: Callable
     gradient: Callable
     matrix: Callable
@@ -95,6 +96,7 @@ def _make(target: Target) -> Objective:
     return Objective(
         layout=layout,
         sizes=sizes,
+        simulated=sum(int(np.prod(s.shape)) for s in layout.sites if s.plate is None and s.name in target.simulated),
         value=jax.jit(value),
         gradient=jax.jit(jax.value_and_grad(value)),
         matrix=jax.jit(matrix),

@@ -81,7 +81,7 @@ class Density:
     @property
     def is_large(self) -> bool:
         """Whether there are too many globals for a matrix."""
-        return self.functions.layout.globals > self.tuning.many_globals
+        return self.functions.simulated > self.tuning.many_globals
 
     def matrix(self, z: Array, fixed: Fixed) -> tuple[Array, Array, Arrow | Array, Array]:
         """Potential, gradient, Gauss-Newton matrix and correction; the diagonal of the matrix for many globals."""
@@ -161,7 +161,7 @@ def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> O
     fixed = fixed._replace(correction=jnp.asarray(correction))
     steps, made_at, is_approximate = 0, z, tolerance > CONVERGED
     if tolerance == CONVERGED:
-        tolerance = min(max(CONVERGED, density.tuning.noise * len(z)), APPROXIMATE)
+        tolerance = _by_number(density, len(z))
     while True:
         z, before, potential, promised, more = _metric_lbfgs(
             density, z, matrix, fixed, density.tuning.max_steps - steps, tolerance
@@ -175,6 +175,18 @@ def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> O
         converged = promised < 10 * tolerance or before - float(potential) < tolerance
         if converged or steps >= density.tuning.max_steps or not np.isfinite(float(potential)):
             return _optimum(z, potential, matrix, correction, fixed, steps, converged)
+
+
+def in_known_metric(density: Density, z: Array, matrix: Arrow, fixed: Fixed) -> Optimum:
+    """L-BFGS from a maximum whose spreads have moved, in the metric of a matrix that is right there and serves on."""
+    z, tolerance = density.settled(z, fixed), _by_number(density, len(z))
+    z, _, potential, promised, steps = _metric_lbfgs(density, z, matrix, fixed, density.tuning.max_steps, tolerance)
+    return _optimum(z, potential, matrix, fixed.correction, fixed, steps, promised < 10 * tolerance)
+
+
+def _by_number(density: Density, parameters: int) -> float:
+    """Tolerance that grows with the number of parameters, as the posterior's own scatter does."""
+    return min(max(CONVERGED, density.tuning.noise * parameters), APPROXIMATE)
 
 
 def in_metric(

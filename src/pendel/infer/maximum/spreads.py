@@ -1,7 +1,7 @@
 """Spreads of hierarchies: their values given what they spread, and with that integrated out."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -38,11 +38,14 @@ class Integrated:
 class IntegratedFunctions(NamedTuple):
     """Compiled. `prior`: (log spreads, z, precision, data) -> slope [n] of minus the log prior, curvature without it.
 
+    `precision`: (log spreads, z, curvature of the likelihood, data) -> curvature with that of the prior.
+
     `loss`: (log spreads, z, curvature of the likelihood, slope of minus the log prior [n], data) -> minus the log
     density of the spreads but for a constant, with (maximum, root of covariance) of all else at them, and its slope.
     """
 
     prior: Callable
+    precision: Callable
     loss: Callable
 
 
@@ -107,19 +110,58 @@ def integrated_spreads(
         data: arguments of the model.
     """
     start, unravel = _log_vector(spreads)
-    z = jnp.asarray(z)
-    slope, likelihood = functions.prior(start, z, precision, data)
+    both, _ = _integrated_loss(functions, start, z, precision, data)
 
     def loss(x):
-        (result, _), gradient = functions.loss(jnp.asarray(x), z, likelihood, slope, data)
-        return float(result), np.asarray(gradient)
+        return both(x)[:2]
 
     def at(x):
-        moved, root = functions.loss(jnp.asarray(x), z, likelihood, slope, data)[0][1]
+        moved, root = both(x)[2]
         return np.asarray(moved), root
 
     x = _interior_minimum(loss, np.asarray(start))
     return Integrated(x, unravel, _covariance_root(loss, x), at)
+
+
+def best_integrated(
+    functions: IntegratedFunctions,
+    names: Collection[str],
+    z: Float[Array, " n"],
+    precision: Arrow,
+    spreads: Mapping[str, Array],
+    data: Data,
+) -> tuple[dict[str, Array], Arrow]:
+    """The named spreads at the maximum of their density with the others at their values, see `integrated_spreads`.
+
+    And the precision of the Laplace approximation with them.
+    """
+    start, unravel = _log_vector(spreads)
+    moves = _log_vector({k: jnp.full(jnp.shape(v), np.e if k in names else 1.0) for k, v in spreads.items()})[0]
+    both, likelihood = _integrated_loss(functions, start, z, precision, data)
+
+    def loss(x):
+        value, slope, _ = both(x)
+        return value, np.asarray(moves) * slope
+
+    x = jnp.asarray(_interior_minimum(loss, np.asarray(start)))
+    found = unravel(x)
+    precision = functions.precision(x, jnp.asarray(z), likelihood, data)
+    return {name: jnp.exp(found[name]) for name in names}, precision
+
+
+def _integrated_loss(functions: IntegratedFunctions, start, z, precision, data) -> tuple[Callable, Arrow]:
+    """A function of log spreads for a Laplace approximation at those of the start; curvature of the likelihood.
+
+    The function gives the loss, its slope, and the Laplace approximation there.
+    """
+    z = jnp.asarray(z)
+    slope, likelihood = functions.prior(start, z, precision, data)
+
+    def loss(x):
+        (result, laplace), gradient = functions.loss(jnp.asarray(x), z, likelihood, slope, data)
+        return float(result), np.asarray(gradient), laplace
+
+    return loss, likelihood
 
 
 def fixed_spreads(z: Float[Array, " n"], root: ArrowRoot, spreads: Mapping[str, Array]) -> Integrated:
@@ -189,4 +231,7 @@ def integrated_functions(target: Target) -> IntegratedFunctions:
         potential += 0.5 * step @ (likelihood @ step)
         return jnp.where(root.raised, jnp.inf, potential + 0.5 * root.log_det()), (z + step, root)
 
-    return IntegratedFunctions(jax.jit(prior), jax.jit(jax.value_and_grad(loss, has_aux=True)))
+    def precision(log_spreads, z, likelihood, data):
+        return with_prior(likelihood, 1, z, log_spreads, data)
+
+    return IntegratedFunctions(jax.jit(prior), jax.jit(precision), jax.jit(jax.value_and_grad(loss, has_aux=True)))
