@@ -36,7 +36,7 @@ scale of its prior is that of the file where this is above 0.1 degrees.
 The electron cloud of hydrogen is shifted towards its parent; with clouds="spherical" it is around the nucleus.
 With contraction="off" all other atoms have the form factors of free atoms. Unique reflections h are those whose
 measurements are strong enough to say something of an error of 10 %; reflection_error="off" leaves such errors to b, and
-so does "auto" where the measurements do not know their equivalents.
+so does "auto" where measurements have no numbers of unique reflections (`pendel.with_equivalents`).
 """
 
 import dataclasses

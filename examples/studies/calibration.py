@@ -4,8 +4,8 @@ Run by hand: python examples/studies/calibration.py OUT [--experiments 200] [--i
 experiment draws structure, errors, tilts, scales and thickness from the model's prior, narrowed to where a refinement
 stands that has begun (positions 10 mÅ, log-strain 0.3, thickness in one basin), draws intensities from the error model,
 and starts from another draw, never from the truth. With --effects absorption and mosaicity are in the data and in the
-fit, too, drawn from their priors, as the background always is; the simulation is that of the fit. With --common errors
-common to equivalent reflections are in the data and in the fit, or in the data alone.
+fit, too, drawn from their priors, as the background always is; the simulation is that of the fit. With --common
+fitted errors common to equivalent reflections are in the data and in the fit, with --common ignored in the data alone.
 OUT/calibration_svi.json holds coverages, OUT/calibration_svi.png histograms of the rank of the truth; finished
 experiments are kept and not repeated.
 """

@@ -32,7 +32,7 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, m
     prices = costs(problem, model, plans)
     for rows, own, kept, plan, cost in zip(problem.rows, problem.experiments, used, plans, prices, strict=True):
         parts += [_counts(rows, own, kept, settings), _equivalents(crystal, own), _beams(plan, cost)]
-        parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model)]
+        parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model), *_errors(own, model)]
         parts.append(Text(f"one simulation about {cost.simulation_seconds:.2g} s"))
     if is_foreseeable(settings):
         run = cost_of_run(prices)
@@ -92,6 +92,12 @@ def _absorption(crystal: Crystal, plan: Plan, rows: Experiment, model: Callable)
     text = f"mean absorption length {absorption_length(crystal, rows.wavelength):.0f} Å: absorption is "
     text += "refined" if refined else "left out"
     return Text(text + (" unless --absorption says otherwise" if choice == "auto" else ""))
+
+
+def _errors(own: Experiment, model: Callable) -> list[RenderableType]:
+    if model_options(model).get("reflection_error", "off") == "off":
+        return []
+    return [Text(f"errors common to equivalents: one for each of {own.unique} strong unique reflections")]
 
 
 def _mosaicity(own: Experiment, model: Callable) -> RenderableType:

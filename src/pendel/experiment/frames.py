@@ -29,7 +29,8 @@ class Experiment:
     `mosaicity`: spread of the orientation that the data reduction states [deg], None where it states none.
     `curve_range`: (p, q) where an intensity is integrated over |S_g| < p + q |g| [Å⁻¹], in whichever frames that is;
     None where it is integrated over the sweep of its frame. `reflection`: the unique reflection of every measurement,
-    from 0 to `unique` - 1, or `unique` for weak ones, see `pendel.experiment.equivalents`; None where nobody asked.
+    from 0 to `unique` - 1, or `unique` for weak ones, see `pendel.experiment.equivalents`; None where it was not
+    determined.
     """
 
     name: str = dataclasses.field(metadata={"static": True})

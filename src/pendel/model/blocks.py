@@ -153,23 +153,24 @@ def sample_reflection_errors(datasets: Sequence[DataSet], choice: str, spread: S
 
         reflection_error_h ~ Normal(0, reflection_spread)
 
-    A structure factor that is wrong, because atoms are not free, are disordered, or beams were left out, is wrong in
-    every frame and for all equivalents. Without this term n measurements of a reflection count as n independent errors,
-    and the uncertainties of the structure come out too small. Sites: reflection_error, reflection_spread.
+    A structure factor that is wrong, because atoms in bonds differ from free ones, a disorder is missing, or beams were
+    left out, is wrong in every frame and for all equivalents. Without this term n measurements of a reflection count as
+    n independent errors, and the uncertainties of the structure come out too small.
+    Sites: reflection_error, reflection_spread.
 
     Args:
         datasets: crystals of one structure, whose reflections have common numbers (`pendel.with_equivalents`).
-        choice: "on", "off", or "auto": where the measurements know their equivalents.
+        choice: "on", "off", or "auto": where measurements have the numbers of their unique reflections.
         spread: standard deviation of the logarithm of the intensities.
 
-    Raises InputError for another choice, and for "on" with measurements that do not know their equivalents.
+    Raises InputError for another choice, and for "on" with measurements without such numbers.
     """
     _known(REFLECTION_ERROR, choice)
     unknown = any(data.experiment.reflection is None for data in datasets)
     if choice == "on" and unknown:
         raise InputError(
-            found="reflection_error 'on' and measurements that do not know their equivalents",
-            expected="the unique reflection of every measurement",
+            found="reflection_error 'on', and measurements without numbers of unique reflections",
+            expected="a number for every measurement, the same for equivalents",
             do="make the data sets from the experiments of pendel.with_equivalents(crystal, experiments)",
         )
     count = max(data.experiment.unique for data in datasets)

@@ -42,11 +42,11 @@ def with_options(model: Callable, **options: Any) -> Callable:
     known = list(model_options(model))
     for name, value in given.items():
         if name not in known:
-            name = name.replace("_", "-")
+            option = "--" + name.replace("_", "-")
             raise InputError(
-                found=f"--{name} {value} is given, but the model has no such argument",
+                found=f"{option} {value} is given, but the model has no argument `{name}`",
                 expected=f"a model with a choice of it; this one has {', '.join(known) or 'no options'}",
-                do=f"leave out --{name}, or choose another --model",
+                do=f"leave out {option}, or choose another --model",
             )
     return partial(model, **given) if given else model
 

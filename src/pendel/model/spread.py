@@ -12,9 +12,10 @@ class Spread:
     """A standard deviation s ~ HalfNormal(scale), which has the value `in_map` while the maximum is sought.
 
     The joint density of a hierarchy grows without bound as its standard deviation goes to zero, so the maximum is
-    sought at a fixed value, from which the spread is then estimated: from what it spreads, as that is known, or with it
-    integrated out, if `integrated`. The second takes longer, and arrives in one step where most of what it spreads is
-    known little better than from the spread itself.
+    sought at a fixed value, and s is estimated between two fits. Usually that is a step towards the scatter of the
+    parameters it describes. With `integrated`, s moves to the maximum of its density with those parameters integrated
+    out. That takes longer, and is needed where the data say little of most of the parameters: then the usual steps are
+    small.
     """
 
     scale: float
