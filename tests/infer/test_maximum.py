@@ -56,7 +56,7 @@ def test_second_data_of_the_same_shapes_compile_nothing(linear_data):
 
 def test_many_globals_reach_the_same_maximum(linear_data, linear):
     mean, covariance = exact_posterior(linear_data)
-    fit = fit_map(linear, tuning=MapTuning(rounds=0, many_globals=0))
+    fit = fit_map(linear, tuning=MapTuning(rounds=0, many_globals=-1))
     assert fit.method == "L-BFGS in a diagonal metric, then in that of the whole matrix"
     assert np.max(np.abs(fit.unconstrained - mean) / np.sqrt(np.diag(covariance))) < 0.1
     np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-8, atol=1e-12)
@@ -104,7 +104,7 @@ def test_errors_are_estimated_with_n_minus_p_degrees_of_freedom():
     assert fit.converged
     again = fit_map(target, start=start, globals_fitted=True, tuning=ONE_ROUND)
     assert float(again.values["sigma"]) == pytest.approx(expected, rel=1e-3)
-    large = fit_map(target, start=start, tuning=MapTuning(many_globals=0))
+    large = fit_map(target, start=start, tuning=MapTuning(many_globals=-1))
     assert float(large.values["sigma"]) == pytest.approx(expected, rel=1e-3)
     width = expected * np.sqrt(np.diag(np.linalg.inv(design.T @ design))[:2])
     np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)[:2]), width, rtol=2e-3)

@@ -35,9 +35,10 @@ class MapTuning:
     maximum by less than the tolerance. `max_steps` of L-BFGS in a round: a fit that needs more is reported as not
     converged. `tolerance`: the fit has converged when a pass of L-BFGS gained less, or a Newton step from its end
     promises less than ten times as much; above CONVERGED the last round is one pass, which others go on from.
-    `many_globals`: above it forward passes cost more than reverse-mode steps save. `largest`: globals up to which the
-    matrix is made at the end; it costs a pass each. `damped_steps` before L-BFGS: with fewer, L-BFGS starts in a
-    poorer metric; more are dearer than its steps. `small_gain`: below it L-BFGS costs less than another matrix.
+    `many_globals`: that reach a simulation; above it forward passes cost more than reverse-mode steps save. `largest`:
+    such globals up to which the matrix is made at the end; it costs a pass each. `damped_steps` before L-BFGS: with
+    fewer, L-BFGS starts in a poorer metric; more are dearer than its steps. `small_gain`: below it L-BFGS costs less
+    than another matrix.
     `noise`: gain for each parameter that is too small for a costly step, as draws of the posterior scatter by half a
     unit. `frame_steps`: of scoring for frames that have been at their maximum with other beams or globals. `short`:
     standard deviations an element up to which a matrix serves on; with larger ones L-BFGS works in a wrong metric.
