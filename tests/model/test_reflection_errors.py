@@ -141,3 +141,16 @@ def test_a_common_mean_is_as_uncertain_as_closed_form_says(data):
     assert su[True] == pytest.approx(np.sqrt((found**2 + b**2 / times) / groups), rel=1e-3)
     assert su[False] == pytest.approx(np.sqrt((tau**2 + b**2) / (groups * times)), rel=1e-3)
     assert abs(float(fits[True].values["mean"]) - 1.0) < 3 * su[True]
+
+    # After a fit of some frames the spread starts there, and one matrix serves to the end.
+    wrong = {**fits[True].values, "reflection_error": np.zeros(groups)}
+    again = fit_map(
+        targets[True],
+        start={k: v for k, v in wrong.items() if k != "reflection_spread"},
+        spreads={"reflection_spread": jnp.asarray(0.04)},
+        globals_fitted=True,
+        tuning=MapTuning(rounds=0),
+    )
+    assert float(again.spreads["reflection_spread"]) == pytest.approx(found, rel=0.01)
+    np.testing.assert_allclose(again.covariance, fits[True].covariance, rtol=0.03, atol=1e-6)
+    assert again.converged

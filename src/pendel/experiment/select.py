@@ -16,14 +16,8 @@ from pendel.experiment.frames import (
     span,
 )
 
-ROWS = (
-    "frame_index",
-    "hkl",
-    "intensity",
-    "sigma",
-    "weight",
-    "reflection",
-)  # fields with one entry for each measurement
+# Fields with one entry for each measurement.
+ROWS = ("frame_index", "hkl", "intensity", "sigma", "weight", "reflection")
 FRAMES = ("frame_id", "alpha", "beta", "semi_angle")  # fields with one entry for each frame
 MANY_ROWS = 8  # of one measurement, from which on the overlap of the frames is told
 

@@ -82,8 +82,8 @@ class Target:
 
     `layout`: latent sites without the spreads of hierarchies, as MAP takes them; `full`: with them; `spreads`: the
     values that the model names for MAP. `simulated`: sites that reach a simulation; `errors`: sites that change how
-    observations scatter and nothing else; `integrated`: spreads that are estimated with what they spread integrated
-    out. Methods take unconstrained values by site, those of spreads among them or
+    observations scatter and nothing else; `integrated`: spreads that are estimated with their parameters
+    integrated out. Methods take unconstrained values by site, those of spreads among them or
     constrained in `spreads`, and other `data` of the same shapes where they are given.
     """
 

@@ -13,9 +13,9 @@ LARGEST = 4.0  # residual that counts, so that no outlier decides
 
 def correlation_of_equivalents(run: RunFiles) -> tuple[float, int]:
     """Correlation of the residuals of strong equivalent reflections of the fit, and the pairs it was found from."""
-    if not any(np.any(data.used & (data.intensity > STRONG * data.sigma)) for data in run.data):
-        return 0.0, 0
     rows = [data.used & (data.intensity > STRONG * data.sigma) for data in run.data]
+    if not any(chosen.any() for chosen in rows):
+        return 0.0, 0
     texts = [text for data, chosen in zip(run.data, rows, strict=True) for text in np.array(data.hkl)[chosen]]
     hkl = np.array([text.split() for text in texts], dtype=int).reshape(-1, 3)
     z = np.concatenate([data.z[chosen] for data, chosen in zip(run.data, rows, strict=True)])

@@ -114,11 +114,8 @@ def fit_map(
         )
     steps = best.steps
     if not rounds and tolerance <= CONVERGED and target.integrated and not density.is_large:
-        found, matrix = _integrated(target, best, fixed, forward)
-        fixed = Fixed(_as_arrays({**fixed.spreads, **found}), best.correction)
-        end = in_known_metric(density, best.z, matrix, fixed)
-        best = dataclasses.replace(end, converged=best.converged and end.converged)
-        steps += end.steps
+        best, fixed = _with_integrated(target, density, best, fixed)
+        steps += best.steps
     for number in range(1, rounds + 1):
         if number < rounds and not (fixed.spreads or moves or np.any(best.correction)):
             continue  # nothing but the tolerance changes
@@ -223,8 +220,16 @@ def _with_errors_corrected(density: Density, best: Optimum, fixed: Fixed) -> tup
     return dataclasses.replace(best, steps=steps), fixed
 
 
+def _with_integrated(target: Target, density: Density, best: Optimum, fixed: Fixed) -> tuple[Optimum, Fixed]:
+    """The maximum with spreads that are estimated with their parameters integrated out; and what was fixed in it."""
+    found, matrix = _integrated(target, best, fixed, density.forward)
+    fixed = Fixed(_as_arrays({**fixed.spreads, **found}), best.correction)
+    end = in_known_metric(density, best.z, matrix, fixed)
+    return dataclasses.replace(end, converged=best.converged and end.converged), fixed
+
+
 def _integrated(target: Target, best: Optimum, fixed: Fixed, data: Data) -> tuple[dict[str, Array], Arrow]:
-    """Spreads that are estimated with what they spread integrated out, and the matrix at the maximum with them."""
+    """Spreads that are estimated with their parameters integrated out, and the matrix at the maximum with them."""
     functions = compiled_once("integrated spreads", partial(integrated_functions, target), target)
     assert isinstance(best.matrix, Arrow)  # no diagonal: the density is not large
     return best_integrated(functions, target.integrated, best.z, best.matrix, fixed.spreads, data)
