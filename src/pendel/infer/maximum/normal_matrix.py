@@ -137,7 +137,7 @@ def compressed_jacobian(
     groups = [([name], simulating) for name in names if name in target.simulated] + [(free, replaying)]
     for group, predict in groups:
         some = {name: values[name] for name in group}
-        tangents, place = _tangents(layout, some, places)
+        tangents, place = one_hot_tangents(layout, some, places)
         if len(place) == 0:
             continue
 
@@ -149,7 +149,9 @@ def compressed_jacobian(
     return rows
 
 
-def _tangents(layout: Layout, some: dict[str, Array], places: Mapping[str, np.ndarray]):
+def one_hot_tangents(
+    layout: Layout, some: Mapping[str, Array], places: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One-hot tangents of the given sites (the same in all frames), and the passes they belong to."""
     place = np.concatenate([places[name] for name in some]) if some else np.zeros(0, dtype=int)
     tangents, first = {}, 0
