@@ -336,7 +336,7 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
             return _original(*args, **options)
 
         monkeypatch.setattr(fitting, name, counted)
-    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=30, draws=40))
+    short = Tuning(svi=SviTuning(steps=30, cycles=(2, 2)), nuts=ChainTuning(chains=2, warmup=80, draws=40))
     settings = pendel.Settings(model=str(model), infer="map", **SMALL)
 
     def stages(**changes) -> tuple[str, ...]:
@@ -365,7 +365,7 @@ def test_stages_are_shared_by_runs_in_one_folder(inputs, tmp_path: Path, monkeyp
 def test_chains_reach_every_file(inputs, tmp_path: Path, sample):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     short = Tuning(
-        nuts=ChainTuning(chains=2, warmup=30, draws=40), mclmc=MclmcTuning(chains=2, adaptation=30, draws=40)
+        nuts=ChainTuning(chains=2, warmup=80, draws=40), mclmc=MclmcTuning(chains=2, adaptation=30, draws=40)
     )
     settings = pendel.Settings(model=str(tmp_path / "kinematic.py"), infer=sample, **SMALL)
     out = tmp_path / "run"

@@ -1,10 +1,18 @@
-"""R factors against numbers worked out by hand."""
+"""R factors against numbers worked out by hand, and chains that stand still."""
+
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from made_runs import make_run
+from pendel.folder.reader import read_run_files
 from pendel.judge.agreement import agreement, rescaled
+from pendel.judge.chains import chain_quality
+from pendel.judge.verdicts import FAIL, _chains
 from pendel.model.errors import amplitude_weights
+from pendel.run.summary import plain
 
 # Frame 0: two observed reflections and a negative one. Frame 1: one observed, one weak. Frame 2: none observed.
 INTENSITY = np.array([100.0, 25.0, -2.0, 16.0, 1.0, 0.5])
@@ -74,3 +82,15 @@ def test_klar_scale_by_hand():
     # one reflection per frame: the scale puts I_c on I_o
     found = rescaled(np.array([9.0, 4.0]), np.array([1.0, 1.0]), np.array([3.0, 8.0]), np.array([0, 1]))
     np.testing.assert_allclose(found, [9.0, 4.0], rtol=1e-14)
+
+
+def test_chains_that_stand_still_apart_have_an_infinite_r_hat(tmp_path: Path):
+    still = np.repeat([[0.0], [1.0]], 40, axis=1)
+    moving = np.random.default_rng(0).normal(size=(2, 40))
+    found = chain_quality({"still": still, "moving": moving, "constant": np.ones((2, 40))})
+    assert (found["max_r_hat"], found["max_r_hat_of"]) == (np.inf, "still")
+    run = read_run_files(make_run(tmp_path / "run"))
+    summary = {**run.summary, **plain({**found, "n_divergent": None, "n_draws": 80}), "stage": "mclmc"}
+    first = next(_chains(dataclasses.replace(run, summary=summary)))
+    assert first.level == FAIL
+    assert "largest R-hat inf (still" in first.text

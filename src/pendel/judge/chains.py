@@ -16,11 +16,13 @@ def chain_quality(draws: Mapping[str, Array]) -> dict[str, Any]:
     Args:
         draws: values of every site, [chain draw ...].
 
+    R-hat is infinite where chains stand still at different places.
+
     Source: Vehtari et al., Bayesian Analysis 16, 667 (2021).
     """
     dataset = dict_to_dataset({name: np.asarray(values) for name, values in draws.items() if np.size(values)})
     worst = {
-        "max_r_hat": _extreme(az.rhat(dataset), np.nanargmax),
+        "max_r_hat": _extreme(_r_hat(dataset), np.nanargmax),
         "min_ess_bulk": _extreme(az.ess(dataset, method="bulk"), np.nanargmin),
         "min_ess_tail": _extreme(az.ess(dataset, method="tail"), np.nanargmin),
     }
@@ -28,6 +30,12 @@ def chain_quality(draws: Mapping[str, Array]) -> dict[str, Any]:
     for name, (value, where) in worst.items():
         found |= {name: value, f"{name}_of": where}
     return found
+
+
+def _r_hat(dataset):
+    """R-hat of every number; infinite where each chain stands still at a place of its own."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # no variance within the chains
+        return az.rhat(dataset)
 
 
 def _extreme(dataset, choose) -> tuple[float, str]:
@@ -50,4 +58,4 @@ def site_quality(values: np.ndarray) -> tuple[float, float]:
     if values.shape[0] == 1 or np.std(values) == 0:
         return float("nan"), float("nan")
     dataset = dict_to_dataset({"x": values})
-    return float(az.rhat(dataset)["x"]), float(az.ess(dataset)["x"])
+    return float(_r_hat(dataset)["x"]), float(az.ess(dataset)["x"])

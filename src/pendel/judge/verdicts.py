@@ -125,7 +125,7 @@ def _convergence(run: RunFiles) -> Iterator[Verdict]:
         yield judged(k < good, text, advice)
     if stage == "smc":
         yield from _basins(summary)
-    if summary["max_r_hat"] is not None:
+    if summary["min_ess_bulk"] is not None:
         yield from _chains(run)
 
 
@@ -174,7 +174,8 @@ def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
 
 def _chains(run: RunFiles) -> Iterator[Verdict]:
     summary = run.summary
-    worst, ess = summary["max_r_hat"], summary["min_ess_bulk"]
+    ess = summary["min_ess_bulk"]
+    worst = float("inf") if summary["max_r_hat"] is None else summary["max_r_hat"]  # JSON has no infinity
     longer = "look at traces and ranks; repeat with another --seed, or with more draws (pendel.sample_nuts in Python)"
     text = f"largest R-hat {worst:.3f} ({summary['max_r_hat_of']}; good below 1.01)"
     yield judged(worst < 1.01, text, longer, FAIL)
