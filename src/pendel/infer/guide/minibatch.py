@@ -126,9 +126,9 @@ def _shares(
     free = [site for site in layout.sites if site.plate is None and site.name not in target.simulated]
     names = [site.name for site in free if int(np.prod(site.shape)) > 1]
     some = {name: values[name] for name in names}
-    tangents, place = one_hot_tangents(layout, some, layout.passes())
     if not names:
         return jnp.full((count, layout.size), 1 / count), jnp.ones(layout.size, dtype=bool)
+    tangents, place = one_hot_tangents(layout, some, layout.passes())
 
     @jax.jit
     def of_batches(some, values, spreads, data):
