@@ -110,6 +110,29 @@ def test_errors_are_estimated_with_n_minus_p_degrees_of_freedom():
     np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)[:2]), width, rtol=2e-3)
 
 
+@pytest.mark.parametrize("sigma", [None, 0.2])
+def test_a_fit_that_goes_on_has_the_errors_and_uncertainties_it_began_with(sigma):
+    """Without a correction sigma falls far, as the groups' errors take up the noise; a matrix made there is wrong."""
+    rng, groups, times = np.random.default_rng(0), 30, 3
+    group, frame = np.repeat(np.arange(groups), times), np.tile(np.arange(times), groups)
+    y = 5 + 0.5 * rng.standard_normal(groups)[group] + 0.5 * rng.standard_normal(len(group))
+
+    def model(*, y=None):
+        mean = numpyro.sample("mean", dist.Normal(0, 10))
+        error = numpyro.sample("error", dist.Normal(0, 0.5).expand([groups]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 2.0))
+        location = mean + error[group]
+        numpyro.sample("y", dist.Normal(location, sigma), obs=y, infer={"plate": "frames", "frame": frame})
+
+    target = make_target(model, y=y)
+    fit = fit_map(target)
+    start = {**fit.values, **({} if sigma is None else {"sigma": np.array(sigma)})}
+    again = fit_map(target, start=start, globals_fitted=True, tuning=ONE_ROUND)
+    assert float(again.values["sigma"]) == pytest.approx(float(fit.values["sigma"]), rel=0.01)
+    assert np.sqrt(again.covariance[0, 0]) == pytest.approx(np.sqrt(fit.covariance[0, 0]), rel=0.02)
+    assert again.converged
+
+
 def test_frames_leave_a_worse_maximum_by_moves():
     """Every frame's phase has maxima 1 apart, the right one at zero; all frames start one period off."""
     x = np.linspace(-1, 1, 9)

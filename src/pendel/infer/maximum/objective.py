@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pendel.base import Array
 from pendel.infer.layout import Layout
@@ -31,16 +32,18 @@ class Fixed(NamedTuple):
 class Objective:
     """Functions of (z, fixed, data), data being the model's (args, kwargs); nothing is compiled before it is called.
 
-    `simulated`: number of globals that reach a simulation. The functions are about U = -log p(z, observations) -
-    correction . z. `value`: U; `gradient`: U and its gradient, reverse mode; `matrix`: U, gradient, Gauss-Newton matrix
-    (with parts of `sizes`) and the correction there, forward mode; `diagonal`: U, gradient and an estimate of the
-    matrix's diagonal, reverse mode; `settle`: z with the sites that reach no simulation at their maximum; `frames`: log
-    densities of single frames; `spread`: loss of the spreads, see `spread_loss`.
+    `simulated`: number of globals that reach a simulation; `errors`: which elements of z are errors. The functions are
+    about U = -log p(z, observations) - correction . z. `value`: U; `gradient`: U and its gradient, reverse mode;
+    `matrix`: U, gradient, Gauss-Newton matrix (with parts of `sizes`) and the correction there, forward mode;
+    `diagonal`: U, gradient and an estimate of the matrix's diagonal, reverse mode; `settle`: z with the sites that
+    reach no simulation at their maximum; `frames`: log densities of single frames; `spread`: loss of the spreads, see
+    `spread_loss`.
     """
 
     layout: Layout
     sizes: tuple[int, ...]
     simulated: int
+    errors: Bool[np.ndarray, " n"]
     value: Callable
     gradient: Callable
     matrix: Callable
@@ -97,6 +100,10 @@ def _make(target: Target) -> Objective:
         layout=layout,
         sizes=sizes,
         simulated=sum(int(np.prod(s.shape)) for s in layout.sites if s.plate is None and s.name in target.simulated),
+        errors=np.asarray(
+            layout.join({s.name: jnp.full(s.shape, 1.0 * (s.name in target.errors)) for s in layout.sites})
+        )
+        > 0,
         value=jax.jit(value),
         gradient=jax.jit(jax.value_and_grad(value)),
         matrix=jax.jit(matrix),

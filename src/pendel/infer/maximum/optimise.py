@@ -42,6 +42,8 @@ class MapTuning:
     `noise`: gain for each parameter that is too small for a costly step, as draws of the posterior scatter by half a
     unit. `frame_steps`: of scoring for frames that have been at their maximum with other beams or globals. `short`:
     standard deviations an element up to which a matrix serves on; with larger ones L-BFGS works in a wrong metric.
+    `same_errors`: change of the logarithm of an error up to which a matrix and a correction serve on; uncertainties are
+    wrong by as much, and with less the matrix of many frames is made twice for nothing.
     `memory`: gradients that L-BFGS remembers; with fewer it takes more steps.
     """
 
@@ -55,6 +57,7 @@ class MapTuning:
     noise: float = 2e-3
     frame_steps: int = 6
     short: float = 1.0
+    same_errors: float = 0.1
     memory: int = 40
 
 
@@ -154,28 +157,37 @@ def from_start(density: Density, z: Array, fixed: Fixed, tolerance: float) -> Op
 def from_fitted(density: Density, z: Array, fixed: Fixed, tolerance: float) -> Optimum:
     """Every frame to its maximum, then L-BFGS in the metric of the matrix there, with the correction of the errors.
 
-    The matrix is made again only if the fit ends farther from there than `short` standard deviations an element. A
-    tolerance above `CONVERGED` asks for one pass in the first metric; `CONVERGED` grows with the number of parameters.
+    The matrix and the correction are made at the errors of the start: at their maximum without a correction errors are
+    too small, and so would the correction be wrong. Both are made again only if the fit ends farther from there than
+    `short` standard deviations an element, or with other errors. A tolerance above `CONVERGED` asks for one pass in
+    the first metric; `CONVERGED` grows with the number of parameters.
     """
-    z = moved(density, density.settled(z, fixed), fixed, [], density.tuning.frame_steps)
+    errors, tuning = density.functions.errors, density.tuning
+    fitted = moved(density, density.settled(z, fixed), fixed, [], tuning.frame_steps)
+    z = made_at = jnp.where(errors, z, fitted)
     matrix, correction = density.matrix(z, fixed)[2:]
     fixed = fixed._replace(correction=jnp.asarray(correction))
-    steps, made_at, is_approximate = 0, z, tolerance > CONVERGED
+    steps, is_approximate = 0, tolerance > CONVERGED
     if tolerance == CONVERGED:
         tolerance = _by_number(density, len(z))
     while True:
+        z = density.settled(z, fixed)
         z, before, potential, promised, more = _metric_lbfgs(
-            density, z, matrix, fixed, density.tuning.max_steps - steps, tolerance
+            density, z, matrix, fixed, tuning.max_steps - steps, tolerance
         )
         steps += more
         if is_approximate:
-            return _optimum(z, potential, matrix, correction, fixed, steps, promised < 10 * tolerance)
-        if _distance(matrix, z - made_at) > density.tuning.short:
+            return _optimum(z, potential, matrix, fixed.correction, fixed, steps, promised < 10 * tolerance)
+        gained = before - potential
+        has_other_errors = bool(np.any(np.abs(z - made_at)[errors] > tuning.same_errors))
+        if has_other_errors or _distance(matrix, z - made_at) > tuning.short:
             potential, gradient, matrix, correction = density.matrix(z, fixed)
-            made_at, promised = z, _promise(matrix, gradient)
-        converged = promised < 10 * tolerance or before - float(potential) < tolerance
-        if converged or steps >= density.tuning.max_steps or not np.isfinite(float(potential)):
-            return _optimum(z, potential, matrix, correction, fixed, steps, converged)
+            change = jnp.asarray(correction) - fixed.correction
+            potential, fixed = potential - change @ z, fixed._replace(correction=jnp.asarray(correction))
+            made_at, promised, gained = z, _promise(matrix, gradient - change), np.inf
+        converged = not has_other_errors and (promised < 10 * tolerance or gained < tolerance)
+        if converged or steps >= tuning.max_steps or not np.isfinite(float(potential)):
+            return _optimum(z, potential, matrix, fixed.correction, fixed, steps, converged)
 
 
 def in_known_metric(density: Density, z: Array, matrix: Arrow, fixed: Fixed) -> Optimum:
