@@ -11,6 +11,7 @@ import pytest
 from made_crystals import remade, symmetry_of
 from pendel.base import InputError
 from pendel.crystal import cell as cells
+from pendel.crystal.parameters import adp
 from pendel.crystal.sites import Sites
 from pendel.crystal.structure import expanded_atoms, is_centrosymmetric, make_crystal
 from pendel.files.cif import read_crystal
@@ -220,6 +221,22 @@ def test_atoms_too_close_and_repeated_labels_are_refused():
         crystal("P 32 2 1", (4.9, 5.4, 5.4, 90.0, 90.0, 120.0), {"O1": (0.85, 0.58, 0.62)})
     split = crystal("P -1", TRICLINIC, {"O1": (0.1, 0.2, 0.3), "O2": (0.13, 0.2, 0.3)}, occupancy=(0.5, 0.5))
     assert split.position_basis.shape[0] == 6
+
+
+def test_a_measured_cell_becomes_one_that_its_symmetry_allows():
+    """Angles that miss 90 degrees by rounding would give an atom on two mirrors a U_13 that it cannot have."""
+    measured = (5.630, 5.632, 4.7145, 89.99989, 90.00017, 89.99992)
+    found = crystal("P -4 21 m", measured, {"O1": (0.0, 0.5, 0.6), "N1": (0.14, 0.64, 0.18)})
+    a, b, c, *angles = found.cell
+    assert a == pytest.approx(np.sqrt((5.630**2 + 5.632**2) / 2), abs=1e-9)
+    assert (b, c) == pytest.approx((a, 4.7145), abs=1e-9)
+    assert angles == pytest.approx([90, 90, 90], abs=1e-9)
+    strain = 0.3 * np.random.default_rng(0).standard_normal(len(found.adp_basis))
+    tensor = np.asarray(adp(found, strain))[0]
+    assert np.max(np.abs(tensor[[0, 1], 2])) < 1e-15
+    assert abs(tensor[0, 1]) > 1e-4
+    exact = crystal("P -4 21 m", (5.63, 5.63, 4.7145, 90.0, 90.0, 90.0), {"O1": (0.0, 0.5, 0.6)})
+    assert exact.cell == (5.63, 5.63, 4.7145, 90.0, 90.0, 90.0)
 
 
 def test_a_crystal_is_a_pytree_that_compiles():

@@ -50,7 +50,8 @@ def check_operations(
             expected="lengths and angles of the crystal system",
             do="check cell, setting and axes against the symmetry operations",
         )
-    return [f"the cell misses the symmetry of its space group by {100 * misfit:.2f} %"] if misfit > CELL_NOTE else []
+    note = f"the cell misses the symmetry of its space group by {100 * misfit:.2f} %; the nearest that fits is used"
+    return [note] if misfit > CELL_NOTE else []
 
 
 def check_sites(name: str, sites: Sites) -> None:

@@ -35,6 +35,7 @@ ELEMENTS = tuple(gemmi.Element(z).name for z in range(1, 104))  # H to Lr; symbo
 POSITION_NOTE = 1e-3  # Å; smaller moves onto a special position are rounding and go unmentioned
 TENSOR_NOTE = 0.05  # of U_eq, likewise
 SHARED_POSITION, SHARED_TENSOR = 1e-3, 1e-6  # Å, Å²; sites that agree so well are refined as one
+ROUNDED = 1e-9  # relative; a cell that is so near the symmetry stays as it is written
 STATIC = {"static": True}  # a field that is part of the structure of the pytree, not one of its arrays
 
 
@@ -89,7 +90,8 @@ def make_crystal(
 
     Sites closer than 0.02 Å to an image of their own are moved onto the symmetry element and tensors lose their
     forbidden part; notes say where this changed something. Sites that share a position move and vibrate together. In
-    polar groups the mean position, weighted with occupancy times atomic number, is fixed and with it the origin.
+    polar groups the mean position, weighted with occupancy times atomic number, is fixed and with it the origin. A cell
+    that misses the symmetry, as measured ones do, becomes the nearest one that does not.
 
     Args as the fields of `Crystal`: cell [Å, degrees], operations x' = R x + t.
     fullest: largest sum of the occupancies at one position.
@@ -99,8 +101,10 @@ def make_crystal(
     """
     rotations, translations = np.asarray(rotations, dtype=int), np.asarray(translations, dtype=float)
     found = list(notes)
-    direct = check_cell(name, cell)
-    found += check_operations(name, direct, rotations, translations)
+    found += check_operations(name, check_cell(name, cell), rotations, translations)
+    if not np.allclose(cell, exact := symmetry.symmetric_cell(cell, rotations), rtol=ROUNDED, atol=0):
+        cell = exact
+    direct = direct_matrix(cell)
     check_sites(name, sites)
     numbers = atomic_numbers(sites.elements)
     fract, held, moved = _symmetrised_positions(sites, rotations, translations, direct)

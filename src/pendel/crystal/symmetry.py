@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pendel.base import Array
-from pendel.crystal.cell import TENSOR
+from pendel.crystal.cell import TENSOR, Cell, direct_matrix
 
 SPECIAL_POSITION_TOLERANCE = 0.02  # Å; an image closer than this to its own site is the same atom
 
@@ -87,6 +87,16 @@ def symmetrise_tensor(tensor: Float[Array, "3 3"], site_rotations: Float[Array, 
     site_rotations = np.asarray(site_rotations)
     mean = np.mean(site_rotations @ np.asarray(tensor) @ site_rotations.swapaxes(-1, -2), axis=0)
     return (mean + mean.T) / 2
+
+
+def symmetric_cell(cell: Cell, rotations: Rotations) -> Cell:
+    """The cell [Å, degrees] whose metric is the mean of Rᵀ G R over the rotations: what symmetry leaves of it."""
+    direct = direct_matrix(cell)
+    metric = np.mean(rotations.swapaxes(-1, -2) @ (direct.T @ direct) @ rotations, axis=0)
+    a, b, c = np.sqrt(np.diag(metric))
+    cosines = metric[1, 2] / (b * c), metric[0, 2] / (a * c), metric[0, 1] / (a * b)
+    alpha, beta, gamma = np.degrees(np.arccos(cosines))
+    return float(a), float(b), float(c), float(alpha), float(beta), float(gamma)
 
 
 def position_basis(
