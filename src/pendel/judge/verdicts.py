@@ -161,8 +161,11 @@ def _evidence_bound(summary: dict[str, Any]) -> Iterator[Verdict]:
     """No verdict for runs whose file has no gain, or whose steps failed."""
     gain, error = summary.get("elbo_gain"), summary.get("elbo_gain_se")
     if gain is not None and error is not None:
+        limit, uncertain = summary["elbo_settled_below"], summary.get("elbo_uncertain_above")
         gained = f"{gain:.1f} +/- {error:.1f} nats gained in the last cycle"
-        text = f"evidence bound: {gained} (good below {summary['elbo_settled_below']:g} or two standard errors)"
+        text = f"evidence bound: {gained} (good below {limit:g} or two standard errors)"
+        if uncertain is not None and error >= uncertain:
+            text = f"evidence bound: {gained} (good with a standard error below {uncertain:g})"
         yield judged(summary["elbo_settled"], text, "not converged: check with --infer nuts")
     others = summary.get("elbo_other_guides")
     if others:

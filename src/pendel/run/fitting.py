@@ -12,7 +12,8 @@ from pendel.crystal.structure import Crystal
 from pendel.folder.run_folder import RunFolder
 from pendel.infer.chains.mclmc import sample_mclmc
 from pendel.infer.chains.nuts import Sampled, sample_nuts
-from pendel.infer.guide.svi import SviFit, end_bound, fit_svi, pareto_k
+from pendel.infer.guide.bound import bound_gain, mean_bound, pareto_k
+from pendel.infer.guide.svi import SviFit, fit_svi
 from pendel.infer.maximum.map import MapFit, fit_map
 from pendel.infer.maximum.optimise import CONVERGED, MapTuning
 from pendel.infer.target import Target, make_target
@@ -51,11 +52,13 @@ class Guided:
     """Draws from a fitted guide, the loss on the way, and the tail of posterior over guide.
 
     `losses`: [guides steps] of the guides from all seeds, the kept one first; NaN after the end of the shorter ones.
+    `bounds`: their evidence bounds [nats]; `gain`: of the kept one in its last cycle, and its standard error.
     """
 
     draws: dict[str, Array]
     losses: Array
-    cycle: int  # steps of one cycle of the loss
+    bounds: tuple[float, ...]
+    gain: tuple[float, float]
     pareto_k: float
     k_draws: int  # that it was found from
 
@@ -163,15 +166,25 @@ def fit_guide(run: Run, target: Target, fit: MapFit) -> Guided:
             progress=run.progress,
         )
 
-    fits = sorted(map(one, range(run.settings.guides)), key=lambda found: -end_bound(found.losses, way["steps"]))
+    fits = sorted(map(one, range(run.settings.guides)), key=_bound, reverse=True)
     losses = np.full((len(fits), max(len(found.losses) for found in fits)), np.nan)
     for row, found in zip(losses, fits, strict=True):
         row[: len(found.losses)] = found.losses
     draws = K_DRAWS if jax.default_backend() != "cpu" else min(K_DRAWS, affordable_draws(plans))
     k = pareto_k(target, fit=fits[0], key=run.key(4), draws=draws)
     return Guided(
-        draws=dict(fits[0].draw(run.key(2), DRAWS)), losses=losses, cycle=way["steps"], pareto_k=k, k_draws=draws
+        draws=dict(fits[0].draw(run.key(2), DRAWS)),
+        losses=losses,
+        bounds=tuple(map(_bound, fits)),
+        gain=bound_gain(fits[0].bounds),
+        pareto_k=k,
+        k_draws=draws,
     )
+
+
+def _bound(fit: SviFit) -> float:
+    """Of the cycle that a guide was taken from."""
+    return max(map(mean_bound, fit.bounds))
 
 
 def sample_chains(run: Run, target: Target, fit: MapFit) -> Sampled:

@@ -9,7 +9,7 @@ import numpy as np
 from pendel.base import Array
 from pendel.infer.chains.nuts import Sampled
 from pendel.infer.chains.smc import Tempered
-from pendel.infer.guide.svi import SETTLED, bound_gain, end_bound, stands_still
+from pendel.infer.guide.bound import SETTLED, UNCERTAIN, has_settled
 from pendel.infer.maximum.map import MapFit, laplace_draws, laplace_evidence
 from pendel.model.blocks import REFLECTION_ERROR
 from pendel.run.fitting import DRAWS, Guided, Run
@@ -44,17 +44,17 @@ def laplace_result(run: Run, fit: MapFit, *, is_last: bool) -> StageResult:
 def guided_result(run: Run, fit: MapFit, guided: Guided) -> StageResult:
     """What SVI leaves: draws of the guide, and their mean as the point."""
     point = {name: np.asarray(np.mean(np.asarray(values), axis=0)) for name, values in guided.draws.items()}
-    kept, *others = map(_without_padding, guided.losses)
-    gain, error = bound_gain(kept, guided.cycle)
+    gain, error = guided.gain
     facts = {
         **map_facts(fit),
         "elbo_gain": gain,
         "elbo_gain_se": error,
-        "elbo_settled": stands_still(gain, error),
+        "elbo_settled": has_settled(gain, error),
         "elbo_settled_below": SETTLED,
-        "svi_steps": len(kept),
-        "elbo": end_bound(kept, guided.cycle),
-        "elbo_other_guides": [end_bound(losses, guided.cycle) for losses in others],
+        "elbo_uncertain_above": UNCERTAIN,
+        "svi_steps": int(np.sum(~np.isnan(guided.losses[0]))),
+        "elbo": guided.bounds[0],
+        "elbo_other_guides": list(guided.bounds[1:]),
         "guide_pareto_k": guided.pareto_k,
         "guide_pareto_k_draws": guided.k_draws,
         "sd_over_laplace": sd_over_laplace(run, fit, guided.draws),
@@ -145,10 +145,6 @@ def global_laplace(run: Run, fit: MapFit) -> dict[str, Array]:
     """Laplace draws of the sites that all frames share."""
     draws = laplace_draws(fit, run.key(0), DRAWS)
     return {site.name: draws[site.name] for site in fit.layout.sites if site.plate is None}
-
-
-def _without_padding(losses: Array) -> Array:
-    return losses[: 1 + np.flatnonzero(~np.isnan(losses))[-1]]
 
 
 def _thickness(tempered: Tempered) -> list[float | None]:

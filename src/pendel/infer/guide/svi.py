@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Float
 
 from pendel.base import Array, InputError
+from pendel.infer.guide.bound import bound_gain, bound_in_pairs, log_ratios, mean_bound, noise_of, stands_still
 from pendel.infer.guide.minibatch import Batch, frame_batches
 from pendel.infer.guide.neural import NeuralGuide
 from pendel.infer.guide.start import neural_guide
@@ -27,8 +28,6 @@ from pendel.infer.target import Target
 from pendel.infer.threads import one_blas_thread
 
 STEPS = 250  # of a cycle, in which the rate of the optimiser rises and falls
-SETTLED = 1.0  # nats; less gain from one cycle to the next ends the fit
-JUDGED = 0.2  # last part of a cycle, whose mean bound is compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,16 @@ class SviTuning:
 
     `steps` of a cycle, one gradient and one draw of the guide each: with fewer the spreads lag behind, with more a
     guide that has converged waits for the end of its cycle. `cycles`: at least, as one cycle shows no gain, and at
-    most. `batches` of frames, one of which is simulated in a step, see `pendel.infer.guide.minibatch`. `peak_rate` of
-    Adam in Laplace standard deviations: with twice of it the last digits are noise, with half a cycle gains less.
-    `averaged`: last part of a cycle over which parameters are averaged. `every` so many steps a checkpoint is made.
-    `largest`: globals up to which the guide starts at all spreads' own Laplace approximation.
+    most. `pairs` of draws for the bound after a cycle: a quarter as many double the error of its gain, more cost as
+    much as steps. `batches` of frames, one of which is simulated in a step, see `pendel.infer.guide.minibatch`.
+    `peak_rate` of Adam in Laplace standard deviations: with twice of it the last digits are noise, with half a cycle
+    gains less. `averaged`: last part of a cycle over which parameters are averaged. `every` so many steps a checkpoint
+    is made. `largest`: globals up to which the guide starts at all spreads' own Laplace approximation.
     """
 
     steps: int = STEPS
     cycles: tuple[int, int] = (2, 8)
+    pairs: int = 16
     batches: int = 1
     peak_rate: float = 0.02
     averaged: float = 0.4
@@ -54,11 +55,16 @@ class SviTuning:
 
 @dataclasses.dataclass(frozen=True)
 class SviFit:
-    """A fitted guide: `losses` are minus the evidence lower bound, one per step; `parameters` the averaged guide's."""
+    """A fitted guide: `parameters` averaged over the end of the cycle whose bound is the largest.
+
+    `losses`: minus the evidence bound as every step saw it, from one draw and perhaps few frames. `bounds`: evidence
+    bound of all frames at the start and after every cycle, at the same pairs of draws, see `bound_in_pairs`.
+    """
 
     guide: NeuralGuide
     parameters: Mapping[str, Array]
     losses: Float[np.ndarray, " steps"]
+    bounds: Float[np.ndarray, "cycles pairs"]
 
     def draw(self, key: Array, draws: int) -> dict[str, Array]:
         """Constrained draws of all latent sites, spreads included, on the leading axis."""
@@ -88,7 +94,10 @@ def fit_svi(
         progress: called as progress(stage, step, total, info) after every step.
 
     Returns:
-        the guide with its parameters averaged over the last steps of the last cycle.
+        the guide with its parameters averaged over the last steps of its best cycle.
+
+    Raises:
+        FloatingPointError: the bound is not finite after a cycle.
     """
     target, steps = differentiable(target, "reverse"), tuning.steps
     angles = angles or {name: np.arange(frames) for name, (_, frames, _) in start.layout.plates.items()}
@@ -96,35 +105,43 @@ def fit_svi(
     guide = starting_guide(target, start, angles, first, tuning)
     make = partial(_updates, target, guide, tuning)
     optimiser, update = compiled_once(f"svi, {tuning}", make, target, guide.arrays())
-    average = parameters = jax.tree.map(jnp.asarray, guide.start)
+    ratios, noise = log_ratios(target, guide), noise_of(guide, jax.random.fold_in(key, 3), tuning.pairs)
+    best = average = parameters = jax.tree.map(jnp.asarray, guide.start)
     state = optimiser.init(parameters)
-    structure = jax.tree.structure((parameters, state, average))
+    structure = jax.tree.structure((parameters, state, average, best))
     parts = frame_batches(target, start, tuning.batches) if tuning.batches > 1 else None
     arrays = guide.arrays()
     losses: list[float] = []
     began, first_averaged = time.monotonic(), int((1 - tuning.averaged) * steps)
     unfinished = keeper.load() if keeper is not None else None
     if unfinished is not None:
-        parameters, state, average = unpacked_state(structure, unfinished)
-        losses = [float(loss) for loss in unfinished["losses"]]
-    while not _has_ended(losses, tuning):
+        parameters, state, average, best = unpacked_state(structure, unfinished)
+        losses, bounds = [float(loss) for loss in unfinished["losses"]], list(np.asarray(unfinished["bounds"]))
+    else:
+        bounds = [bound_in_pairs(ratios, best, noise)]
+    while not _has_ended(bounds, tuning.cycles):
         step = len(losses)
         part, some = parts.of_step(third, step) if parts is not None else (None, target.data)
         parameters, state, loss = update(parameters, state, jax.random.fold_in(second, step), arrays, some, part)
         losses.append(float(loss))
         counted = max(step % steps - first_averaged, 0) + 1
         average = jax.tree.map(lambda a, b: a + (b - a) / counted, average, parameters)  # noqa: B023
+        if len(losses) % steps == 0:
+            bounds.append(bound_in_pairs(ratios, average, noise))
+            if mean_bound(bounds[-1]) > max(map(mean_bound, bounds[:-1])):
+                best = average
         if keeper is not None and (step + 1) % tuning.every == 0:
-            keeper.save({"losses": np.array(losses), **packed_state((parameters, state, average))})
+            kept = packed_state((parameters, state, average, best))
+            keeper.save({"losses": np.array(losses), "bounds": np.array(bounds), **kept})
         if progress is not None:
             info = {"elbo": -float(np.mean(losses[-20:])), "seconds": time.monotonic() - began}
             progress("svi", step + 1, steps * max(tuning.cycles[0], step // steps + 1), info)
-    if not np.all(np.isfinite(losses[-max(1, steps // 2) :])):
+    if not np.isfinite(mean_bound(bounds[-1])):
         raise FloatingPointError(
             "The evidence bound is not finite. Expected finite intensities for draws of the guide. To fix: check "
             "structure, U and --thickness, or make the plan with a larger thickness_max (in Python)."
         )
-    return SviFit(guide, average, np.array(losses))
+    return SviFit(guide, best, np.array(losses), np.array(bounds))
 
 
 def starting_guide(
@@ -149,36 +166,10 @@ def starting_guide(
     return neural_guide(start.layout, target.full, angles, key, spreads)
 
 
-def _has_ended(losses: Sequence[float], tuning: SviTuning) -> bool:
-    """Whether the last cycle has ended and gained little, or was the last one that is allowed."""
-    done, rest = divmod(len(losses), tuning.steps)
-    if rest or done < tuning.cycles[0]:
-        return False
-    return done >= tuning.cycles[1] or stands_still(*bound_gain(losses, tuning.steps))
-
-
-def stands_still(gain: float, error: float) -> bool:
-    """Whether a gain of the bound, with its standard error, is too small to go on for [nats]."""
-    return gain < max(SETTLED, 2 * error)
-
-
-def bound_gain(losses: Sequence[float] | Array, steps: int = STEPS) -> tuple[float, float]:
-    """Gain of the mean bound at the end of the last cycle over the one before, and its standard error; NaN for one."""
-    count = int(JUDGED * steps)
-    if len(losses) < 2 * steps or count < 2:
-        return float("nan"), float("nan")
-    ends = np.array(losses[-count:]), np.array(losses[-steps - count : -steps])
-    last, before = (part[np.isfinite(part)] for part in ends)
-    if min(len(last), len(before)) < 2:
-        return float("nan"), float("nan")
-    error = np.sqrt(last.var(ddof=1) / len(last) + before.var(ddof=1) / len(before))
-    return float(before.mean() - last.mean()), float(error)
-
-
-def end_bound(losses: Sequence[float] | Array, steps: int = STEPS) -> float:
-    """Mean evidence bound at the end of the last cycle [nats]."""
-    end = np.array(losses[-max(1, int(JUDGED * steps)) :])
-    return -float(np.mean(end[np.isfinite(end)]))
+def _has_ended(bounds: Sequence[Array], cycles: tuple[int, int]) -> bool:
+    """Whether the last cycle gained little, or was the last one that is allowed. The first bound is the start's."""
+    done = len(bounds) - 1
+    return done >= cycles[1] or (done >= cycles[0] and stands_still(*bound_gain(np.array(bounds))))
 
 
 def _updates(target: Target, guide: NeuralGuide, tuning: SviTuning) -> tuple[optax.GradientTransformation, Callable]:
@@ -215,25 +206,3 @@ def _updates(target: Target, guide: NeuralGuide, tuning: SviTuning) -> tuple[opt
         return *jax.tree.map(partial(jnp.where, good), (after, new), (parameters, state)), value
 
     return optimiser, update
-
-
-def pareto_k(target: Target, *, fit: SviFit, key: Array, draws: int = 200) -> float:
-    """Shape of the tail of posterior over guide at draws of the guide.
-
-    Source: Yao, Vehtari, Simpson & Gelman, Proc. ICML 80, 5581 (2018).
-    """
-    target, guide = differentiable(target, "forward"), fit.guide
-
-    @jax.jit
-    def log_ratio(noise, data):
-        z, spreads = guide.transform(fit.parameters, noise)
-        log_guide = guide.log_density(fit.parameters, z, spreads)
-        everything = {**guide.layout.split(z), **guide.unravel_spreads(spreads)}
-        return -target.negative_log_density(everything, {}, data) - log_guide
-
-    noise = jax.random.normal(key, (draws, guide.layout.size + len(guide.log_spreads)))
-    from arviz_stats.base.array import array_stats  # half a second: not before it is needed
-
-    # ArviZ takes a log likelihood, w = 1 / p.
-    minus_log_weight = -np.array([float(log_ratio(one, target.data)) for one in noise])
-    return float(array_stats.psislw(minus_log_weight)[1])
