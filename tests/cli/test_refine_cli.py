@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import pendel
 from pendel import refinement
+from pendel.cli.errors import one_line
 from pendel.cli.main import app
 from pendel.datasets import example
 from pendel.folder.run_folder import RunFolder
@@ -490,12 +491,28 @@ def test_svi_of_a_costly_problem_simulates_batches_of_frames(inputs, tmp_path: P
     assert np.std(found.losses[:12]) < 0.1 * abs(outcome.summary["elbo"])
 
 
+def test_a_mistake_in_a_model_is_found_by_check_and_told_with_its_line(inputs, tmp_path: Path, capsys):
+    text = (Path(__file__).parents[2] / "models" / "robust.py").read_text(encoding="utf-8")
+    model = tmp_path / "typo.py"
+    model.write_text(text.replace("displacement=", "displacment=", 1))
+    line = 1 + text[: text.index("displacement=")].count("\n")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    with pytest.raises(TypeError, match="displac") as caught:
+        run("check", *inputs, "--model", model, *options)
+    one_line(caught.type, caught.value, caught.tb)
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert f"line {line} of {model}" in told
+
+
 def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     (tmp_path / "kinematic.py").write_text(KINEMATIC)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     options += ["--model", tmp_path / "kinematic.py", "--infer", "map"]
-    code, lines = run("refine", *inputs, "--out", tmp_path / "run", *options, "--progress", "json")
-    assert code == 0
+    arguments = ["refine", *inputs, "--out", tmp_path / "run", *options, "--progress", "json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    lines, stdout = result.stderr, result.stdout
+    assert result.exit_code == 0
     steps = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
     assert {"start", "map", "predict", "map done"} <= {step["stage"] for step in steps}
     assert all(step["step"] <= step["total"] for step in steps if step["total"])
@@ -503,6 +520,8 @@ def test_progress_for_pipelines_and_the_report_again(inputs, tmp_path: Path):
     assert times == sorted(times)
     (minutes,) = [step[EXPECTED_MINUTES] for step in steps if EXPECTED_MINUTES in step]
     assert minutes > RUN_SECONDS / 60
+    (doubts,) = [line for line in stdout.splitlines() if line.startswith("to distrust: ")]
+    assert "uncertainties are those of the Laplace approximation" in doubts
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [step["r_obs_pooled"] for step in steps if step["stage"] == "map done"] == [summary["r_obs_pooled"]]
 

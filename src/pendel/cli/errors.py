@@ -1,9 +1,11 @@
 """Errors of the user's making on the command line: one line, and an exit code."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import typer
 
@@ -33,3 +35,17 @@ def plain_errors(out: Path | None = None) -> Iterator[None]:
 def _stop(message: str, code: int) -> None:
     print("pendel:", " ".join(message.split()), file=sys.stderr)
     raise typer.Exit(code)
+
+
+def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Unexpected errors: what, in which line of a file of the user's, and how to see more."""
+    text = f"{kind.__name__}: {' '.join(str(error).split())}"
+    own = [frame for frame in traceback.extract_tb(trace) if not _is_installed(Path(frame.filename))]
+    where = f"line {own[-1].lineno} of {own[-1].filename}; " if own else ""
+    print(f"pendel: {text} ({where}PENDEL_DEBUG=1 shows where)", file=sys.stderr)
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether a file belongs to pendel, to Python or to one of its packages."""
+    homes = [Path(__file__).parents[1], *map(Path, (sys.prefix, sys.base_prefix))]
+    return not file.is_file() or any(file.resolve().is_relative_to(home.resolve()) for home in homes)

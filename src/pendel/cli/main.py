@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from pendel.check.imperfections import SG_MAX, Imperfections
 from pendel.cli.data import data_app
-from pendel.cli.errors import plain_errors
+from pendel.cli.errors import one_line, plain_errors
 from pendel.cli.options import option, with_options
 from pendel.cli.progress import progress_of
 from pendel.failures import InputError
@@ -83,6 +82,8 @@ def check(
     from pendel.check.beam_error import beam_error_line, measured_beam_error
     from pendel.check.converge import convergence, convergence_report, plan_settings
     from pendel.check.sanity import sanity_report
+    from pendel.infer.target import make_target
+    from pendel.model.dataset import data_sets
     from pendel.model.load import load_model
     from pendel.model.load import with_options as model_with
     from pendel.run.inputs import read_problem
@@ -92,6 +93,8 @@ def check(
         model = model_with(load_model(settings.model), **settings.model_options())
         problem = read_problem(structure, data, settings)
         plans = bounded(problem, settings, first_plans(problem, settings, model))
+        intensities = tuple(experiment.intensity for experiment in problem.experiments)
+        make_target(model, problem.crystal, data_sets(problem.experiments, plans), intensities=intensities)
         Console(markup=False).print(sanity_report(problem, plans, settings, model))
         for experiment, plan in zip(problem.experiments, plans, strict=True):
             Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))
@@ -251,13 +254,15 @@ def demo(
 def main() -> None:
     """Entry point of `pendel`."""
     if os.environ.get("PENDEL_DEBUG") != "1":
-        sys.excepthook = _one_line
+        sys.excepthook = one_line
     typer.main.get_command(app)()
 
 
 def _refine_and_print(
     structure: Path, data: list[Path], out: Path, settings: Settings, *, force: bool, progress: str
 ) -> "Outcome":
+    from pendel.folder.reader import read_run_files
+    from pendel.judge.headline import headline
     from pendel.refinement import refine as run_refinement
     from pendel.report.tables import closing_table
     from pendel.run.processes import is_first
@@ -274,6 +279,11 @@ def _refine_and_print(
     seconds, compiling = outcome.summary["elapsed_s"], outcome.summary["compile_s"]
     text = f"{seconds:.0f} s ({compiling:.0f} s compiling); results in {out}, report.html first"
     console.print(text, highlight=False, markup=False)
+    if is_first():
+        judged = headline(read_run_files(out))
+        for what, found in (("failed", judged.failed), ("to distrust", judged.doubted)):
+            if found:
+                console.print(f"{what}: {'; '.join(found)}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 
@@ -286,9 +296,3 @@ def _compile_cache() -> Iterator[None]:
         for note in notes:
             Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
         yield
-
-
-def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Unexpected errors: what and how to see more."""
-    del trace
-    print(f"pendel: {kind.__name__}: {' '.join(str(error).split())} (PENDEL_DEBUG=1 shows where)", file=sys.stderr)

@@ -154,7 +154,7 @@ def _instead(document: gemmi.cif.Document) -> str:
     tags = {
         "_atom_site_Cartn_x": "Cartesian coordinates",
         "_atom_site.Cartn_x": "Cartesian coordinates",
-        "_diffrn_zone_axis_id": "frames and intensities, as in the data file",
+        "_diffrn_zone_axis_id": "frames and intensities of a data file",
         "_refln_index_h": "reflections",
         "_diffrn_refln_index_h": "reflections",
     }
