@@ -82,19 +82,16 @@ def check(
     from pendel.check.beam_error import beam_error_line, measured_beam_error
     from pendel.check.converge import convergence, convergence_report, plan_settings
     from pendel.check.sanity import sanity_report
-    from pendel.infer.target import make_target
-    from pendel.model.dataset import data_sets
     from pendel.model.load import load_model
     from pendel.model.load import with_options as model_with
     from pendel.run.inputs import read_problem
-    from pendel.run.plans import bounded, first_plans
+    from pendel.run.plans import bounded, first_plans, trial_target
 
     with plain_errors(), _compile_cache():
         model = model_with(load_model(settings.model), **settings.model_options())
         problem = read_problem(structure, data, settings)
         plans = bounded(problem, settings, first_plans(problem, settings, model))
-        intensities = tuple(experiment.intensity for experiment in problem.experiments)
-        make_target(model, problem.crystal, data_sets(problem.experiments, plans), intensities=intensities)
+        trial_target(problem, model, plans)
         Console(markup=False).print(sanity_report(problem, plans, settings, model))
         for experiment, plan in zip(problem.experiments, plans, strict=True):
             Console(markup=False).print(beam_error_line(measured_beam_error(problem.crystal, experiment, plan)))

@@ -275,8 +275,8 @@ def observe(
     calculated: Float[Array, " reflections"],
     errors: dist.Distribution,
     *,
-    intensities: tuple[Float[Array, " reflections"], ...] | None,
-    mask: tuple[Bool[Array, " reflections"], ...] | None,
+    intensities: tuple[Float[Array, " _"], ...] | None,
+    mask: tuple[Bool[Array, " _"], ...] | None,
     background: Float[Array, " reflections"] | None = None,
     common: ReflectionErrors = ReflectionErrors(),
 ) -> None:

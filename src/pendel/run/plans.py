@@ -9,10 +9,12 @@ import numpy as np
 
 from pendel.base import Array, suffix
 from pendel.experiment.frames import Experiment
+from pendel.infer.target import Target, make_target
+from pendel.model.dataset import data_sets
 from pendel.model.load import diffraction_theory, model_options
 from pendel.run.inputs import Problem
 from pendel.run.settings import Settings
-from pendel.simulate import Plan, make_plan
+from pendel.simulate import Plan, PlanSettings, make_plan
 from pendel.simulate.beams import weak_beams
 from pendel.simulate.cost import Cost, estimate, within_memory
 from pendel.simulate.mosaic import EXPECTED
@@ -63,10 +65,26 @@ def final_plans(problem: Problem, settings: Settings, model: Callable, values: M
             tilts=settings.tilts or default_tilts(experiment, float(np.quantile(thickness, THICK_FRAMES))),
             thickness_max=THICKNESS_ROOM * float(thickness.max()),
         )
-        if has_mosaicity(model, experiment):
-            chosen = dataclasses.replace(chosen, mosaicity=max(EXPECTED, experiment.mosaicity or 0.0))
+        chosen = _with_mosaicity(chosen, model, experiment)
         plans.append(plan_with(problem.crystal, experiment, chosen, values[f"tilt{suffix(number)}"]))
     return bounded(problem, settings, plans)
+
+
+def trial_target(problem: Problem, model: Callable, plans: Sequence[Plan]) -> Target:
+    """The model with all data and with tilts for its mosaicity: raises what a fit would raise at its first step."""
+    mosaic = [
+        plan_with(problem.crystal, experiment, _with_mosaicity(plan.settings, model, experiment), None)
+        for experiment, plan in zip(problem.experiments, plans, strict=True)
+    ]
+    intensities = tuple(experiment.intensity for experiment in problem.experiments)
+    datasets = data_sets(problem.experiments, mosaic)
+    return make_target(model, problem.crystal, datasets, intensities=intensities, mask=problem.used)
+
+
+def _with_mosaicity(settings: PlanSettings, model: Callable, experiment: Experiment) -> PlanSettings:
+    if not has_mosaicity(model, experiment):
+        return settings
+    return dataclasses.replace(settings, mosaicity=max(EXPECTED, experiment.mosaicity or 0.0))
 
 
 def has_mosaicity(model: Callable, experiment: Experiment) -> bool:
