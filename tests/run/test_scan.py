@@ -7,7 +7,7 @@ import pytest
 
 import pendel
 from pendel.datasets import example
-from pendel.run.scan import _basins, _frame_misfit, _geometric, find_start
+from pendel.run.scan import SPREADS, _basins, _frame_misfit, _geometric, find_start
 from pendel.simulate import thickness_table
 from pendel.simulate.mosaic import EXPECTED
 
@@ -56,6 +56,17 @@ def test_basins_are_valleys_with_a_rise_between_them():
     frames = np.minimum(deep, shallow) + ripple
     misfit = np.broadcast_to(frames[None, None, :, None], (1, 12, len(thickest), 4))
     basins, lowest = _basins(misfit, 10.0 * np.arange(12), thickest)
-    found = [thickest[index] for index, _ in basins]
+    assert [basin.spread for basin in basins] == [SPREADS[0]] * 2  # all frames agree
+    found = [basin.mean for basin in basins]
     assert found == pytest.approx([500.0, 1400.0], rel=0.08)
     assert len(lowest) == len(thickest)
+
+
+def test_a_crystal_whose_thickness_changes_along_the_angle_is_found_by_a_large_spread():
+    thickest, angle = _geometric(100.0, 2700.0), np.linspace(-60.0, 60.0, 20)
+    true = np.log(600.0) + 0.9 * np.sin(np.deg2rad(1.5 * angle))
+    frames = 20 * (np.log(thickest) - true[:, None]) ** 2
+    misfit = np.broadcast_to(frames[None, :, :, None], (1, 20, len(thickest), 4))
+    (basin, *_), _ = _basins(misfit, angle, thickest)
+    assert basin.spread > SPREADS[0]
+    assert basin.mean == pytest.approx(600.0, rel=0.2)

@@ -8,11 +8,12 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pendel.model.thickness_prior import LENGTH_DEG
-from pendel.run.thickness_chain import JUMP, SPREAD, chain_misfit, likely_profile
+from pendel.run.thickness_chain import JUMP, chain_misfit, likely_profile
 
 GRID = np.log(300.0) + 0.1 * np.arange(6)
 ALPHA = np.array([4.0, -3.0, 9.0])  # not in order
 MEAN = GRID[2] + 0.03
+SPREAD = 0.2
 
 
 def paths_written_out(misfit):
@@ -31,7 +32,7 @@ def paths_written_out(misfit):
             expected = MEAN + kept * (GRID[curve[f - 1]] - MEAN)
             log_p += np.log(conditional(expected, SPREAD * np.sqrt(1 - kept**2))[curve[f]])
         for own in itertools.product(range(len(GRID)), repeat=3):
-            jumps = sum(np.log(conditional(GRID[c], JUMP)[t]) for c, t in zip(curve, own, strict=True))
+            jumps = sum(np.log(conditional(GRID[c], JUMP * SPREAD)[t]) for c, t in zip(curve, own, strict=True))
             paths[curve, own] = log_p + jumps - sum(misfit[order[f], own[f]] for f in range(3))
     return order, paths
 
@@ -44,8 +45,8 @@ def misfit():
 def test_sum_over_curves_is_that_over_all_paths(misfit):
     _, paths = paths_written_out(misfit)
     expected = -logsumexp(list(paths.values()))
-    assert chain_misfit(misfit, ALPHA, GRID, MEAN) == pytest.approx(expected, abs=1e-9)
-    both = chain_misfit(np.stack([misfit, misfit + 1.0]), ALPHA, GRID, MEAN)
+    assert chain_misfit(misfit, ALPHA, GRID, MEAN, SPREAD) == pytest.approx(expected, abs=1e-9)
+    both = chain_misfit(np.stack([misfit, misfit + 1.0]), ALPHA, GRID, MEAN, SPREAD)
     assert both == pytest.approx([expected, expected + 3.0], abs=1e-9)
 
 
@@ -55,14 +56,14 @@ def test_profile_is_the_most_probable_thickness_of_each_frame(misfit):
     for f, frame in enumerate(order):
         marginal = [logsumexp([w for (_, own), w in paths.items() if own[f] == t]) for t in range(len(GRID))]
         expected[frame] = np.argmax(marginal)
-    assert list(likely_profile(misfit, ALPHA, GRID, MEAN)) == list(expected)
+    assert list(likely_profile(misfit, ALPHA, GRID, MEAN, SPREAD)) == list(expected)
 
 
 def test_a_sure_frame_draws_its_neighbours(misfit):
     grid = np.log(200.0) + 0.03 * np.arange(60)
     alpha = np.array([0.0, 1.0, 60.0])
     silent, sure = np.zeros(60), 200.0 * (grid - grid[40]) ** 2 / 0.03**2
-    near, itself, far = likely_profile(np.stack([silent, sure, silent]), alpha, grid, grid[20])
+    near, itself, far = likely_profile(np.stack([silent, sure, silent]), alpha, grid, grid[20], 0.15)
     assert itself == 40
     assert near > 33  # a degree away the curve is nearly the same
     assert abs(far - 20) <= 3  # three correlation lengths away the mean says more
@@ -71,4 +72,4 @@ def test_a_sure_frame_draws_its_neighbours(misfit):
 def test_frames_that_contradict_each_other_leave_a_finite_misfit():
     grid = np.log(200.0) + 0.03 * np.arange(80)
     frames = np.stack([1e5 * (grid - grid[0]) ** 2, 1e5 * (grid - grid[-1]) ** 2])
-    assert np.isfinite(chain_misfit(frames, np.array([0.0, 0.1]), grid, grid[40]))
+    assert np.isfinite(chain_misfit(frames, np.array([0.0, 0.1]), grid, grid[40], 0.15))
