@@ -98,6 +98,24 @@ def test_settings_for_each_data_set(two_files):
     np.testing.assert_array_equal(one.frame_id, other.frame_id)
 
 
+def test_frames_that_are_left_out_by_their_numbers(two_files):
+    def frames(**choice):
+        return read_problem(example().structure, two_files[:1], Settings(**choice))
+
+    third = frames(frames="::3").rows[0].frame_id.tolist()
+    left = frames(frames="::3", leave_out=f"{third[1]},{third[3]}-{third[4]}")
+    assert left.rows[0].frame_id.tolist() == [third[0], third[2], *third[5:]]
+    assert any("3 frames" in note and "as --leave-out asks" in note for note in left.notes)
+    assert frames(frames="::3", leave_out=str(third[0] + 1)).rows[0].frame_id.tolist() == third  # not of these
+    for wrong in ("a", "7-3", "1-1000000000"):
+        with pytest.raises(InputError, match="numbers of frames"):
+            frames(leave_out=wrong)
+    with pytest.raises(InputError, match="--leave-out names 999, no frames of one"):
+        frames(leave_out="999")
+    with pytest.raises(InputError, match="all 30 frames are left out"):
+        frames(leave_out="1-30")
+
+
 def test_the_cell_of_each_data_set(two_files, tmp_path: Path):
     structure = tmp_path / "longer.cif"
     structure.write_text(example().structure.read_text().replace("_cell_length_a 4.913", "_cell_length_a 4.914"))

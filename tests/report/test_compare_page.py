@@ -105,7 +105,7 @@ def test_the_page_has_a_column_for_every_run(text, runs):
     heads = re.findall(r'<th scope="col" title="[^"]*">(\w)</th>', text)
     assert heads[:5] == list("ABCDE")
     assert "31.00 %" in text
-    assert "the other hand" in text
+    assert "the inverted structure" in text
     assert re.search(r'class="difference large">[-+][\d.]+ ± [\d.]+ mÅ', text)
     assert re.search(r"hand: [A-E] with probability", text)
     assert str(runs[1].path) not in text

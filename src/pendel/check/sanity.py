@@ -31,7 +31,11 @@ def sanity_report(problem: Problem, plans: Sequence[Plan], settings: Settings, m
     used = problem.used or (None,) * len(plans)
     prices = costs(problem, model, plans)
     for rows, own, kept, plan, cost in zip(problem.rows, problem.experiments, used, plans, prices, strict=True):
-        parts += [_counts(rows, own, kept, settings), _equivalents(crystal, own), _beams(plan, cost)]
+        parts += [
+            _counts(rows, own, kept, settings),
+            _equivalents(crystal, own),
+            _beams(plan, cost, are_given=bool(settings.tilts)),
+        ]
         parts += [_absorption(crystal, plan, rows, model), _mosaicity(own, model), *_errors(own, model)]
         parts.append(Text(f"one simulation about {cost.simulation_seconds:.2g} s"))
     if is_foreseeable(settings):
@@ -66,11 +70,12 @@ def _equivalents(crystal: Crystal, own: Experiment) -> RenderableType:
     return Text(f"R of equivalent reflections: {values} ({laue.count} measurements)")
 
 
-def _beams(plan: Plan, cost: Cost) -> RenderableType:
+def _beams(plan: Plan, cost: Cost, *, are_given: bool) -> RenderableType:
     settings = plan.settings
     by_distance = settings.beam_error is None
     second = f"sg_max {settings.sg_max:g} Å⁻¹" if by_distance else f"beam_error {settings.beam_error:g}"
-    table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, {second}, {settings.tilts} tilts a frame")
+    tilts = f"{settings.tilts} tilts a frame" + ("" if are_given else " (a fit takes those for the thickness it finds)")
+    table = Table(title=f"g_max {settings.g_max:g} Å⁻¹, {second}, {tilts}")
     for column in (
         "segments",
         "beams",

@@ -1,6 +1,7 @@
 """Which measurements count: each once, in the frame that measured it best, and which are left out of the fit."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -174,6 +175,25 @@ def thin(experiment: Experiment, step: slice) -> Experiment:
             do="use a smaller start or step, e.g. --frames ::3",
         )
     return _keep_frames(experiment, keep)
+
+
+def without_frames(experiment: Experiment, numbers: Collection[int]) -> Experiment:
+    """The experiment without the frames of these numbers; a note names those that it had.
+
+    Raises InputError where no frame is left.
+    """
+    own = np.asarray(experiment.frame_id)
+    keep = ~np.isin(own, list(numbers))
+    if keep.all():
+        return experiment
+    if not keep.any():
+        raise InputError(
+            found=f"{experiment.name}: all {len(own)} frames are left out",
+            expected="frames that stay",
+            do="name fewer of them in --leave-out",
+        )
+    note = f"{_named(own[~keep])} left out, as --leave-out asks"
+    return dataclasses.replace(_keep_frames(experiment, keep), notes=(*experiment.notes, note))
 
 
 def drop_poor_frames(experiment: Experiment, minimum_observed: int = 3) -> Experiment:

@@ -13,7 +13,7 @@ from pendel.folder.reader import RunFiles
 from pendel.folder.structure_group import AXES, GROUP
 from pendel.judge.parameters import FIXED
 
-OTHER_GROUP, OTHER_SITES, OTHER_HAND = "another space group", "other sites", "the other hand"
+OTHER_GROUP, OTHER_SITES, OTHER_HAND = "another space group", "other sites", "the inverted structure"
 MILLI = 1000.0  # mÅ in an Å
 
 

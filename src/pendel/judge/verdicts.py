@@ -205,7 +205,10 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         b, common = (scalars[name]["mean"] if name in scalars else 0.0 for name in ("b", "reflection_spread"))
         of_both = f", {100 * common:.1f} % common to equivalents" if common else ""
         text = f"inferred model error {100 * np.hypot(b, common):.1f} % of I_calc (b = {100 * b:.1f} %{of_both})"
-        advice = "the model misses strong reflections: absorption or mosaicity left out, twinning, a wrong cell?"
+        left_out = [name for name in ("absorption", "mosaicity") if not _has(run, name)]
+        advice = "the model misses strong reflections: twinning, a wrong cell, a wrong structure?"
+        if left_out:
+            advice += f" {' and '.join(left_out)} left out: try {' '.join(f'--{name} on' for name in left_out)}"
         yield judged(bool(np.hypot(b, common) < 0.1), text, advice)
     yield from _equivalents(run)
     found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
@@ -252,11 +255,13 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
         text = f"{data.name}: {len(flagged)} of {len(data.frame_id)} frames stand out" + (
             f" ({named})" if flagged else ""
         )
-        advice = "see the table of frames: a bad orientation, another grain, shadowing?"
+        advice = (
+            "see the table of frames: a bad orientation, another grain, shadowing? --leave-out takes numbers, but a "
+            "bad fit alone is no reason"
+        )
         brief = f"{len(flagged)} of {len(data.frame_id)} frames stand out"
         yield judged(share <= 0.05, text, advice, brief=brief)
-        is_mosaic = any(name.startswith("mosaicity") for name in run.tree["posterior"].data_vars)
-        yield from _thin(data.name, data.of_frames, is_mosaic)
+        yield from _thin(data.name, data.of_frames, _has(run, "mosaicity"))
     posterior, plans = run.tree["posterior"], run.record.get("derived", {})
     for number, data in enumerate(run.data):
         name, limit = f"log_thickness{suffix(number)}", plans.get(f"plan{suffix(number)}", {}).get("thickness_max")
@@ -304,6 +309,11 @@ def _thin(name: str, of_frames: dict[str, Any], is_mosaic: bool) -> Iterator[Ver
     )
     brief = f"{100 * share:.0f} % of the lit area is almost without thickness"
     yield judged(share <= DUSTBIN, f"{text} (good up to {100 * DUSTBIN:.0f} %)", advice, brief=brief)
+
+
+def _has(run: RunFiles, parameter: str) -> bool:
+    """Whether a run refined a parameter, for any of its data sets."""
+    return any(name.startswith(parameter) for name in run.tree["posterior"].data_vars)
 
 
 def _structure(run: RunFiles) -> Iterator[Verdict]:

@@ -14,10 +14,10 @@ from pendel.crystal.structure import Crystal, make_crystal, sites_of
 from pendel.experiment.belonging import belonging_notes
 from pendel.experiment.equivalents import with_equivalents
 from pendel.experiment.frames import Experiment
-from pendel.experiment.select import drop_poor_frames, select, split, thin
+from pendel.experiment.select import drop_poor_frames, select, split, thin, without_frames
 from pendel.files.cif import read_crystal
 from pendel.files.pets import read_pets
-from pendel.run.settings import Settings, check_settings, of_data, parse_frames
+from pendel.run.settings import Settings, check_settings, of_data, parse_frames, parse_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,7 @@ def read_problem(structure: Path, data: Sequence[Path], settings: Settings) -> P
     crystal = read_crystal(structure, block=settings.block, hydrogen=settings.hydrogen != "off")
     notes = list(crystal.notes)
     rows = [
-        thin(read_rows(path, crystal, settings, number), parse_frames(of_data(settings.frames, number)))
-        for number, path in enumerate(data)
+        _chosen_frames(read_rows(path, crystal, settings, number), settings, number) for number, path in enumerate(data)
     ]
     names = [measured.name for measured in rows]
     rows = [  # files of one name in different folders
@@ -92,6 +91,19 @@ def read_rows(path: Path, crystal: Crystal, settings: Settings, number: int = 0)
         integration=cast(str, of_data(settings.integration, number)),
         energy_ev=of_data(settings.energy_ev, number),
     )
+
+
+def _chosen_frames(measured: Experiment, settings: Settings, number: int) -> Experiment:
+    """Every n-th frame of one data set, without those that are left out."""
+    left_out = parse_numbers(of_data(settings.leave_out, number) or "")
+    unknown = left_out - set(np.asarray(measured.frame_id).tolist())
+    if unknown:
+        raise InputError(
+            found=f"--leave-out names {', '.join(map(str, sorted(unknown)[:10]))}, no frames of {measured.name}",
+            expected=f"numbers of its frames, {np.min(measured.frame_id)} to {np.max(measured.frame_id)}",
+            do="take the numbers of the file, which the report has too; with several data sets give one value for each",
+        )
+    return without_frames(thin(measured, parse_frames(of_data(settings.frames, number))), left_out)
 
 
 def with_cell(crystal: Crystal, cell: tuple[float, float, float, float, float, float]) -> Crystal:

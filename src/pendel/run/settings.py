@@ -12,6 +12,8 @@ from typing import Any
 
 from pendel.failures import InputError
 
+NUMBERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")  # one whole number, or a first and a last one
+MOST_NUMBERS = 100_000
 SLICE = re.compile(r"^(-?\d*)(?::(-?\d*))?(?::(-?\d*))?$")
 READING = ("refine", "check", "simulate")  # commands that read a structure and measurements
 MODEL_OPTIONS = ("thickness", "absorption", "mosaicity", "contraction", "reflection_error")
@@ -67,8 +69,8 @@ def option(
 class Settings:
     """Everything a user can set; None means derived from the data.
 
-    `frames`, `cell`, `geometry`, `integration` and `energy_ev` are one value for all data sets, or a tuple with one for
-    each of them.
+    `frames`, `leave_out`, `cell`, `geometry`, `integration` and `energy_ev` are one value for all data sets, or a tuple
+    with one for each of them.
     """
 
     model: str = option("robust", "a shipped model, or a Python file", commands=FITTING)
@@ -126,6 +128,9 @@ class Settings:
         None, "tilts per frame; from thickness and resolution", bounds=POSITIVE, commands=READING
     )
     frames: str | tuple[str, ...] = option(":", "start:stop:step, e.g. ::3", per_data=True, commands=FITTING)
+    leave_out: str | tuple[str, ...] | None = option(
+        None, "frames that are left out, by their numbers in the file, e.g. 17,40-43", per_data=True, commands=FITTING
+    )
     cell: str | tuple[str, ...] = option(
         "header",
         "which cell counts: {choices}",
@@ -232,6 +237,8 @@ def check_settings(settings: Settings, datasets: int) -> None:
             )
     for text in _each(settings.frames):
         parse_frames(text)
+    for text in _each(settings.leave_out):
+        parse_numbers(text or "")
 
 
 def check_options(record: Any) -> None:
@@ -264,6 +271,26 @@ def parse_frames(text: str) -> slice:
     if match is None or ":" not in text or (len(parts) == 3 and parts[2] == 0):
         raise InputError(found=f"--frames {text!r}", expected="start:stop:step", do="write e.g. --frames ::3")
     return slice(*parts)
+
+
+def parse_numbers(text: str) -> frozenset[int]:
+    """The whole numbers that a user lists, alone or as first-last.
+
+    >>> sorted(parse_numbers("17, 40-43"))
+    [17, 40, 41, 42, 43]
+    """
+    numbers: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = NUMBERS.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + MOST_NUMBERS:
+            raise InputError(
+                found=f"--leave-out {text!r}",
+                expected="numbers of frames, e.g. 17,40-43",
+                do="write the numbers that the file and the report have",
+            )
+        numbers |= set(range(first, last + 1))
+    return frozenset(numbers)
 
 
 def _each(value: Any) -> Iterable[Any]:

@@ -46,6 +46,7 @@ from pendel.simulate.shard import shard_plan
 SPLIT_SEED = "split_seed"  # the seed where it decides what is held out
 READING = (
     "frames",
+    "leave_out",
     "select",
     "rsg",
     "dsg",
