@@ -208,7 +208,7 @@ def _errors(run: RunFiles) -> Iterator[Verdict]:
         left_out = [name for name in ("absorption", "mosaicity") if not _has(run, name)]
         advice = "the model misses strong reflections: twinning, a wrong cell, a wrong structure?"
         if left_out:
-            advice += f" {' and '.join(left_out)} left out: try {' '.join(f'--{name} on' for name in left_out)}"
+            advice += f" {' and '.join(left_out)} left out: try --{' on --'.join(left_out)} on (model robust)"
         yield judged(bool(np.hypot(b, common) < 0.1), text, advice)
     yield from _equivalents(run)
     found = kstest(np.concatenate(left_out_ranks(run.tree)), "uniform")
@@ -256,8 +256,8 @@ def _frames(run: RunFiles) -> Iterator[Verdict]:
             f" ({named})" if flagged else ""
         )
         advice = (
-            "see the table of frames: a bad orientation, another grain, shadowing? --leave-out takes numbers, but a "
-            "bad fit alone is no reason"
+            "see the table of frames: a bad orientation, another grain, shadowing? --leave-out 17 drops frame 17; "
+            "that it fits badly is no reason by itself"
         )
         brief = f"{len(flagged)} of {len(data.frame_id)} frames stand out"
         yield judged(share <= 0.05, text, advice, brief=brief)
